@@ -1,0 +1,32 @@
+# Every target sets up what it needs, from nothing. The plain commands are in the README.
+PYTHON ?= python3
+BIN = .venv/bin
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
+.PHONY: demo test test-slow lint clean
+
+demo: .venv/demo
+	$(BIN)/python -m minisd.generate "an astronaut riding a horse"
+
+test: .venv/test lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/test
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) .
+	touch $@
+
+.venv/test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,30 @@
+"""Pictures in and out: PIL ↔ tensors in [-1, 1], and grids."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A picture as (3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_pil(x: Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) in [-1, 1] as B pictures; values are rounded, not cut off, to 8 bits."""
+    pixels = (x.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray((255 * picture).round().astype("uint8")) for picture in pixels]
+
+
+def image_grid(imgs: Sequence[Image.Image], rows: int, cols: int) -> Image.Image:
+    """`rows * cols` pictures of one size, row by row, on one page."""
+    if len(imgs) != rows * cols:
+        raise ValueError(f"{len(imgs)} pictures do not fill {rows} rows of {cols}")
+    width, height = imgs[0].size
+    grid = Image.new("RGB", (cols * width, rows * height))
+    for i, image in enumerate(imgs):
+        grid.paste(image, (i % cols * width, i // cols * height))
+    return grid

@@ -1,0 +1,129 @@
+"""Training the text encoder: captions and pictures learn to find each other (Radford et al. 2021, figure 3).
+
+A picture's caption stands in a batch beside the captions of all others, and beside that of its twin, a scene that differs in
+one word. So the text states must tell colours, things, places and who is where apart, which is all the UNet will ever know.
+"""
+
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..clip import CLIPTextModel, CLIPVisionModel
+from ..config import CLIPTextConfig, CLIPVisionConfig
+from ..image import to_tensor
+from ..tiny.picture_book import (
+    COLORS,
+    RELATIONS,
+    RIDERS,
+    SCENERY,
+    SEATS,
+    THINGS,
+    Scene,
+    caption,
+    compose,
+    draw,
+    is_held_out,
+    sample,
+)
+from ..tokenizer import CLIPTokenizer
+from .loop import Recipe, sample_seeds
+
+RECIPE = Recipe(steps=3000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
+SMALL = 64  # pixels a side of the pictures that the vision tower looks at
+
+
+class CLIP(nn.Module):
+    """The two towers, a projection of each to one space, and the temperature of the similarities there."""
+
+    def __init__(self, text: CLIPTextConfig, vision: CLIPVisionConfig, dim: int = 128):
+        super().__init__()
+        self.text, self.vision = CLIPTextModel(text), CLIPVisionModel(vision)
+        self.text_projection = nn.Linear(text.hidden_size, dim, bias=False)
+        self.visual_projection = nn.Linear(vision.hidden_size, dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        nn.init.normal_(self.text.token_embedding.weight, std=0.5)  # words must differ from the start
+        nn.init.normal_(self.text.position_embedding.weight, std=0.1)
+        nn.init.normal_(self.vision.position_embedding.weight, std=0.1)
+
+    def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
+        """Similarity of each picture (rows) to each caption (columns), times the inverse temperature."""
+        pictures = F.normalize(self.visual_projection(self.vision(pixels)), dim=-1)
+        captions = F.normalize(self.text_projection(self.text(ids).pooler_output), dim=-1)
+        return self.logit_scale.exp().clamp(max=100) * pictures @ captions.T
+
+
+def contrastive_loss(similarity: Tensor) -> Tensor:
+    """Every picture finds its caption and every caption its picture."""
+    here = torch.arange(len(similarity), device=similarity.device)
+    return (F.cross_entropy(similarity, here) + F.cross_entropy(similarity.T, here)) / 2
+
+
+def twin(scene: Scene, rng: random.Random) -> Scene:
+    """A scene whose caption differs in one respect: a colour, a thing, the place, the relation, or who is who."""
+    kinds, colors = [t.kind for t in scene.things], [t.color if t.color_is_named else None for t in scene.things]
+    relation, place, which = scene.relation, scene.place, rng.randrange(len(kinds))
+    change = rng.choice(["color", "kind", "place"] + (["colors", "order", "relation"] if relation not in ("", "riding") else []))
+    if change == "color":
+        colors[which] = rng.choice(list(COLORS))
+    elif change == "kind":
+        riding = relation == "riding"
+        kinds[which] = rng.choice(list((RIDERS, SEATS)[which] if riding else THINGS))
+    elif change == "place":
+        place = rng.choice(["", *SCENERY, *COLORS])
+    elif change == "colors":
+        colors.reverse()
+    elif change == "order":
+        kinds.reverse(), colors.reverse()
+    else:
+        relation = rng.choice([r for r in RELATIONS if r != "riding"])
+    return compose(rng, relation, tuple(kinds), tuple(colors), place)
+
+
+def scene_and_twin(rng: random.Random) -> list[Scene]:
+    scene = sample(rng)
+    while is_held_out(other := twin(scene, rng)):
+        pass
+    return [scene, other]
+
+
+def shortest(ids: Tensor, end_id: int) -> Tensor:
+    """The ids up to the last end token of the batch: no state before it depends on the padding behind."""
+    return ids[:, : int((ids == end_id).int().argmax(dim=1).max()) + 1]
+
+
+def batch(tokenizer: CLIPTokenizer, seeds: list[random.Random]) -> tuple[Tensor, Tensor]:
+    pairs = [(scene, rng) for rng in seeds for scene in scene_and_twin(rng)]
+    pixels = torch.stack([to_tensor(draw(scene, SMALL)) for scene, _ in pairs])
+    ids = tokenizer([caption(scene, rng) for scene, rng in pairs]).input_ids
+    return pixels, shortest(ids, tokenizer.end_id)
+
+
+def loss_with(tokenizer: CLIPTokenizer):
+    def loss_of(model: CLIP, step: int) -> tuple[Tensor, dict[str, float]]:
+        pixels, ids = batch(tokenizer, sample_seeds(replace(RECIPE, batch_size=RECIPE.batch_size // 2), step))
+        similarity = model(pixels, ids).float()
+        return contrastive_loss(similarity), accuracy(similarity) | {"scale": float(model.logit_scale.exp())}
+
+    return loss_of
+
+
+def accuracy(similarity: Tensor) -> dict[str, float]:
+    """How often a picture's own caption is the first of all, and how often it comes before the twin's."""
+    here = torch.arange(len(similarity))
+    first = (similarity.argmax(dim=1) == here).float().mean()
+    before_twin = (similarity[here, here] > similarity[here, here ^ 1]).float().mean()
+    return {"first": float(first), "before_twin": float(before_twin)}
+
+
+def show_with(tokenizer: CLIPTokenizer):
+    @torch.inference_mode()
+    def show(model: CLIP, path: Path) -> dict[str, float]:
+        pixels, ids = batch(tokenizer, [random.Random(f"clip/{i}") for i in range(256)])
+        return {f"test_{name}": value for name, value in accuracy(model(pixels, ids)).items()}
+
+    return show

@@ -1,0 +1,151 @@
+"""What the three trainings share: the loop, the learning rate, the moving average, the log, and a checkpoint that survives a kill.
+
+Everything random in step s is drawn from seeds made of s alone. So a run that is killed and resumed equals an unbroken one
+bit for bit, and two processes that share a batch draw together what one would draw alone.
+"""
+
+import copy
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int = 200  # steps until the learning rate is full
+    decay: float = 0.3  # the last part of the steps, in which it falls to zero
+    weight_decay: float = 0.01
+    ema: float = 0.999  # how much of the moving average is kept at each step
+    seed: int = 0
+    bfloat16: bool = True  # matrix products in bfloat16; weights and sums stay float32
+
+    def learning_rate_at(self, step: int) -> float:
+        """Rises for `warmup` steps, stays, and falls along a half cosine."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        fall = max(0.0, 1 - (self.steps - step) / (self.decay * self.steps))
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+def rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def sample_seeds(recipe: Recipe, step: int) -> list[random.Random]:
+    """One source of randomness for each sample of this process's share of the batch."""
+    rank, world = rank_and_world()
+    return [random.Random(f"{recipe.seed}/{step}/{i}") for i in range(rank, recipe.batch_size, world)]
+
+
+def batch_noise(recipe: Recipe, step: int, *shape: int, uniform: bool = False) -> Tensor:
+    """This process's share of a batch of noise (normal, or uniform in [0, 1)), first dimension `batch_size`."""
+    rank, world = rank_and_world()
+    generator = torch.Generator().manual_seed(2 * (recipe.seed * 10**9 + step) + uniform)
+    draw = torch.rand if uniform else torch.randn
+    return draw((recipe.batch_size, *shape), generator=generator)[rank::world]
+
+
+class Average:
+    """An exponential moving average of a model's weights, in a copy of the model (Polyak & Juditsky 1992)."""
+
+    def __init__(self, model: nn.Module, keep: float):
+        self.model, self.keep = copy.deepcopy(model).requires_grad_(False).eval(), keep
+
+    def update(self, model: nn.Module, step: int):
+        keep = min(self.keep, (step + 1) / (step + 10))  # a short memory at first, when the weights still run
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - keep)
+
+
+def train(
+    folder: Path,
+    model: nn.Module,
+    recipe: Recipe,
+    loss_of: Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]],
+    show: Callable[[nn.Module, Path], dict[str, float]] | None = None,
+    save_every: float = 180.0,
+) -> nn.Module:
+    """Train `model` as the recipe says and return the moving average of its weights.
+
+    `loss_of(model, step)` is the loss of this process's share of step's batch, and what to log beside it. `show(average, path)`
+    draws a sample sheet and returns figures for the log. Every `save_every` seconds the whole state goes to `folder/state.pt`,
+    from where the next call goes on; `folder/log.jsonl` has a line every 50 steps.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state_file, log_file = folder / "state.pt", folder / "log.jsonl"
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
+    )
+    average = Average(model, recipe.ema)
+    first = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        first = state["step"]
+        model.load_state_dict(state["model"])
+        average.model.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    rank, world = rank_and_world()
+    shown: dict[str, list[float]] = {}
+    clock = saved = time.monotonic()
+    for step in range(first, recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(step)
+        with torch.autocast("cpu", torch.bfloat16) if recipe.bfloat16 else nullcontext():
+            loss, figures = loss_of(model, step)
+        loss.backward()
+        average_gradients(model, world)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        average.update(model, step)
+
+        for name, value in {"loss": float(loss.detach()), "gradient": float(norm), **figures}.items():
+            shown.setdefault(name, []).append(value)
+        done, last = step + 1, step + 1 == recipe.steps
+        if rank == 0 and (done % 50 == 0 or last):
+            now = time.monotonic()
+            line = {"step": done, "lr": recipe.learning_rate_at(step), "steps_per_second": len(shown["loss"]) / (now - clock)}
+            line |= {name: sum(values) / len(values) for name, values in shown.items()}
+            shown, clock = {}, now
+            with log_file.open("a") as log:
+                log.write(json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n")
+        if rank == 0 and (last or time.monotonic() - saved > save_every):
+            state = {"step": done, "model": model.state_dict(), "average": average.model.state_dict()}
+            write_atomically(state_file, {**state, "optimizer": optimizer.state_dict(), "recipe": asdict(recipe)})
+            if show:
+                with log_file.open("a") as log:
+                    log.write(json.dumps({"step": done, **show(average.model, folder / "sheet.png")}) + "\n")
+            saved = clock = time.monotonic()
+    return average.model
+
+
+def average_gradients(model: nn.Module, world: int):
+    """Every process's gradient becomes the mean of all: a batch shared is a batch."""
+    if world > 1:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= world
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
+            gradient.copy_(part.view_as(gradient))
+
+
+def write_atomically(path: Path, state: dict):
+    """A kill in the middle leaves the old file, never half of the new one."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)

@@ -1,0 +1,68 @@
+"""Training the autoencoder: a picture through 1/48 of its numbers and back (Rombach et al. 2022, §3.1)."""
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..image import image_grid, to_pil, to_tensor
+from ..tiny.picture_book import Scene, draw, sample
+from ..vae import AutoencoderKL
+from .loop import Recipe, batch_noise, sample_seeds
+
+RECIPE = Recipe(steps=8000, batch_size=16, learning_rate=1.5e-3, ema=0.998)
+KL_WEIGHT = 5e-4  # per latent number, against an error per colour value
+COLOR_STEPS = 1500  # how long three of the four latent channels are pulled towards the picture's colours
+CROP = 64
+
+
+def crop_near_a_thing(scene: Scene, rng: random.Random) -> Tensor:
+    """A square of the picture in which something is to be seen: sky and sand teach little."""
+    thing = rng.choice(scene.things)
+    picture = draw(scene)
+    corner = [int(min(max(at + rng.uniform(-0.2, 0.2), 0), 1) * 128 - CROP / 2) for at in (thing.x, thing.y)]
+    left, top = (min(max(at, 0), 128 - CROP) for at in corner)
+    return to_tensor(picture.crop((left, top, left + CROP, top + CROP)))
+
+
+def edges(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+
+
+def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
+    """The mean absolute error of the pixels, of their differences to the neighbours, and of the picture 4 times smaller."""
+    pixels = (y - x).abs().mean()
+    outlines = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x)))
+    blobs = (F.avg_pool2d(y, 4) - F.avg_pool2d(x, 4)).abs().mean()
+    return pixels + outlines + blobs
+
+
+def loss_of(model: AutoencoderKL, step: int) -> tuple[Tensor, dict[str, float]]:
+    x = torch.stack([crop_near_a_thing(sample(rng), rng) for rng in sample_seeds(RECIPE, step)])
+    posterior = model.encode(x).latent_dist
+    noise = batch_noise(RECIPE, step, *posterior.mean.shape[1:])
+    y = model.decode(posterior.mean + posterior.std * noise).sample.float()
+    reconstruction = reconstruction_loss(y, x)
+    kl = posterior.kl().mean() / noise[0].numel()
+    loss = reconstruction + KL_WEIGHT * kl
+    if step < COLOR_STEPS:
+        colors = 2 * F.avg_pool2d(x, 8)
+        loss = loss + (1 - step / COLOR_STEPS) * (posterior.mean[:, :3] - colors).abs().mean()
+    mse = ((y - x) / 2).square().mean()
+    figures = {"reconstruction": reconstruction, "kl": kl, "psnr": -10 * mse.log10(), "std": posterior.std.mean()}
+    return loss, {name: float(value.detach()) for name, value in figures.items()}
+
+
+@torch.inference_mode()
+def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
+    """A sheet of fresh pictures above what comes back, and the mean PSNR of 64 of them, in dB."""
+    x = torch.stack([to_tensor(draw(sample(random.Random(f"sheet/{i}")))) for i in range(64)])
+    moments = [model.encode(part).latent_dist for part in x.split(8)]
+    y = torch.cat([model.decode(m.mean).sample for m in moments]).clamp(-1, 1)
+    latents = torch.cat([m.mean for m in moments])
+    image_grid(to_pil(torch.cat([x[:8], y[:8], x[8:16], y[8:16]])), 4, 8).save(path)
+    psnr = -10 * ((y - x) / 2).square().mean(dim=(1, 2, 3)).log10()
+    channels = {f"mean{i}": float(latents[:, i].mean()) for i in range(latents.shape[1])}
+    return {"sheet_psnr": float(psnr.mean()), "latent_std": float(latents.std()), **channels}

@@ -1,0 +1,202 @@
+"""The UNet: noisy latents, the time and the prompt's states in; a guess of the noise out.
+
+Ho et al. 2020, appendix B, with the cross-attention of Rombach et al. 2022, §3.3. A U of levels: going down each halves the
+size, going up each doubles it and is handed, through the skips, what its mirror saw on the way down.
+
+Shapes: latents (B, 4, h, w), t (B,), context (B, T, D), temb (B, E) with E four times the first level's width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .checkpoint import Pretrained
+from .config import UNetConfig
+from .layers import Attention, Downsample, ResnetBlock, Upsample, timestep_embedding
+
+EPS = 1e-5  # of the ResNet blocks' GroupNorms; the transformers' have 1e-6
+
+
+class UNet2DConditionOutput(NamedTuple):
+    sample: Tensor
+
+
+class TimestepEmbedding(nn.Module):
+    def __init__(self, dim: int, out_dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(dim, out_dim)
+        self.linear_2 = nn.Linear(out_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class FeedForward(nn.Module):
+    """GEGLU: one half of a wide layer gates the other (Shazeer 2020, §2)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.proj_in = nn.Linear(dim, 2 * 4 * dim)
+        self.proj_out = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        return self.proj_out(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Positions attend to each other, then to the words of the prompt, then each thinks for itself."""
+
+    def __init__(self, dim: int, heads: int, context_dim: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.attn2 = Attention(dim, heads, context_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = FeedForward(dim)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x = x + self.attn1(self.norm1(x))
+        x = x + self.attn2(self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer over the positions of a feature map (Rombach et al. 2022, appendix E.2.1)."""
+
+    def __init__(self, channels: int, heads: int, context_dim: int, groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.block = TransformerBlock(channels, heads, context_dim)
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        tokens = self.proj_in(rearrange(self.norm(x), "B C h w -> B (h w) C"))
+        tokens = self.proj_out(self.block(tokens, context))
+        return x + rearrange(tokens, "B (h w) C -> B C h w", h=x.shape[-2])
+
+
+class NoAttention(nn.Module):
+    """Stands where a level has no transformer."""
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        return x
+
+
+class Level(nn.Module):
+    """One resolution of the U: ResNet blocks, each with a transformer behind it."""
+
+    def __init__(self, widths_in: list[int], width: int, level: int, config: UNetConfig):
+        super().__init__()
+        groups, temb_channels = config.norm_num_groups, 4 * config.block_out_channels[0]
+        heads, context_dim = config.num_attention_heads[level], config.cross_attention_dim
+        self.resnets = nn.ModuleList(ResnetBlock(w, width, groups, EPS, temb_channels) for w in widths_in)
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(width, heads, context_dim, groups) if config.cross_attention[level] else NoAttention()
+            for _ in widths_in
+        )
+
+
+class DownBlock(Level):
+    def __init__(self, in_channels: int, level: int, config: UNetConfig):
+        width, last = config.block_out_channels[level], level == len(config.block_out_channels) - 1
+        super().__init__([in_channels] + [width] * (config.layers_per_block - 1), width, level, config)
+        self.downsample = None if last else Downsample(width, pad=(1, 1, 1, 1))
+
+    def forward(self, x: Tensor, temb: Tensor, context: Tensor) -> list[Tensor]:
+        """Everything computed on the way, for the skips; the last of it goes on down."""
+        outputs = []
+        for resnet, attention in zip(self.resnets, self.attentions):
+            x = attention(resnet(x, temb), context)
+            outputs.append(x)
+        return outputs + ([self.downsample(x)] if self.downsample else [])
+
+
+class MidBlock(nn.Module):
+    """ResNet block, transformer, ResNet block at the bottom of the U."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        width, groups = config.block_out_channels[-1], config.norm_num_groups
+        temb_channels, heads = 4 * config.block_out_channels[0], config.num_attention_heads[-1]
+        self.resnet_1 = ResnetBlock(width, width, groups, EPS, temb_channels)
+        self.attention = SpatialTransformer(width, heads, config.cross_attention_dim, groups)
+        self.resnet_2 = ResnetBlock(width, width, groups, EPS, temb_channels)
+
+    def forward(self, x: Tensor, temb: Tensor, context: Tensor) -> Tensor:
+        x = self.resnet_1(x, temb)
+        x = self.attention(x, context)
+        return self.resnet_2(x, temb)
+
+
+class UpBlock(Level):
+    def __init__(self, in_channels: int, skip_channels: list[int], level: int, config: UNetConfig):
+        width = config.block_out_channels[level]
+        from_below = [in_channels] + [width] * config.layers_per_block
+        super().__init__([a + b for a, b in zip(from_below, skip_channels)], width, level, config)
+        self.upsample = Upsample(width) if level > 0 else None
+
+    def forward(self, x: Tensor, skips: list[Tensor], temb: Tensor, context: Tensor) -> Tensor:
+        """Takes its skips from the end of the list; where sizes are odd, the next skip says how far to grow."""
+        for resnet, attention in zip(self.resnets, self.attentions):
+            x = torch.cat([x, skips.pop()], dim=1)
+            x = attention(resnet(x, temb), context)
+        return self.upsample(x, size=skips[-1].shape[-2:]) if self.upsample else x
+
+
+class UNet2DConditionModel(Pretrained, nn.Module):
+    """Predicts the noise in latents (or v, if it was trained to) at time t, given the prompt."""
+
+    component, config_class = "unet", UNetConfig
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        widths, layers = config.block_out_channels, config.layers_per_block
+        self.time_embedding = TimestepEmbedding(widths[0], 4 * widths[0])
+        self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
+
+        self.down_blocks = nn.ModuleList()
+        skips = [widths[0]]  # the channels of every skip, in the order in which they are made
+        for level, width in enumerate(widths):
+            self.down_blocks.append(DownBlock(skips[-1], level, config))
+            skips += [width] * (layers + (level < len(widths) - 1))
+        self.mid_block = MidBlock(config)
+        self.up_blocks = nn.ModuleList()
+        below = widths[-1]
+        for level in reversed(range(len(widths))):
+            self.up_blocks.append(UpBlock(below, [skips.pop() for _ in range(layers + 1)], level, config))
+            below = widths[level]
+
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, widths[0], EPS)
+        self.conv_out = nn.Conv2d(widths[0], config.out_channels, 3, padding=1)
+
+    @property
+    def in_channels(self) -> int:
+        return self.config.in_channels
+
+    def forward(self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor) -> UNet2DConditionOutput:
+        """Latents (B, in, h, w), a time for each or one for all, states (B, T, D) → `.sample` (B, out, h, w)."""
+        x, context = sample, encoder_hidden_states
+
+        # When: the time as waves, then as a vector that every ResNet block reads
+        t = torch.as_tensor(timestep, device=x.device).expand(len(x))
+        temb = self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))
+
+        # Down: each level's outputs wait in the skips
+        skips = [self.conv_in(x)]
+        for block in self.down_blocks:
+            skips += block(skips[-1], temb, context)
+
+        # The bottom
+        x = self.mid_block(skips[-1], temb, context)
+
+        # Up: each level takes its mirror's outputs back
+        for block in self.up_blocks:
+            x = block(x, skips, temb, context)
+        return UNet2DConditionOutput(self.conv_out(F.silu(self.conv_norm_out(x))))
