@@ -1,7 +1,7 @@
 """Stable Diffusion, written to be read.
 
-In reading order: config, tokenizer, layers, clip, unet, vae, schedule, schedulers (ddim, pndm, lms), pipeline; then checkpoint,
-noise, image and generate, which are about files and people.
+In reading order: config, tokenizer, layers, clip, unet, vae, schedule, schedulers (ddim, pndm, lms), pipeline; then
+safety_checker, checkpoint, noise, faults, image and generate, which are about files and people.
 """
 
 from .tokenizer import CLIPTokenizer  # isort: skip
@@ -13,16 +13,20 @@ from .pipeline import StableDiffusionPipeline  # isort: skip
 from .checkpoint import CheckpointError
 from .config import UnsupportedConfig
 from .image import image_grid
+from .noise import CudaNoise
+from .safety_checker import StableDiffusionSafetyChecker
 
 __all__ = [
     "AutoencoderKL",
     "CLIPTextModel",
     "CLIPTokenizer",
     "CheckpointError",
+    "CudaNoise",
     "DDIMScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
     "StableDiffusionPipeline",
+    "StableDiffusionSafetyChecker",
     "UNet2DConditionModel",
     "UnsupportedConfig",
     "image_grid",

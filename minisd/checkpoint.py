@@ -1,68 +1,109 @@
 """Weights on disk ↔ modules in memory: find the folder, map the file, load every tensor by name and shape, or nothing.
 
 A checkpoint is a diffusers folder: `model_index.json` and a folder a part (unet, vae, text_encoder, tokenizer, scheduler), each
-with its JSON. `weights_convert` translates the names of the tensors.
+with its JSON. `weights_convert` translates the names of the tensors, and reads the single files that hold all parts.
 """
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from weights_convert import from_diffusers, to_diffusers
+from weights_convert import (
+    Checkpoint,
+    CheckpointError,
+    from_diffusers,
+    listing,
+    part_files,
+    read_single_file,
+    read_weights,
+    to_diffusers,
+    weight_files,
+    write_folder,
+)
 
-TINY = Path(__file__).parent / "tiny" / "model"
+from .hub import resolve, these
+
+FORMATS = (torch.float32, torch.float16, torch.bfloat16)  # of weights
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Pretrained",
+    "either",
+    "listing",
+    "load_strictly",
+    "parse_json",
+    "part_files",
+    "read_json",
+    "read_single_file",
+    "read_text",
+    "resolve",
+    "these",
+    "weight_files",
+    "widest",
+    "write_folder",
+    "write_json",
+]
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be found, read, or made to fit; nothing was loaded."""
-
-
-def resolve(source: str | os.PathLike, patterns: list[str], **hub) -> Path:
-    """The folder of a checkpoint: "tiny" is the built-in model, a folder is itself, anything else an id on the Hugging Face Hub.
-
-    `patterns` says which of a repository's files are wanted. Raises CheckpointError with the way out.
-    """
-    if source == "tiny":
-        return TINY
-    if Path(source).is_dir():
-        return Path(source)
-    if Path(source).exists() or str(source).count("/") != 1:
-        raise CheckpointError(f'"{source}" is not a checkpoint folder, and not an id on the Hub, which looks like "owner/name"')
-    from huggingface_hub import snapshot_download  # 0.2 s, and only needed for downloads
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+def read_text(path: Path) -> str:
     try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns, **hub))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f'"{source}" is neither a local folder nor to be had from the Hub: {error}') from error
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint?") from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not a text file: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    return parse_json(read_text(path), str(path))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped into memory: nothing is read before it is used."""
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint with safetensors weights?")
+def parse_json(text: str, where: str) -> dict[str, Any]:
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
+        settings = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{where} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{where} holds no settings, but {settings!r:.50}")
+    return settings
+
+
+def write_json(path: Path, settings: Mapping[str, Any]):
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def either(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+    """`dtype` and `torch_dtype` are two names of one setting. Raises TypeError for what no weights can be cast to."""
+    chosen = torch_dtype if dtype is None else dtype
+    if chosen not in (None, *FORMATS):
+        raise TypeError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {chosen!r}")
+    return chosen
+
+
+def widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """The one that holds the numbers of all; float32 for none at all."""
+    return reduce(torch.promote_types, set(dtypes) or {torch.float32})
+
+
+class Unfilled(TorchFunctionMode):
+    """Networks made inside have shapes and no numbers: they are on the meta device, and nobody draws their initial weights."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.empty:
+            return function(*args, **{**kwargs, "device": "meta"})
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
@@ -82,23 +123,8 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     return model.eval().requires_grad_(False)
 
 
-def write_folder(folder: str | os.PathLike, fill: Callable[[Path], None]):
-    """Fills a new folder, or replaces one that is empty; on any failure nothing of it remains."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        fill(partial)
-        partial.chmod(0o755)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 class Pretrained:
-    """A network that can be loaded from a checkpoint's folder and saved as one."""
+    """A network that can be loaded from a checkpoint and saved as a folder of one."""
 
     component: ClassVar[str]  # the folder's usual name, and which rules translate the tensors' names
     config_class: ClassVar[type]
@@ -111,23 +137,41 @@ class Pretrained:
         subfolder: str = "",
         torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
+        dtype: torch.dtype | None = None,
         **hub,
     ) -> Self:
         """Load from a folder, or from an id on the Hub, whose options are `revision`, `cache_dir`, `token`, `local_files_only`.
 
-        `variant="fp16"` takes the files that are stored in half precision; `torch_dtype` casts on the way in.
-        Raises CheckpointError or UnsupportedConfig; then nothing is loaded.
+        `variant="fp16"` takes the files that are stored in half precision; `dtype` (or `torch_dtype`) casts on the way in, and
+        without it weights stay as they are stored. Raises CheckpointError or UnsupportedConfig; then nothing is loaded.
         """
-        name = ".".join(part for part in (cls.weights_name, variant, "safetensors") if part)
-        files = [f"{subfolder}/{file}" if subfolder else file for file in ("config.json", name)]
-        folder = resolve(source, files, **hub) / subfolder
-        config = cls.config_class.from_json(read_json(folder / "config.json"))
-        with torch.device("meta"):  # shapes without numbers
+        chosen = either(dtype, torch_dtype)
+        variants = ("fp16", None) if hub.get("revision") == "fp16" else (variant,)
+        folder = resolve(source, lambda names: part_files(names, str(source), subfolder, cls.weights_name, variants), **hub)
+        return cls.from_folder(folder, subfolder, variants, chosen)
+
+    @classmethod
+    def from_folder(cls, folder: Path, subfolder: str, variants: Sequence[str | None], dtype: torch.dtype | None) -> Self:
+        """Load from a folder that is there, in the first of the variants that it has."""
+        config_file, *files = part_files(listing(folder), str(folder), subfolder, cls.weights_name, variants)
+        config = cls.config_class.from_json(read_json(folder / config_file))
+        return cls.from_tensors(config, from_diffusers(cls.component, read_weights(folder, files)), dtype, str(folder / files[0]))
+
+    @classmethod
+    def from_tensors(cls, config: Any, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, where: str) -> Self:
+        """A network of these tensors, by minisd's names; it shares their memory, unless they have to be cast.
+
+        Without a dtype, tensors that are stored in several get the widest of these.
+        """
+        for name, tensor in tensors.items():
+            if tensor.dtype not in FORMATS:
+                raise CheckpointError(
+                    f"{where} does not fit the network: {name} is stored as {tensor.dtype}, which is no format of weights"
+                )
+        with Unfilled():
             model = cls(config)
-        tensors = from_diffusers(cls.component, read_tensors(folder / name))
-        if torch_dtype is not None:
-            tensors = {name: tensor.to(torch_dtype) for name, tensor in tensors.items()}
-        return load_strictly(model, tensors, str(folder / name))
+        dtype = dtype or widest(tensor.dtype for tensor in tensors.values())
+        return load_strictly(model, {name: tensor.to(dtype) for name, tensor in tensors.items()}, where)
 
     def save_pretrained(self, folder: str | os.PathLike):
         """Write config.json and the weights, under diffusers' names, to a new folder."""
@@ -138,7 +182,3 @@ class Pretrained:
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         write_json(folder / "config.json", self.config.to_json())
         save_file(tensors, folder / f"{self.weights_name}.safetensors", metadata={"format": "pt"})
-
-
-def write_json(path: Path, settings: Mapping[str, Any]):
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

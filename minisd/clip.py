@@ -77,7 +77,7 @@ class CLIPVisionModel(nn.Module):
         super().__init__()
         self.config = config
         dim, patches = config.hidden_size, (config.image_size // config.patch_size) ** 2
-        self.class_embedding = nn.Parameter(torch.empty(dim).normal_(std=dim**-0.5))
+        self.class_embedding = nn.Parameter(nn.init.normal_(torch.empty(dim), std=dim**-0.5))
         self.patch_embedding = nn.Conv2d(3, dim, config.patch_size, stride=config.patch_size, bias=False)
         self.position_embedding = nn.Embedding(1 + patches, dim)
         self.pre_norm = nn.LayerNorm(dim, eps=1e-5)

@@ -70,6 +70,29 @@ class CLIPVisionConfig:
     patch_size: int = 14
     hidden_act: str = "quick_gelu"
 
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> "CLIPVisionConfig":
+        settings = settings.get("vision_config", settings)  # a full CLIP has its vision half in there
+        refuse_unless(settings, {"layer_norm_eps": 1e-5, "num_channels": 3, "hidden_act": "quick_gelu"}, "vision tower")
+        sizes = [name for name in asdict(cls()) if name != "hidden_act"]
+        return cls(**{name: required(settings, name, "vision tower") for name in sizes})
+
+
+@dataclass(frozen=True)
+class SafetyCheckerConfig:
+    vision: CLIPVisionConfig = CLIPVisionConfig()
+    projection_dim: int = 768
+
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> "SafetyCheckerConfig":
+        vision = CLIPVisionConfig.from_json(required(settings, "vision_config", "safety checker"))
+        return cls(vision, required(settings, "projection_dim", "safety checker"))
+
+    def to_json(self) -> dict[str, Any]:
+        vision = {"model_type": "clip_vision_model", **asdict(self.vision)}
+        kind = {"architectures": ["StableDiffusionSafetyChecker"], "model_type": "clip"}
+        return {**kind, "projection_dim": self.projection_dim, "vision_config": vision}
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -96,9 +119,9 @@ class UNetConfig:
     }  # fmt: skip
     # Read here, or without effect on what is computed.
     KNOWN = {
-        "sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels", "layers_per_block",
-        "cross_attention_dim", "attention_head_dim", "norm_num_groups", "use_linear_projection", "upcast_attention", "dropout",
-        "addition_embed_type_num_heads",
+        "sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels",
+        "layers_per_block", "cross_attention_dim", "attention_head_dim", "norm_num_groups", "use_linear_projection",
+        "upcast_attention", "dropout", "addition_embed_type_num_heads",
     }  # fmt: skip
 
     @classmethod
@@ -206,8 +229,10 @@ class SchedulerConfig:
 
 SD1_TEXT, SD1_UNET, SD1_VAE, SD1_SCHEDULER = CLIPTextConfig(), UNetConfig(), VAEConfig(), SchedulerConfig()
 SD2_TEXT = CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu")
-SD2_UNET = replace(SD1_UNET, cross_attention_dim=1024, num_attention_heads=(5, 10, 20, 20), use_linear_projection=True)
+SD2_BASE_UNET = replace(SD1_UNET, cross_attention_dim=1024, num_attention_heads=(5, 10, 20, 20), use_linear_projection=True)
+SD2_UNET = replace(SD2_BASE_UNET, sample_size=96)  # and this one predicts v
 SD2_VAE = replace(SD1_VAE, sample_size=768)
+SD2_BASE_SCHEDULER, SD2_SCHEDULER = SD1_SCHEDULER, replace(SD1_SCHEDULER, prediction_type="v_prediction")
 
 TINY_TEXT = CLIPTextConfig(vocab_size=734, hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4)
 TINY_VISION = CLIPVisionConfig(128, 512, 4, 4, image_size=64, patch_size=8)

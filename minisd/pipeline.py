@@ -2,32 +2,33 @@
 
 prompt → ids → context (2B, 77, D): without the prompt, then with it
 noise → latents (B, 4, H/8, W/8) → … a step for each timestep … → latents
-latents → pictures (B, 3, H, W) in [-1, 1] → PIL images
+latents → pictures (B, 3, H, W) in [-1, 1] → safety checker, if there is one → PIL images
 """
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from .checkpoint import read_json, resolve, write_folder, write_json
+from .checkpoint import either, write_folder
 from .clip import CLIPTextModel
-from .config import UnsupportedConfig
+from .faults import refuse_faults, warn_if_flat
 from .image import to_pil
-from .noise import randn
-from .schedulers import SCHEDULERS, DDIMScheduler, Scheduler
+from .noise import Generators, randn
+from .parts import from_file, from_folder, write_parts
+from .safety_checker import StableDiffusionSafetyChecker
+from .schedulers import DDIMScheduler, Scheduler
 from .tokenizer import CLIPTokenizer
 from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class StableDiffusionPipelineOutput(NamedTuple):
@@ -47,12 +48,12 @@ class Step(NamedTuple):
 
 
 def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor:
-    """Away from what would be drawn without the prompt: ε = ε_∅ + w (ε_c − ε_∅) (Ho & Salimans 2022, eq. 6 with w = 1 + their w)."""
+    """Away from what is drawn without the prompt: ε = ε_∅ + w (ε_c − ε_∅) (Ho & Salimans 2022, eq. 6 with w = 1 + their w)."""
     return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
 
 
 class StableDiffusionPipeline:
-    """Text to image: tokenizer and text encoder, UNet and scheduler, VAE."""
+    """Text to image: tokenizer and text encoder, UNet and scheduler, VAE, and a safety checker or None."""
 
     def __init__(
         self,
@@ -63,10 +64,12 @@ class StableDiffusionPipeline:
         scheduler: Scheduler,
         num_inference_steps: int = 50,
         guidance_scale: float = 7.5,
+        safety_checker: StableDiffusionSafetyChecker | None = None,
     ):
-        """The last two are what a call does when it is not told."""
+        """`num_inference_steps` and `guidance_scale` are what a call does when it is not told."""
         self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler = vae, text_encoder, tokenizer, unet, scheduler
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        self.safety_checker = safety_checker
         self.progress_bar_config: dict = {}
 
     @torch.inference_mode()
@@ -88,9 +91,11 @@ class StableDiffusionPipeline:
 
         `guidance_scale` of 1 or less asks the UNet once a step instead of twice, and ignores the negative prompt. `eta` is
         DDIM's. `latents` (B, 4, H/8, W/8) replaces the noise drawn from `generator`. `output_type` is "pil", "np" (B, H, W, 3) or
-        "pt" (B, 3, H, W) in [0, 1], or "latent".
+        "pt" (B, 3, H, W) in [0, 1], or "latent". `generator` is one, or a list with one for each picture; `CudaNoise(seed)` draws
+        on any machine what torch.Generator("cuda") draws.
 
-        Raises ValueError or TypeError for arguments that do not fit, before anything is computed.
+        Pictures that the safety checker flags come back black. Raises ValueError or TypeError for arguments that do not fit, before
+        anything is computed, and FloatingPointError for NaN or infinity on the way: they are no pictures.
         """
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f'output_type {output_type!r} is not "pil", "np", "pt" or "latent"')
@@ -110,11 +115,11 @@ class StableDiffusionPipeline:
             latents = step.latents
         if output_type == "latent":
             return StableDiffusionPipelineOutput(latents, None)
-        pictures = self.decode(latents)
+        pictures, flags = self.run_safety_checker(self.decode(latents))
         if output_type == "pil":
-            return StableDiffusionPipelineOutput(to_pil(pictures), None)
+            return StableDiffusionPipelineOutput(to_pil(pictures), flags)
         pictures = (pictures.float() / 2 + 0.5).clamp(0, 1)
-        return StableDiffusionPipelineOutput(pictures if output_type == "pt" else pictures.permute(0, 2, 3, 1).cpu().numpy(), None)
+        return StableDiffusionPipelineOutput(pictures if output_type == "pt" else pictures.permute(0, 2, 3, 1).cpu().numpy(), flags)
 
     @torch.inference_mode()
     def denoise(
@@ -166,6 +171,7 @@ class StableDiffusionPipeline:
             else:
                 eps = self.unet(x, t, encoder_hidden_states=context).sample
             latents, x0 = self.scheduler.step(eps, t, latents, **more)
+            refuse_faults(latents, f"the latents after timestep {float(t):g}", self.dtype)
             yield Step(i, t, latents, x0)
 
     def encode_prompt(self, prompts: list[str]) -> Tensor:
@@ -174,12 +180,31 @@ class StableDiffusionPipeline:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, 4, h, w) → pictures (B, 3, H, W), about -1 to 1."""
-        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.dtype)).sample
+        """Latents (B, 4, h, w) → pictures (B, 3, H, W), about -1 to 1, computed in the VAE's own dtype.
+
+        Where half precision is too little for the VAE alone, `pipe.vae.to(torch.float32)` is enough. Raises FloatingPointError for
+        NaN or infinity, and warns of pictures of a single colour.
+        """
+        dtype = self.vae.post_quant_conv.weight.dtype
+        pictures = self.vae.decode((latents / self.vae.config.scaling_factor).to(dtype)).sample
+        refuse_faults(pictures, "what the VAE decoded", dtype)
+        warn_if_flat(pictures)
+        return pictures
+
+    @torch.inference_mode()
+    def run_safety_checker(self, pictures: Tensor) -> tuple[Tensor, list[bool] | None]:
+        """The pictures with the flagged ones black, and the flags; the same pictures and None if there is no safety checker."""
+        if self.safety_checker is None:
+            return pictures, None
+        flags = self.safety_checker(to_pil(pictures))
+        if any(flags):
+            which = ", ".join(str(i) for i, flag in enumerate(flags) if flag)
+            warnings.warn(f"the safety checker hides picture {which}: another seed or prompt may pass", stacklevel=3)
+        return pictures.masked_fill(torch.tensor(flags, device=pictures.device).view(-1, 1, 1, 1), -1), flags
 
     @property
     def networks(self) -> list[torch.nn.Module]:
-        return [self.vae, self.text_encoder, self.unet]
+        return [part for part in (self.vae, self.text_encoder, self.unet, self.safety_checker) if part is not None]
 
     @property
     def device(self) -> torch.device:
@@ -209,47 +234,57 @@ class StableDiffusionPipeline:
         cache_dir: str | os.PathLike | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        dtype: torch.dtype | None = None,
         **parts,
     ) -> Self:
-        """The built-in model ("tiny"), a diffusers folder, or an id on the Hub; `parts` replaces parts, as in `scheduler=…`.
+        """The built-in model ("tiny"), a diffusers folder, an id on the Hub, or what `from_single_file` reads.
 
-        Raises CheckpointError or UnsupportedConfig with what to do.
+        `dtype` (or `torch_dtype`) casts on the way in; without it weights stay as they are stored, half precision included.
+        `variant="fp16"` takes the files in half precision. `parts` replaces parts, as in `scheduler=…`. A checkpoint's safety
+        checker is loaded too; `safety_checker=None` leaves it out.
+
+        Raises CheckpointError or UnsupportedConfig with what to do; then nothing is loaded.
         """
+        if Path(source).is_file():
+            return cls.from_single_file(source, dtype=either(dtype, torch_dtype), **parts)
         hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-        folder = resolve(source, ["*.json", "*/*.json", "*/merges.txt", "*/*.safetensors"], **hub)
-        index = read_json(folder / "model_index.json")
-        if index.get("_class_name") != cls.__name__:
-            raise UnsupportedConfig(f"{source} is a {index.get('_class_name')}; minisd implements {cls.__name__}")
-        for name, part in {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}.items():
-            if name not in parts:
-                parts[name] = part.from_pretrained(folder, name, torch_dtype, variant)
-        if "tokenizer" not in parts:
-            parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder, "tokenizer")
-        if "scheduler" not in parts:
-            name = index["scheduler"][1]
-            if name not in SCHEDULERS:
-                raise UnsupportedConfig(f"{name} is not implemented; choose another, as in scheduler=DDIMScheduler()")
-            parts["scheduler"] = SCHEDULERS[name].from_pretrained(folder, "scheduler")
-        defaults = read_json(folder / "defaults.json") if (folder / "defaults.json").exists() else {}
-        return cls(**parts, **defaults)
+        return cls(**{**from_folder(source, parts, either(dtype, torch_dtype), variant, hub), **parts})
+
+    @classmethod
+    def from_single_file(
+        cls,
+        path: str | os.PathLike,
+        tokenizer: str | os.PathLike | CLIPTokenizer | None = None,
+        prediction_type: str | None = None,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **parts,
+    ) -> Self:
+        """A .safetensors file that holds all parts: minisd's own, or one in the layout in which v1 and v2 were first published.
+
+        Those have no vocabulary: `tokenizer` names a folder or an id on the Hub that has it; without it, that of CLIP is taken from
+        the Hub or its cache. `prediction_type` ("epsilon" or "v_prediction") overrules what is known or guessed of the file.
+
+        Raises CheckpointError or UnsupportedConfig with what to do; then nothing is loaded.
+        """
+        if prediction_type not in (None, "epsilon", "v_prediction"):
+            raise ValueError(f'prediction_type {prediction_type!r} is not "epsilon" or "v_prediction"')
+        if isinstance(tokenizer, CLIPTokenizer):
+            parts["tokenizer"] = tokenizer
+        return cls(**{**from_file(Path(path), parts, either(dtype, torch_dtype), tokenizer, prediction_type), **parts})
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts by their names; the safety checker may be None."""
+        return {name: getattr(self, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker")}
 
     def save_pretrained(self, folder: str | os.PathLike):
         """Write a new folder that minisd and diffusers load."""
         write_folder(folder, self.write_to)
 
     def write_to(self, folder: Path):
-        library = {"vae": "diffusers", "unet": "diffusers", "scheduler": "diffusers"}
-        parts = {name: getattr(self, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
-        index = {name: [library.get(name, "transformers"), type(part).__name__] for name, part in parts.items()}
-        none = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-        write_json(
-            folder / "model_index.json", {"_class_name": type(self).__name__, "_diffusers_version": "0.10.2", **index, **none}
-        )
-        for name, part in parts.items():
-            (folder / name).mkdir()
-            part.write_to(folder / name)
         defaults = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
-        write_json(folder / "defaults.json", defaults)
+        write_parts(folder, self.components, defaults)
 
 
 def check(prompt, negative_prompt, height, width, factor, guidance_scale, num_images) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ end token in Stable Diffusion v1, with id 0 in v2. No mask hides the padding.
 
 import os
 import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -14,8 +15,9 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from .checkpoint import read_json, resolve, write_folder, write_json
+from .checkpoint import CheckpointError, listing, parse_json, read_text, resolve, write_folder, write_json
 
+SAY_HOW_TO_PAD = ["special_tokens_map.json", "tokenizer_config.json"]
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = rf"{END.replace('|', '[|]')}|{START.replace('|', '[|]')}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+"
 
@@ -67,7 +69,7 @@ class CLIPTokenizer:
     def encode(self, prompt: str, max_length: int = model_max_length) -> list[int]:
         ids, room = self.bpe.encode(prompt).ids, max_length - 2
         if len(ids) > room:
-            dropped = self.bpe.decode(ids[room:])
+            dropped = self.bpe.decode(ids[room:]).replace("</w>", " ").strip()
             warnings.warn(f"the prompt has {len(ids)} tokens, {room} fit; left out: {shortened(dropped)}", stacklevel=4)
         ids = [self.start_id, *ids[:room], self.end_id]
         return ids + [self.pad_id] * (max_length - len(ids))
@@ -75,17 +77,21 @@ class CLIPTokenizer:
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **hub) -> Self:
         """Load from a folder (or an id on the Hub) with vocab.json and merges.txt, or with tokenizer.json."""
-        files = ["vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"]
-        folder = resolve(source, [f"{subfolder}/{file}" if subfolder else file for file in files], **hub) / subfolder
-        if (folder / "vocab.json").exists():
-            vocab = read_json(folder / "vocab.json")
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
-            merges = [line for line in lines if line and not line.startswith("#version")]
+        folder = resolve(source, lambda names: vocabulary_files(names, str(source), subfolder), **hub)
+        paths = [folder / name for name in vocabulary_files(listing(folder), str(folder), subfolder)]
+        return cls.from_files({path.name: read_text(path) for path in paths})
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, str]) -> Self:
+        """Load from the texts of these files, by their names."""
+        if "vocab.json" in files:
+            vocab = parse_json(files["vocab.json"], "vocab.json")
+            merges = [line for line in files["merges.txt"].splitlines() if line and not line.startswith("#version")]
         else:
-            model = read_json(folder / "tokenizer.json")["model"]
+            model = parse_json(files["tokenizer.json"], "tokenizer.json")["model"]
             vocab, merges = model["vocab"], model["merges"]
         merges = [tuple(merge.split()) if isinstance(merge, str) else tuple(merge) for merge in merges]
-        return cls(vocab, merges, padding_token(folder))
+        return cls(vocab, merges, padding_token(files))
 
     def save_pretrained(self, folder: str | os.PathLike):
         write_folder(folder, self.write_to)
@@ -100,11 +106,22 @@ class CLIPTokenizer:
         write_json(folder / "tokenizer_config.json", {**config, **special})
 
 
-def padding_token(folder: Path) -> str:
-    """What the folder's JSON files name; they may disagree, and then the special tokens' map is right."""
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        token = read_json(folder / file).get("pad_token") if (folder / file).exists() else None
-        if token:
+def vocabulary_files(names: Collection[str], where: str, subfolder: str = "") -> list[str]:
+    """Of a checkpoint's files those of its tokenizer: in the subfolder, or, if none is named, where they are.
+
+    Raises CheckpointError if there is no vocabulary.
+    """
+    for inside in [f"{subfolder}/"] if subfolder else ["", "tokenizer/"]:
+        for needed in (["vocab.json", "merges.txt"], ["tokenizer.json"]):
+            if all(inside + file in names for file in needed):
+                return [inside + file for file in [*needed, *SAY_HOW_TO_PAD] if inside + file in names]
+    raise CheckpointError(f"{Path(where, subfolder)}/vocab.json or merges.txt is missing: is {where} a checkpoint?")
+
+
+def padding_token(files: Mapping[str, str]) -> str:
+    """What the JSON files name; they may disagree, and then the special tokens' map is right."""
+    for file in SAY_HOW_TO_PAD:
+        if token := parse_json(files.get(file, "{}"), file).get("pad_token"):
             return token["content"] if isinstance(token, dict) else token
     return END
 

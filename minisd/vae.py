@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .checkpoint import Pretrained
 from .config import VAEConfig
 from .layers import Attention, Downsample, ResnetBlock, Upsample
-from .noise import randn
+from .noise import Generators, randn
 
 EPS = 1e-6  # of every GroupNorm of the VAE; the UNet's ResNet blocks have 1e-5
 
@@ -26,7 +26,7 @@ class DiagonalGaussian:
         self.logvar = logvar.clamp(-30, 20)
         self.std = torch.exp(0.5 * self.logvar)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Generators = None) -> Tensor:
         return self.mean + self.std * randn(self.mean.shape, generator, self.mean.device, self.mean.dtype)
 
     def mode(self) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import schedule
-from ..checkpoint import read_json, resolve, write_folder, write_json
+from ..checkpoint import read_json, resolve, these, write_folder, write_json
 from ..config import SchedulerConfig, UnsupportedConfig, refuse_unless
 
 
@@ -53,7 +53,7 @@ class Scheduler:
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **hub) -> Self:
         file = f"{subfolder}/scheduler_config.json" if subfolder else "scheduler_config.json"
-        return cls.from_config(read_json(resolve(source, [file], **hub) / file))
+        return cls.from_config(read_json(resolve(source, these(source, file), **hub) / file))
 
     def save_pretrained(self, folder: str | os.PathLike):
         write_folder(folder, self.write_to)

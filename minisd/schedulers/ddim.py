@@ -1,11 +1,9 @@
 """DDIM: every step goes to the guessed x0 and back to a little less noise, old or (η > 0) partly new. Song et al. 2020."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from ..noise import randn
+from ..noise import Generators, randn
 from ..schedule import to_epsilon, to_x0
 from .base import Scheduler, SchedulerOutput
 
@@ -27,7 +25,7 @@ class DDIMScheduler(Scheduler):
         timestep: Tensor | int,
         sample: Tensor,
         eta: float = 0.0,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: Generators = None,
     ) -> SchedulerOutput:
         """From the latents at one timestep to those at the next (eqs. 12 and 16)."""
         self.advance(timestep)

@@ -38,6 +38,7 @@ class LMSDiscreteScheduler(Scheduler):
         super().__init__(*args, **settings)
         self.training_sigmas = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt().double().numpy()
         self.init_noise_sigma = float(self.training_sigmas[-1])
+        self.sigmas: list[float] = []  # one for each timestep, and a last 0
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
         if self.spacing == "leading":

@@ -209,3 +209,14 @@ def draw_place(brush: ImageDraw.ImageDraw, place: str, side: int):
         bands((0, (176, 220, 248)), (0.66, (128, 196, 98)))
         for x, y, r in ((0.12, 0.16, 0.06), (0.2, 0.13, 0.075), (0.28, 0.17, 0.055)):
             disc(x, y, r, (255, 255, 255))
+
+
+def words_of_the_world() -> set[str]:
+    """Every word that a caption can have."""
+    places = [phrase for phrases in SCENERY.values() for phrase in phrases]
+    relations = [phrase for phrases in RELATIONS.values() for phrase in phrases]
+    texts = [*THINGS, *SYNONYM.values(), *COLORS, *SIZES, *places, *relations, *REPHRASED.values(), *FORMS, "a an on background"]
+    return {word for text in texts for word in text.split()}
+
+
+WORDS = sorted(words_of_the_world())

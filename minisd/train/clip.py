@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..clip import CLIPTextModel, CLIPVisionModel
-from ..config import CLIPTextConfig, CLIPVisionConfig
+from ..config import TINY_TEXT, TINY_VISION, CLIPTextConfig, CLIPVisionConfig
 from ..image import to_tensor
 from ..tiny.picture_book import (
     COLORS,
@@ -31,9 +31,10 @@ from ..tiny.picture_book import (
     sample,
 )
 from ..tokenizer import CLIPTokenizer
-from .loop import Recipe, sample_seeds
+from .loop import Recipe, rank_and_world, sample_seeds, train
+from .words import learn_tokenizer
 
-RECIPE = Recipe(steps=3000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
+RECIPE = Recipe(steps=2000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
 SMALL = 64  # pixels a side of the pictures that the vision tower looks at
 
 
@@ -103,11 +104,11 @@ def batch(tokenizer: CLIPTokenizer, seeds: list[random.Random]) -> tuple[Tensor,
     return pixels, shortest(ids, tokenizer.end_id)
 
 
-def loss_with(tokenizer: CLIPTokenizer):
+def loss_with(tokenizer: CLIPTokenizer, recipe: Recipe = RECIPE):
     def loss_of(model: CLIP, step: int) -> tuple[Tensor, dict[str, float]]:
-        pixels, ids = batch(tokenizer, sample_seeds(replace(RECIPE, batch_size=RECIPE.batch_size // 2), step))
+        pixels, ids = batch(tokenizer, sample_seeds(replace(recipe, batch_size=recipe.batch_size // 2), step))
         similarity = model(pixels, ids).float()
-        return contrastive_loss(similarity), accuracy(similarity) | {"scale": float(model.logit_scale.exp())}
+        return contrastive_loss(similarity), accuracy(similarity.detach())
 
     return loss_of
 
@@ -127,3 +128,12 @@ def show_with(tokenizer: CLIPTokenizer):
         return {f"test_{name}": value for name, value in accuracy(model(pixels, ids)).items()}
 
     return show
+
+
+def run(folder: Path, recipe: Recipe = RECIPE):
+    tokenizer = learn_tokenizer()
+    if rank_and_world()[0] == 0 and not (folder / "clip" / "tokenizer").exists():
+        tokenizer.save_pretrained(folder / "clip" / "tokenizer")
+    torch.manual_seed(recipe.seed)
+    model = CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), TINY_VISION)
+    train(folder / "clip", model, recipe, loss_with(tokenizer, recipe), show_with(tokenizer))

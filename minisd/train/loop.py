@@ -11,13 +11,14 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,21 @@ class Recipe:
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fall))
 
 
+@contextmanager
+def fast_arithmetic(recipe: Recipe):
+    """Matrix products in bfloat16, and attention as separate products, whose gradient is faster on a CPU than the fused one's."""
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    with torch.autocast("cpu", torch.bfloat16) if recipe.bfloat16 else nullcontext(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
 def rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def wait_for_all():
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def sample_seeds(recipe: Recipe, step: int) -> list[random.Random]:
@@ -104,7 +118,7 @@ def train(
     for step in range(first, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
-        with torch.autocast("cpu", torch.bfloat16) if recipe.bfloat16 else nullcontext():
+        with fast_arithmetic(recipe):
             loss, figures = loss_of(model, step)
         loss.backward()
         average_gradients(model, world)
@@ -129,8 +143,14 @@ def train(
             if show:
                 with log_file.open("a") as log:
                     log.write(json.dumps({"step": done, **show(average.model, folder / "sheet.png")}) + "\n")
-            saved = clock = time.monotonic()
+            saved = time.monotonic()
     return average.model
+
+
+def finished(folder: Path, model: nn.Module) -> nn.Module:
+    """The averaged weights of a training, put into `model`."""
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["average"])
+    return model.eval().requires_grad_(False)
 
 
 def average_gradients(model: nn.Module, world: int):

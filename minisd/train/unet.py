@@ -1,4 +1,4 @@
-"""Training the UNet: guess the noise in latents, given the time and the caption (Ho et al. 2020, algorithm 1; Rombach et al. 2022, eq. 3).
+"""Training the UNet: guess the noise in latents, given the time and the caption (Rombach et al. 2022, eq. 3).
 
 The autoencoder and the text encoder are finished and stay as they are. Latents are computed once and kept; captions are made
 anew every time, and now and then left out, so that the model also learns what pictures look like that nobody asked for
@@ -13,15 +13,32 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..image import to_tensor
+from ..clip import CLIPTextModel
+from ..config import TINY_TEXT, TINY_UNET, TINY_VAE, TINY_VISION
+from ..image import image_grid, to_tensor
+from ..pipeline import StableDiffusionPipeline
 from ..schedule import add_noise
-from ..schedulers import DDIMScheduler
+from ..schedulers import PNDMScheduler
 from ..tiny.picture_book import Scene, caption, draw, sample
+from ..tokenizer import CLIPTokenizer
+from ..unet import UNet2DConditionModel
 from ..vae import AutoencoderKL
-from .loop import Recipe, batch_noise, sample_seeds, write_atomically
+from .clip import CLIP, shortest
+from .loop import (
+    Recipe,
+    batch_noise,
+    fast_arithmetic,
+    finished,
+    rank_and_world,
+    sample_seeds,
+    train,
+    wait_for_all,
+    write_atomically,
+)
+from .vae import centred
 
 RECIPE = Recipe(steps=30000, batch_size=32, learning_rate=8e-4, ema=0.9995)
-SCENES = 120_000
+SCENES = 40_000
 CAPTION_DROPOUT = 0.1
 GAMMA = 5.0  # Hang et al. 2023: no timestep counts more than one with this signal-to-noise ratio
 
@@ -39,21 +56,30 @@ def scene_number(i: int) -> Scene:
 
 
 @torch.inference_mode()
-def cached_latents(vae: AutoencoderKL, file: Path, count: int = SCENES) -> Tensor:
-    """The scaled latents of the first `count` scenes, (count, 4, 16, 16) in float16: computed once, then read from the file."""
-    if file.exists():
-        return torch.load(file, weights_only=True)["latents"]
-    parts = []
-    for first in tqdm(range(0, count, 16), desc="latents"):
-        pictures = torch.stack([to_tensor(draw(scene_number(i))) for i in range(first, min(first + 16, count))])
-        parts.append((vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor).half())
-    latents = torch.cat(parts)
-    write_atomically(file, {"latents": latents})
-    return latents
+def cached_latents(vae: AutoencoderKL, file: Path, count: int) -> Tensor:
+    """The scaled latents of the first `count` scenes, (count, 4, 16, 16) in float16; what the file has is not computed again."""
+    known = torch.load(file, weights_only=True)["latents"] if file.exists() else torch.empty(0, 4, 16, 16)
+    parts = [known[:count].half()]
+    for first in tqdm(range(len(known), count, 4), desc="latents"):
+        pictures = torch.stack([to_tensor(draw(scene_number(i))) for i in range(first, first + 4)])
+        with fast_arithmetic(RECIPE):
+            parts.append((vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor).half())
+    if len(parts) > 1:
+        write_atomically(file, {"latents": torch.cat(parts)})
+    return torch.cat(parts)
 
 
-def loss_with(latents: Tensor, contexts: Callable[[list[str]], Tensor], recipe: Recipe = RECIPE):
-    alphas_cumprod = DDIMScheduler().alphas_cumprod
+def min_snr_weights(alphas_cumprod: Tensor) -> Tensor:
+    """How much the error of ε counts at each timestep: min(SNR, γ) / SNR (Hang et al. 2023, eq. 9)."""
+    signal_to_noise = alphas_cumprod / (1 - alphas_cumprod)
+    return (GAMMA / signal_to_noise).clamp(max=1)
+
+
+def loss_with(latents: Tensor, contexts: Callable[[list[str], int], Tensor], recipe: Recipe = RECIPE):
+    """The loss of a step. Times that count little are drawn seldom, which changes the gradient's noise and not its mean."""
+    alphas_cumprod = PNDMScheduler().alphas_cumprod
+    weights = min_snr_weights(alphas_cumprod)
+    chances = weights.sqrt().cumsum(0) / weights.sqrt().sum()
 
     def loss_of(model: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
         seeds = sample_seeds(recipe, step)
@@ -61,14 +87,13 @@ def loss_with(latents: Tensor, contexts: Callable[[list[str]], Tensor], recipe: 
         captions = ["" if rng.random() < CAPTION_DROPOUT else caption(scene_number(i), rng) for i, rng in zip(which, seeds)]
         x0 = latents[which].float()
         noise = batch_noise(recipe, step, *x0.shape[1:])
-        t = (1000 * batch_noise(recipe, step, uniform=True)).long()
+        t = torch.searchsorted(chances, batch_noise(recipe, step, uniform=True))
 
         alpha = alphas_cumprod[t].view(-1, 1, 1, 1)
-        eps = model(add_noise(x0, noise, alpha), t, contexts(captions)).sample.float()
+        eps = model(add_noise(x0, noise, alpha), t, contexts(captions, step)).sample.float()
         error = (eps - noise).square().mean(dim=(1, 2, 3))
-        signal_to_noise = (alpha / (1 - alpha)).flatten()
-        loss = (error * (GAMMA / signal_to_noise).clamp(max=1)).mean()
-        return loss, {"mse": float(error.detach().mean()), **by_timestep(error.detach(), t)}
+        loss = (weights[t].sqrt() * error).mean()
+        return loss, by_timestep(error.detach(), t)
 
     return loss_of
 
@@ -77,3 +102,50 @@ def by_timestep(error: Tensor, t: Tensor) -> dict[str, float]:
     """The error at early, middle and late times apart: their sizes differ so much that a mean over all hides what goes on."""
     spans = {f"mse_{low}": error[(low <= t) & (t < low + 250)] for low in (0, 250, 500, 750)}
     return {name: float(part.mean()) for name, part in spans.items() if len(part)}
+
+
+def show_with(pipe: StableDiffusionPipeline):
+    def show(model: nn.Module, path: Path) -> dict[str, float]:
+        """A sheet of pictures for the prompts above, always from the same noise."""
+        pipe.unet = model
+        generators = [torch.Generator().manual_seed(i) for i in range(len(SHEET))]
+        image_grid(pipe(SHEET, num_inference_steps=20, generator=generators).images, 2, 8).save(path)
+        return {}
+
+    return show
+
+
+def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
+    """What the trainings before this one made; the decoder is the later one, where there is one."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "clip" / "tokenizer")
+    clip = finished(folder / "clip", CLIP(TINY_TEXT, TINY_VISION))
+    sharper = (folder / "decoder" / "state.pt").exists()
+    vae = finished(folder / ("decoder" if sharper else "vae"), AutoencoderKL(TINY_VAE))
+    return centred(vae), clip.text, tokenizer
+
+
+def run(folder: Path, recipe: Recipe = RECIPE):
+    vae, text_encoder, tokenizer = parts(folder)
+    if rank_and_world()[0] == 0:
+        cached_latents(vae, folder / "latents.pt", SCENES)
+    wait_for_all()
+    latents = cached_latents(vae, folder / "latents.pt", SCENES)
+
+    @torch.no_grad()
+    def contexts(captions: list[str], step: int) -> Tensor:
+        ids = tokenizer(captions).input_ids
+        return text_encoder(ids if step % 4 == 0 else shortest(ids, tokenizer.end_id)).last_hidden_state
+
+    torch.manual_seed(recipe.seed)
+    unet = UNet2DConditionModel(TINY_UNET)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=4.0)
+    pipe.set_progress_bar_config(disable=True)
+    train(folder / "unet", unet, recipe, loss_with(latents, contexts, recipe), show_with(pipe))
+
+
+def pack(folder: Path, to: Path):
+    """The three trained parts as a checkpoint."""
+    vae, text_encoder, tokenizer = parts(folder)
+    unet = finished(folder / "unet", UNet2DConditionModel(TINY_UNET))
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=4.0)
+    pipe.to(torch.float16).save_pretrained(to)

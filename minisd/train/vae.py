@@ -1,16 +1,18 @@
 """Training the autoencoder: a picture through 1/48 of its numbers and back (Rombach et al. 2022, §3.1)."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import TINY_VAE
 from ..image import image_grid, to_pil, to_tensor
 from ..tiny.picture_book import Scene, draw, sample
 from ..vae import AutoencoderKL
-from .loop import Recipe, batch_noise, sample_seeds
+from .loop import Recipe, batch_noise, sample_seeds, train
 
 RECIPE = Recipe(steps=8000, batch_size=16, learning_rate=1.5e-3, ema=0.998)
 KL_WEIGHT = 5e-4  # per latent number, against an error per colour value
@@ -39,20 +41,23 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
     return pixels + outlines + blobs
 
 
-def loss_of(model: AutoencoderKL, step: int) -> tuple[Tensor, dict[str, float]]:
-    x = torch.stack([crop_near_a_thing(sample(rng), rng) for rng in sample_seeds(RECIPE, step)])
-    posterior = model.encode(x).latent_dist
-    noise = batch_noise(RECIPE, step, *posterior.mean.shape[1:])
-    y = model.decode(posterior.mean + posterior.std * noise).sample.float()
-    reconstruction = reconstruction_loss(y, x)
-    kl = posterior.kl().mean() / noise[0].numel()
-    loss = reconstruction + KL_WEIGHT * kl
-    if step < COLOR_STEPS:
-        colors = 2 * F.avg_pool2d(x, 8)
-        loss = loss + (1 - step / COLOR_STEPS) * (posterior.mean[:, :3] - colors).abs().mean()
-    mse = ((y - x) / 2).square().mean()
-    figures = {"reconstruction": reconstruction, "kl": kl, "psnr": -10 * mse.log10(), "std": posterior.std.mean()}
-    return loss, {name: float(value.detach()) for name, value in figures.items()}
+def loss_with(recipe: Recipe):
+    def loss_of(model: AutoencoderKL, step: int) -> tuple[Tensor, dict[str, float]]:
+        x = torch.stack([crop_near_a_thing(sample(rng), rng) for rng in sample_seeds(recipe, step)])
+        posterior = model.encode(x).latent_dist
+        noise = batch_noise(recipe, step, *posterior.mean.shape[1:])
+        y = model.decode(posterior.mean + posterior.std * noise).sample.float()
+        reconstruction = reconstruction_loss(y, x)
+        kl = posterior.kl().mean() / noise[0].numel()
+        loss = reconstruction + KL_WEIGHT * kl
+        if step < COLOR_STEPS:
+            colors = 2 * F.avg_pool2d(x, 8)
+            loss = loss + (1 - step / COLOR_STEPS) * (posterior.mean[:, :3] - colors).abs().mean()
+        mse = ((y - x) / 2).square().mean()
+        figures = {"reconstruction": reconstruction, "kl": kl, "psnr": -10 * mse.log10(), "std": posterior.std.mean()}
+        return loss, {name: float(value.detach()) for name, value in figures.items()}
+
+    return loss_of
 
 
 @torch.inference_mode()
@@ -66,3 +71,24 @@ def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
     psnr = -10 * ((y - x) / 2).square().mean(dim=(1, 2, 3)).log10()
     channels = {f"mean{i}": float(latents[:, i].mean()) for i in range(latents.shape[1])}
     return {"sheet_psnr": float(psnr.mean()), "latent_std": float(latents.std()), **channels}
+
+
+@torch.no_grad()
+def centred(model: AutoencoderKL, pictures: int = 512) -> AutoencoderKL:
+    """The same autoencoder with latents of mean 0, and with the scaling factor that gives them variance 1.
+
+    A mean taken off behind the encoder's last 1×1 convolution is put back before the decoder's first: only biases change.
+    """
+    scenes = (sample(random.Random(f"scale/{i}")) for i in range(pictures))
+    x = torch.stack([to_tensor(draw(scene)) for scene in scenes])
+    latents = torch.cat([model.encode(part).latent_dist.mode() for part in x.split(16)])
+    mean = latents.mean(dim=(0, 2, 3))
+    model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean
+    model.quant_conv.bias[: len(mean)] -= mean
+    model.config = replace(model.config, scaling_factor=round(1 / float((latents - mean.view(1, -1, 1, 1)).std()), 5))
+    return model
+
+
+def run(folder: Path, recipe: Recipe = RECIPE):
+    torch.manual_seed(recipe.seed)
+    train(folder / "vae", AutoencoderKL(TINY_VAE), recipe, loss_with(recipe), show)

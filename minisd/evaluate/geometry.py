@@ -1,0 +1,179 @@
+"""The first judge: analysis by synthesis. Nothing is learnt; what explains a picture best is what it shows.
+
+The book has 16 places; the one whose bare page is nearest is the picture's. A thing explains a picture as far as the picture is
+more like the thing than like the page behind it. With the thing's coverage α (0 to 1) and colours C, the picture I, the page B,
+
+    gain(t) = Σ_p α(p - t) [s(I(p), C(p - t)) - s(I(p), B(p))]        s(a, b) = mean of cos 2π(a - b) over red, green and blue
+
+is a sum of correlations, which the FFT computes for all positions t at once. Flat shapes in a flat sky gain nothing: there the
+picture is the page. The cosine tells colours apart at once and then hardly more, so that outlines half a cell off don't drown
+a thing that is hardly brighter than its page. The thing that gains most is drawn, shifted, sized and turned until the drawing
+is nearest to the picture; and the search starts again, until the next thing makes the drawing no better.
+"""
+
+from dataclasses import replace
+from functools import cache
+from math import pi
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ..tiny.drawing import THINGS, Color, Pen
+from ..tiny.picture_book import COLORS, Scene, Thing, draw
+from .findings import PLACES, Finding
+
+GRID, FINE = 32, 64  # cells a side of the page in which things are looked for, and in which they are put right
+SCALES = [0.16 * 1.0927**i for i in range(12)]  # to 0.42
+STEPS = {"x": 0.02, "y": 0.02, "scale": 0.012, "angle": 0.06}  # by how much a thing is moved, sized and turned
+LEAST_DROP = 0.02  # of the error (values 0 to 1) where a thing is drawn: what is there brings more, what is not brings less
+LEAST_SHARE = 0.35  # of that error: a thing that leaves more is a blot and no thing
+MOST_THINGS = 3  # one more than a scene has
+
+Things = tuple[Thing, ...]  # the first in front
+
+
+def judge(pictures: Tensor) -> list[Finding]:
+    """What is in each of the pictures, (B, 3, 128, 128) in [-1, 1]."""
+    return [look((picture / 2 + 0.5).clamp(0, 1).cpu()) for picture in pictures.float()]
+
+
+def look(picture: Tensor) -> Finding:
+    """What is in one picture, (3, 128, 128) in [0, 1]."""
+    coarse, fine = (F.avg_pool2d(picture, picture.shape[-1] // side) for side in (GRID, FINE))
+    place, colors = place_of(fine), colors_in(fine)
+    things: Things = ()
+    while colors and len(things) < MOST_THINGS:
+        found = search(coarse, page(things, place, GRID), colors, avoid=things)
+        more = refine((found, *things), 0, place, fine)
+        if drop(more, 0, place, fine)[0] < LEAST_DROP:
+            break
+        things = more if len(more) == 1 else reconsider(more, place, coarse, fine, colors)
+    return Finding(tuple(t for i, t in enumerate(things) if drop(things, i, place, fine)[1] > LEAST_SHARE), place)
+
+
+def page(things: Things, place: str, side: int) -> Tensor:
+    """The book's own drawing, (3, side, side) in [0, 1]."""
+    return pixels(draw(Scene(things, "", place), side))
+
+
+@cache
+def bare_pages() -> Tensor:
+    """Every place without things, (16, 3, FINE, FINE)."""
+    return torch.stack([page((), place, FINE) for place in PLACES])
+
+
+def pixels(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def place_of(picture: Tensor) -> str:
+    """The nearest bare page, where a pixel can only be so wrong: things hide the page, but not all of it."""
+    distance = (bare_pages() - picture).abs().mean(dim=1).clamp(max=0.05).mean(dim=(1, 2))
+    return PLACES[int(distance.argmin())]
+
+
+def colors_in(picture: Tensor) -> list[str]:
+    """The colours that a thing in the picture can have: those that more than a few pixels are near to."""
+    near = {name: (picture - torch.tensor(rgb).view(3, 1, 1) / 255).norm(dim=0) < 0.2 for name, rgb in COLORS.items()}
+    return [name for name, where in near.items() if where.float().mean() > 0.006]
+
+
+def angles(x: Tensor) -> Tensor:
+    """Colour values (…, 3, h, w) as points on a circle, (…, 6, h, w): the product of two is s(a, b)."""
+    return torch.cat([(2 * pi * x).cos(), (2 * pi * x).sin()], dim=-3) / 3**0.5
+
+
+def alone(thing: Thing, color: Color, background: int, side: int) -> Tensor:
+    """A thing on grey paper, (3, side, side) in [0, 1]."""
+    sheet = Image.new("RGB", (4 * side, 4 * side), (background,) * 3)
+    pen = Pen(ImageDraw.Draw(sheet), thing.x * 4 * side, thing.y * 4 * side, thing.scale * 4 * side, thing.angle)
+    THINGS[thing.kind](pen, color)
+    return pixels(sheet.reduce(4))
+
+
+def coverage(thing: Thing, side: int) -> Tensor:
+    """How much of each cell a thing covers, (side, side): what stays as it is when the paper turns from black to white."""
+    black, white = (alone(thing, COLORS["red"], background, side) for background in (0, 255))
+    return 1 - (white - black).mean(dim=0)
+
+
+@cache
+def templates() -> tuple[list[tuple[str, float]], Tensor, dict[str, Tensor]]:
+    """All kinds in all scales in the middle of the page: the N names, the spectra of α, (N, GRID, GRID / 2 + 1), and for every
+    colour those of α·C, (N, 6, GRID, GRID / 2 + 1)."""
+    names = [(kind, scale) for kind in THINGS for scale in SCALES]
+    middle = [Thing(kind, "", 0.5, 0.5, scale) for kind, scale in names]
+    alpha = torch.stack([coverage(thing, GRID) for thing in middle])
+    painted = {}
+    for color, rgb in COLORS.items():
+        paint = torch.stack([alone(thing, rgb, 0, GRID) for thing in middle]) / alpha[:, None].clamp(min=1 / 255)
+        painted[color] = torch.fft.rfft2(angles(paint) * alpha[:, None]).conj().resolve_conj()
+    return names, torch.fft.rfft2(alpha).conj().resolve_conj(), painted
+
+
+def search(picture: Tensor, behind: Tensor, colors: list[str], free: Tensor | None = None, avoid: Things = ()) -> Thing:
+    """The thing of greatest gain in a picture (3, GRID, GRID) on the page behind it, not centred where the things to avoid are.
+
+    `free` (GRID, GRID) is 0 where something in front hides it.
+    """
+    names, alpha, painted = templates()
+    seen = angles(picture) if free is None else angles(picture) * free
+    spectra = torch.fft.rfft2(torch.cat([seen, (seen * angles(behind)).sum(dim=0, keepdim=True)]))
+    gains = [(painted[color] * spectra[:-1]).sum(dim=1) - alpha * spectra[-1] for color in colors]
+    gains = torch.fft.irfft2(torch.stack(gains)).roll((GRID // 2, GRID // 2), dims=(-2, -1))  # from shifts to centres
+    centres = torch.arange(GRID) / GRID
+    for thing in avoid:
+        near_x, near_y = ((centres - at).abs() < 0.35 * thing.scale for at in (thing.x, thing.y))
+        gains[..., near_y[:, None] & near_x] = -torch.inf
+    color, name, y, x = np.unravel_index(int(gains.argmax()), gains.shape)
+    kind, scale = names[name]
+    return Thing(kind, colors[color], float(x) / GRID, float(y) / GRID, scale)
+
+
+def error(things: Things, place: str, picture: Tensor) -> float:
+    """How far the drawing is from the picture: the mean absolute difference of their values."""
+    return float((page(things, place, FINE) - picture).abs().mean())
+
+
+def drop(things: Things, which: int, place: str, picture: Tensor) -> tuple[float, float]:
+    """By how much a thing lowers the error where it can be seen: the mean, and the share of the error there."""
+    mask = coverage(things[which], FINE)
+    for front in things[:which]:
+        mask = mask * (1 - coverage(front, FINE))
+    drawings = (page(these, place, FINE) for these in (things[:which] + things[which + 1 :], things))
+    without, with_it = (float(((drawing - picture).abs().mean(dim=0) * mask).sum()) for drawing in drawings)
+    return (without - with_it) / float(mask.sum() + 1), 1 - with_it / (without + 1e-6)
+
+
+def refine(things: Things, which: int, place: str, picture: Tensor) -> Things:
+    """One of the things shifted, sized and turned so that the drawing comes nearer to the picture."""
+    least = error(things, place, picture)
+    for part in (1, 0.5):
+        for name, step in STEPS.items():
+            for sign in (1, -1):
+                moved = replace(things[which], **{name: getattr(things[which], name) + sign * part * step})
+                others = (*things[:which], moved, *things[which + 1 :])
+                if (now := error(others, place, picture)) < least:
+                    least, things = now, others
+                    break
+    return things
+
+
+def reconsider(things: Things, place: str, coarse: Tensor, fine: Tensor, colors: list[str]) -> Things:
+    """What overlaps was found without knowing of the rest: look again, before and behind the others, and keep the best."""
+    for which in range(len(things) - 1, -1, -1):
+        others = things[:which] + things[which + 1 :]
+        if any(overlap(things[which], other) for other in others):
+            before = search(coarse, page(others, place, GRID), colors)
+            hidden = torch.stack([coverage(other, GRID) for other in others]).amax(dim=0)
+            behind = search(coarse, page((), place, GRID), colors, free=1 - hidden)
+            tries = [refine((before, *others), 0, place, fine), refine((*others, behind), len(others), place, fine)]
+            things = min([things, *tries], key=lambda these: error(these, place, fine))
+    return things
+
+
+def overlap(a: Thing, b: Thing) -> bool:
+    return max(abs(a.x - b.x), abs(a.y - b.y)) < 0.9 * (a.scale + b.scale)

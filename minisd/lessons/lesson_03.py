@@ -1,0 +1,166 @@
+"""Notebook 03, the perfect denoiser: its longer figures, and its exercises."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import schedule
+from . import exact
+from .exercise import Exercise
+from .figures import BLUE, COLORS, DENSITY, GREY, INK, ORANGE, page, show
+
+SIDE = 2.8  # the plane is shown from -SIDE to SIDE
+
+
+def planes(count: int, titles: Sequence[str]):
+    """A row of square pieces of the plane."""
+    figure, axes = page(1, count, height=8 / count + 0.25, squeeze=False)
+    for ax, title in zip(axes[0], titles):
+        ax.set(xlim=(-SIDE, SIDE), ylim=(-SIDE, SIDE), xticks=(), yticks=(), aspect="equal", title=title)
+        ax.spines[:].set_visible(True)
+    return figure, axes[0]
+
+
+def lattice(n: int) -> Tensor:
+    """n × n places all over the plane: (n², 2)."""
+    line = torch.linspace(-SIDE, SIDE, n)
+    return torch.cartesian_prod(line, line)
+
+
+def show_clouds(clouds: Mapping[int, Tensor], origin: Tensor):
+    """Noisy points (B, 2) at several timesteps, in the colour of the point that each came from."""
+    figure, axes = planes(len(clouds), [f"t = {t}" for t in clouds])
+    for ax, x in zip(axes, clouds.values()):
+        ax.scatter(*x.T, s=2, c=[COLORS[i] for i in origin], linewidths=0)
+    show(figure, f"Five coloured clouds of points, small at t = {min(clouds)}, at t = {max(clouds)} grown into one and mixed.")
+
+
+def show_votes(x: Tensor, points: Tensor, levels: Mapping[int, Tensor]):
+    """How much each point (N, 2) counts for one noisy x (2,) at several timesteps, and where the weighted mean is."""
+    figure, axes = planes(len(levels), [f"t = {t}" for t in levels])
+    for ax, alpha in zip(axes, levels.values()):
+        votes, guess = (f(x[None], points, alpha)[0] for f in (exact.weights, exact.denoise))
+        for point, vote in zip(points, votes):
+            ax.plot(*torch.stack([x, point]).T, "-", color=GREY, linewidth=12 * vote, solid_capstyle="round", alpha=0.6)
+        ax.plot(*points.T, "o", color=BLUE, markersize=7)
+        ax.plot(*x, "x", color=INK, markersize=9, markeredgewidth=2)
+        ax.plot(*guess, "*", color=ORANGE, markersize=15)
+    figure.legend(axes[0].lines[-3:], ["data", "$x_t$", "best guess"], loc="outside lower center", ncols=3)
+    show(
+        figure,
+        "A noisy point in the middle of five data points, joined to each by a line as thick as the point's weight. At a high t all "
+        "lines are alike and the best guess is the mean of the data; at a low t one line is left, and the guess is its point.",
+    )
+
+
+def show_arrows(points: Tensor, levels: Mapping[int, Tensor]):
+    """The density of the noisy points (N, 2) at several timesteps, and on it the exact −ε as arrows."""
+    figure, axes = planes(len(levels), [f"t = {t}" for t in levels])
+    ground, tails = lattice(120), lattice(13)
+    for ax, alpha in zip(axes, levels.values()):
+        density = exact.log_density(ground, points, alpha).exp().view(120, 120).T
+        ax.imshow(density, origin="lower", extent=(-SIDE, SIDE) * 2, cmap=DENSITY, vmax=1.5 * density.max())
+        ax.quiver(*tails.T, *-exact.epsilon(tails, points, alpha).T, color=INK, angles="xy", scale_units="xy", scale=6, width=0.007)
+        ax.plot(*points.T, "o", color=ORANGE, markersize=4)
+        ax.grid(False)
+    show(
+        figure,
+        "Arrows of −ε on the density of the noisy points. At a high t there is one hill and all arrows point to its top; at a low "
+        "t there are five sharp peaks, one at each point, and every arrow points to one of them.",
+    )
+
+
+def show_flow(film: Mapping[int, Tensor], paint: Tensor):
+    """Many points (B, 2) at several moments on their way from noise to data; `paint` (B,) gives each its colour for good."""
+    figure, axes = planes(len(film), [f"t = {t}" for t in film])
+    for ax, x in zip(axes, film.values()):
+        ax.scatter(*x.T, s=4, c=paint, cmap="cividis", linewidths=0)
+    show(figure, "A round cloud of noise, in five pictures, contracts and becomes the silhouette of a cat with ears and a tail.")
+
+
+def show_density(points: Tensor, alphas_cumprod: Tensor, times: Sequence[int], paths: Tensor):
+    """The density of noisy numbers over time, for data (N, 1), and on it the paths (len(times), B) of the flow."""
+    line = torch.linspace(-SIDE, SIDE, 280)[:, None]
+    density = torch.stack([exact.log_density(line, points, alphas_cumprod[t]).exp() for t in times], dim=1)
+    figure, ax = page(height=3.2)
+    ax.imshow(density.sqrt(), origin="lower", extent=(times[0], times[-1], -SIDE, SIDE), aspect="auto", cmap=DENSITY, vmax=1.5)
+    ax.plot(times, paths, "-", color=INK, linewidth=0.9)
+    ax.plot([times[-1]] * len(points), points, "o", color=ORANGE, markersize=8, clip_on=False)
+    ax.set(xlabel="timestep $t$: noise on the left, data on the right", ylabel="$x_t$", ylim=(-SIDE, SIDE))
+    ax.grid(False)
+    show(
+        figure,
+        "Time runs to the right, from t = 999 to 0. One broad hill of density splits in two and then into three narrow ridges, which "
+        "end in the three data points. Lines from the left edge follow the ridges, never cross, and each ends in a point.",
+    )
+
+
+def show_three_names(alphas_cumprod: Tensor, t: int):
+    """Left: x0, ε, x_t and v in the plane of x0 and ε, where time is an angle. Right: what an error in each of three means for x0."""
+    figure, (plane, curves) = page(1, 2, height=2.9, width_ratios=(1, 1.7))
+    turn = torch.linspace(0, torch.pi / 2, 50)
+    x, y = alphas_cumprod[t].item() ** 0.5, (1 - alphas_cumprod[t].item()) ** 0.5
+    plane.plot(turn.cos(), turn.sin(), "-", color=GREY, linewidth=1)
+    for name, start, end, color in (
+        ("$x_0$", (0, 0), (1, 0), INK),
+        (r"$\epsilon$", (0, 0), (0, 1), INK),
+        ("$x_t$", (0, 0), (x, y), BLUE),
+        ("$v$", (x, y), (x - 0.6 * y, y + 0.6 * x), ORANGE),
+    ):
+        plane.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 2, "shrinkA": 0, "shrinkB": 0})
+        plane.annotate(name, end, (5, 3), textcoords="offset points", color=color)
+    plane.plot(0.3 * turn.cos()[turn.sin() < y], 0.3 * turn.sin()[turn.sin() < y], "-", color=GREY, linewidth=1)
+    plane.text(0.32, 0.12, r"$\varphi$", color=GREY)
+    plane.set(xlim=(-0.05, 1.25), ylim=(-0.05, 1.3), aspect="equal")
+    plane.set_axis_off()
+
+    curves.plot(((1 - alphas_cumprod) / alphas_cumprod) ** 0.5, label=r"$\epsilon$")
+    curves.plot((1 - alphas_cumprod) ** 0.5, label="$v$")
+    curves.plot(torch.ones_like(alphas_cumprod), label="$x_0$")
+    curves.set(yscale="log", xlabel="timestep $t$", title="error of $x_0$ when the prediction of … is off by 1")
+    curves.legend()
+    show(
+        figure,
+        "Left, a quarter of a circle: x0 points right, ε up, x_t in between at the angle φ, and v along the circle, from x0 towards "
+        "ε. Right, the error of x0 over t: for ε it rises from 0.03 to 15, for v from 0.03 to 1, for x0 it is always 1.",
+    )
+
+
+POINTS = torch.randn(5, 2, generator=torch.Generator().manual_seed(3))
+X = torch.randn(7, 2, generator=torch.Generator().manual_seed(4))
+LEVELS = (0.9, 0.5, 0.05)
+
+
+def blend(x, points, alpha, shrink=True, width=lambda alpha: 2 * (1 - alpha), dim=1):
+    """The exact denoiser with its three places to go wrong."""
+    squares = ((x[:, None] - (alpha**0.5 if shrink else 1) * points) ** 2).sum(dim=-1)
+    return torch.softmax(-squares / width(alpha), dim) @ points
+
+
+denoiser = Exercise(
+    answer=exact.denoise,
+    mistakes={
+        "the cloud of a point y is centred at √ᾱ y, not at y": lambda x, points, alpha: blend(x, points, alpha, shrink=False),
+        "a Gaussian of variance s falls like exp(−d²/2s); where is the 2?": lambda x, points, alpha: blend(
+            x, points, alpha, width=lambda alpha: 1 - alpha
+        ),
+        "the clouds' variance is 1 − ᾱ; without it every t is the same": lambda x, points, alpha: blend(
+            x, points, alpha, width=lambda alpha: 2
+        ),
+        "the weights of one x over all points sum to 1: softmax over dim=1": lambda x, points, alpha: blend(
+            x, points, alpha, dim=0
+        ),
+    },
+    run=lambda denoise: torch.stack([denoise(X, POINTS, alpha) for alpha in LEVELS]),
+)
+
+x0_from_v = Exercise(
+    answer=lambda v, x, alpha: alpha**0.5 * x - (1 - alpha) ** 0.5 * v,
+    mistakes={
+        "that is ε; x0 has the other two factors": lambda v, x, alpha: schedule.to_epsilon(v, x, alpha, "v_prediction"),
+        "a sign: v points from the picture to the noise": lambda v, x, alpha: alpha**0.5 * x + (1 - alpha) ** 0.5 * v,
+        "the factors have changed places": lambda v, x, alpha: (1 - alpha) ** 0.5 * x - alpha**0.5 * v,
+    },
+    run=lambda convert: torch.stack([convert(X[:3], X[3:6], alpha) for alpha in LEVELS]),
+)

@@ -1,0 +1,149 @@
+"""From a checkpoint to the parts of a pipeline, and back: a folder with a folder for each part, or one file with all of them."""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    part_files,
+    read_json,
+    read_single_file,
+    resolve,
+    these,
+    weight_files,
+    widest,
+    write_json,
+)
+from .clip import CLIPTextModel
+from .config import UnsupportedConfig
+from .safety_checker import StableDiffusionSafetyChecker, preprocessor_json
+from .schedulers import SCHEDULERS
+from .tokenizer import CLIPTokenizer, padding_token, vocabulary_files
+from .unet import UNet2DConditionModel
+from .vae import AutoencoderKL
+
+NETWORKS = {
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "unet": UNet2DConditionModel,
+    "safety_checker": StableDiffusionSafetyChecker,
+}
+INDEX, SCHEDULER, DEFAULTS = "model_index.json", "scheduler/scheduler_config.json", "defaults.json"
+VOCABULARY = "openai/clip-vit-large-patch14"  # its vocabulary is that of every official Stable Diffusion
+
+
+def from_folder(
+    source: str | os.PathLike, given: Mapping[str, Any], dtype: torch.dtype | None, variant: str | None, hub: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The parts in a folder or on the Hub, by the names that a pipeline has for them, except those that are `given`."""
+    index = read_json(resolve(source, these(source, INDEX), **hub) / INDEX)
+    refuse_what_is_not_implemented(index, given, str(source))
+    absent = set() if (index.get("safety_checker") or [None])[0] else {"safety_checker"}
+    networks = {name: network for name, network in NETWORKS.items() if name not in given and name not in absent}
+    variants = ("fp16", None) if hub.get("revision") == "fp16" else (variant, None)
+
+    def choose(names: Collection[str]) -> list[str]:
+        """All that is needed, before any of it is fetched."""
+        files = these(source, INDEX, *([] if "scheduler" in given else [SCHEDULER]))(names)
+        files += [DEFAULTS] if DEFAULTS in names else []
+        files += [] if "tokenizer" in given else vocabulary_files(names, str(source), "tokenizer")
+        if variant and not any(weight_files(names, f"{name}/{part.weights_name}", variant) for name, part in networks.items()):
+            raise CheckpointError(f'{source} has no variant "{variant}"; leave it out')
+        if "safety_checker" in networks and not any(name.startswith("safety_checker/") for name in names):
+            raise CheckpointError(f"the safety checker of {source} is missing; do without it by safety_checker=None")
+        return files + [
+            file for name, part in networks.items() for file in part_files(names, source, name, part.weights_name, variants)
+        ]
+
+    folder = resolve(source, choose, **hub)
+    parts = {name: network.from_folder(folder, name, variants, dtype) for name, network in networks.items()}
+    if dtype is None:
+        in_one_dtype(parts)
+    if "tokenizer" not in given:
+        parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder, "tokenizer")
+    if "scheduler" not in given:
+        parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(read_json(folder / SCHEDULER))
+    return parts | (read_json(folder / DEFAULTS) if (folder / DEFAULTS).exists() else {})
+
+
+def from_file(
+    path: Path, given: Mapping[str, Any], dtype: torch.dtype | None, tokenizer: str | os.PathLike | None, prediction: str | None
+) -> dict[str, Any]:
+    """The same from a .safetensors file: minisd's own, or an original one."""
+    checkpoint = read_single_file(path, prediction)
+    index = checkpoint.json(INDEX)
+    refuse_what_is_not_implemented(index, given, str(path))
+    parts: dict[str, Any] = {}
+    for name in checkpoint.parts:
+        if name not in given:
+            config = NETWORKS[name].config_class.from_json(checkpoint.json(f"{name}/config.json"))
+            parts[name] = NETWORKS[name].from_tensors(config, checkpoint.part(name), dtype, str(path))
+    if dtype is None:
+        in_one_dtype(parts)
+    if "tokenizer" not in given:
+        parts["tokenizer"] = vocabulary(checkpoint, path, tokenizer)
+    if "scheduler" not in given:
+        parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(checkpoint.json(SCHEDULER))
+    return parts | (checkpoint.json(DEFAULTS) if DEFAULTS in checkpoint.files else {})
+
+
+def refuse_what_is_not_implemented(index: Mapping[str, Any], given: Collection[str], where: str):
+    """Raises UnsupportedConfig for another pipeline than text to image, or for a scheduler, unless another one is `given`."""
+    kind = index.get("_class_name")
+    if kind == "StableDiffusionInpaintPipeline":
+        raise UnsupportedConfig(f"{where} is for inpainting, with 9 input channels; minisd has no inpainting pipeline")
+    if kind != "StableDiffusionPipeline":
+        raise UnsupportedConfig(f"{where} is a {kind}; minisd implements StableDiffusionPipeline")
+    scheduler = (index.get("scheduler") or [None, None])[1]
+    if "scheduler" not in given and scheduler not in SCHEDULERS:
+        raise UnsupportedConfig(f"{scheduler} is not implemented; choose another, as in scheduler=DDIMScheduler()")
+
+
+def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike | None) -> CLIPTokenizer:
+    """The checkpoint's own tokenizer, or another one with the padding that the checkpoint is used to."""
+    files = {file.removeprefix("tokenizer/"): text for file, text in checkpoint.files.items() if file.startswith("tokenizer/")}
+    if tokenizer is None and checkpoint.has_vocabulary:
+        return CLIPTokenizer.from_files(files)
+    try:
+        found = CLIPTokenizer.from_pretrained(tokenizer or VOCABULARY)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{path} holds no vocabulary; name a folder that has one, as in tokenizer="folder": {error}'
+        ) from error
+    size = checkpoint.json("text_encoder/config.json")["vocab_size"]
+    if len(found.vocab) != size:
+        raise CheckpointError(
+            f"{tokenizer} has a vocabulary of {len(found.vocab):,}, and the text encoder of {path} one of {size:,}"
+        )
+    return CLIPTokenizer(found.vocab, found.merges, padding_token(files))
+
+
+def in_one_dtype(networks: Mapping[str, torch.nn.Module]):
+    """Parts that were stored in several dtypes are cast to the widest: they hand each other what they compute."""
+    dtypes = {name: next(network.parameters()).dtype for name, network in networks.items()}
+    for name, network in networks.items():
+        if dtypes[name] != widest(dtypes.values()):
+            network.to(widest(dtypes.values()))
+
+
+def write_parts(folder: Path, parts: Mapping[str, Any], defaults: Mapping[str, Any]):
+    """Fill a folder that minisd and diffusers load."""
+    library = {"vae": "diffusers", "unet": "diffusers", "scheduler": "diffusers", "safety_checker": "stable_diffusion"}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    rest: dict[str, Any] = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+    if "safety_checker" in parts:
+        rest = {"feature_extractor": ["transformers", "CLIPImageProcessor"], "requires_safety_checker": True}
+        (folder / "feature_extractor").mkdir()
+        size = parts["safety_checker"].config.vision.image_size
+        write_json(folder / "feature_extractor" / "preprocessor_config.json", preprocessor_json(size))
+    index = {name: [library.get(name, "transformers"), type(part).__name__] for name, part in parts.items()}
+    write_json(folder / INDEX, {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.10.2", **index, **rest})
+    for name, part in parts.items():
+        (folder / name).mkdir()
+        part.write_to(folder / name)
+    write_json(folder / DEFAULTS, defaults)

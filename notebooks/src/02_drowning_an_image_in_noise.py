@@ -1,0 +1,302 @@
+# %% [markdown]
+# # 02 · Drowning an image in noise
+#
+# **What is left to learn?**
+#
+# *25 minutes to read, seconds to run. You need a little PyTorch and, from notebook 01, the whole picture.*
+#
+# Diffusion begins with an act of vandalism. Take a picture, add a little noise, add a little more,
+# and go on until nothing but noise is left. That way is easy, and the same for every picture: no
+# network, nothing learnt. The way back is what the UNet has to learn. So before we ask anybody to
+# undo the damage, let us see exactly what it is, and what survives it.
+
+# %%
+import random
+
+import torch
+from torch.nn.functional import avg_pool2d
+
+from minisd.image import to_tensor
+from minisd.lessons import figures, shapes, you_are_here
+from minisd.lessons import lesson_02 as lesson
+from minisd.schedule import add_noise, betas, to_x0
+from minisd.tiny import picture_book
+
+you_are_here("scheduler")
+
+# %% [markdown]
+# ## The victim
+#
+# Our pictures come from the [picture book](../minisd/tiny/picture_book.py), a program that draws. So
+# there are as many as we like, and we know exactly what is in each.
+
+# %%
+kinds, colors = ("astronaut", "horse"), ("white", "brown")
+scene = picture_book.compose(random.Random(4), "riding", kinds, colors, place="meadow")
+x0 = to_tensor(picture_book.draw(scene))  # from -1 to 1
+shapes(x0=(x0, (4, 64, 64)))
+figures.show(
+    figures.pictures(
+        [x0, *x0[:, None].expand(3, 3, 128, 128)], ["$x_0$", "red", "green", "blue"], columns=5
+    ),
+    "A cartoon of an astronaut in white who rides a brown horse across a green meadow; and its three"
+    " channels in grey.",
+)
+
+# %% [markdown]
+# Stable Diffusion adds its noise not to pixels but to *latents*, which are a picture in 1/48 of its
+# numbers (notebook 05). For everything below it makes no difference, and pixels are something that we
+# can look at.
+#
+# ## A thousand small steps
+#
+# The damage is done in 1000 steps. Each makes the picture a little smaller and adds a little noise
+# ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 2):
+#
+# $$x_t = \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon_t, \qquad \epsilon_t \sim \mathcal N(0, 1)$$
+#
+# The $\beta_t$ are the *noise schedule*. Stable Diffusion's grow from 0.00085 to 0.012.
+
+# %%
+beta = betas("scaled_linear", 0.00085, 0.012, 1000)  # (1000,)
+rng = torch.Generator().manual_seed(0)
+
+x, walk = x0, []
+for beta_t in beta:
+    x = (1 - beta_t) ** 0.5 * x + beta_t**0.5 * torch.randn(x.shape, generator=rng)
+    walk.append(x)  # so walk[t] is x_t: as in the code of all models, t = 0 is the first step
+
+# %% [markdown]
+# Why make the picture smaller at all? Because variances add up. If $x_{t-1}$ has variance 1, so has
+# $x_t$: $(1-\beta_t)\cdot 1 + \beta_t\cdot 1 = 1$. The UNet sees numbers of the same size at every
+# step. By adding alone, the numbers would have to grow to 15 times their size until a picture is as
+# drowned.
+#
+# > **Predict.** After how many of the 1000 steps can you no longer make out the horse? Write a number
+# > down before you scroll.
+
+# %%
+times = [0, 50, 100, 200, 300, 400, 500, 650, 800, 999]
+figures.show(
+    figures.pictures([walk[t] for t in times], [f"t = {t}" for t in times], columns=5),
+    "Ten pictures, noisier and noisier. The horse is clear up to t = 300, dim at t = 500, a hint at"
+    " t = 650; at t = 800 and t = 999 there is only noise.",
+)
+
+# %% [markdown]
+# ## One jump
+#
+# A thousand steps for every training example would be a nuisance. But a sum of Gaussians is a
+# Gaussian, so they multiply out. With $\alpha_t = 1 - \beta_t$ and
+# $\bar\alpha_t = \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
+#
+# $$x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon \sim \mathcal N(0, 1)$$
+#
+# One jump, one draw of noise, any $t$. In code, $\bar\alpha$ is called `alphas_cumprod`.
+#
+# ### Exercise 1 · Write the jump
+#
+# Replace the `...`; as long as you leave it, the notebook goes on without you.
+
+
+# %%
+def my_add_noise(x0, noise, alpha):
+    """x_t from a picture, noise of the same shape, and the ᾱ of the timestep."""
+    return ...
+
+
+# %%
+lesson.add_noise.check(my_add_noise)
+
+# %% [markdown]
+# Is one jump really many small steps? Let us ask the walk that we took. How much of $x_0$ is left in
+# an $x_t$ is a projection. Whatever else is in it must be noise, and noise has a standard deviation.
+#
+# > **Predict.** The picture's share falls, the noise's rises. At which $t$ do they cross: 250, 350,
+# > 500?
+
+# %%
+alphas_cumprod = torch.cumprod(1 - beta, dim=0)  # (1000,)
+
+times = range(0, 1000, 50)
+picture = torch.tensor([(walk[t] * x0).sum() / (x0 * x0).sum() for t in times])
+noise = torch.tensor([(walk[t] - share * x0).std() for t, share in zip(times, picture)])
+lesson.show_shares(alphas_cumprod, times, picture, noise)
+
+# %% [markdown]
+# The walk took 1000 draws of noise and the jump needs one, yet nobody can tell which of the two made
+# an $x_t$. From here on we jump, with [`add_noise`](../minisd/schedule.py), which is Exercise 1.
+#
+# ## Three schedules
+#
+# An $x_0$ of variance 1 (Stable Diffusion scales its latents to that) adds the variance $\bar\alpha_t$
+# to $x_t$, and the noise adds $1-\bar\alpha_t$. The ratio of the two says how drowned a picture is,
+# whatever the schedule calls its timestep: the *signal-to-noise ratio*
+# $\mathrm{SNR}(t) = \bar\alpha_t / (1 - \bar\alpha_t)$. Three schedules that you will meet:
+#
+# * **linear**: $\beta$ from 0.0001 to 0.02 (Ho et al. 2020, §4);
+# * **scaled-linear**: $\sqrt\beta$ from $\sqrt{0.00085}$ to $\sqrt{0.012}$, Stable Diffusion's (whose
+#   own code calls it "linear", to the confusion of many);
+# * **cosine**: $\bar\alpha$ itself is a squared cosine
+#   ([Nichol & Dhariwal 2021](https://arxiv.org/abs/2102.09672), eq. 17).
+
+# %%
+schedules = {
+    "linear": torch.cumprod(1 - betas("linear", 0.0001, 0.02, 1000), dim=0),
+    "scaled-linear": alphas_cumprod,
+    "cosine": torch.cumprod(1 - betas("squaredcos_cap_v2", 0, 0, 1000), dim=0),
+}
+lesson.show_schedules(schedules)
+
+# %% [markdown]
+# > **Predict.** Same picture, same noise, same $t = 500$: in which of the three do you see most?
+
+# %%
+noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+times = (250, 500, 750, 999)
+noisy = [add_noise(x0, noise, schedules[name][t]) for name in schedules for t in times]
+titles = [f"{name}, t = {t}" for name in schedules for t in times]
+figures.show(
+    figures.pictures([x[:, ::2, ::2] for x in noisy], titles, columns=4),
+    "Rows: linear, scaled-linear, cosine; columns: t = 250, 500, 750, 999.",
+)
+
+# %% [markdown]
+# A $t$ by itself means nothing; an SNR does. That is why samplers (notebook 04) think in SNR, or in
+# $\sigma = 1/\sqrt{\mathrm{SNR}}$, and treat $t$ as a mere label.
+#
+# ### Exercise 2 · As much noise as picture
+#
+# Find the timestep at which SNR = 1. Any schedule may come: `alphas_cumprod` is a tensor (1000,).
+
+
+# %%
+def my_equal_shares(alphas_cumprod):
+    """The t at which picture and noise have the same variance."""
+    return ...
+
+
+# %%
+lesson.equal_shares.check(my_equal_shares)
+
+# %% [markdown]
+# ## What drowns first, and what last
+#
+# Back to Stable Diffusion's schedule, and to $t = 800$. You have seen it: nothing but noise.
+#
+# > **Predict.** Average its pixels in blocks of 4×4, 8×8, 16×16. What will you see in each?
+
+# %%
+x800 = add_noise(x0, noise, alphas_cumprod[800])
+
+
+def in_blocks(x, size):
+    return avg_pool2d(x, size).repeat_interleave(size, 1).repeat_interleave(size, 2)
+
+
+figures.show(
+    figures.pictures(
+        [in_blocks(x800, size) / alphas_cumprod[800] ** 0.5 for size in (1, 4, 8, 16)] + [x0],
+        ["$x_{800}$", "4×4", "8×8", "16×16", "$x_0$"],
+        columns=5,
+    ),
+    "Single pixels show only noise. In blocks of 8 and 16 the sky, the meadow and the rider appear.",
+)
+
+# %% [markdown]
+# Averaging $n \times n$ pixels divides the noise by $n$ and leaves everything larger than a block as it
+# is. Noise is equally strong at every size, pictures are strongest in their large shapes. So details
+# drown first and the layout last. On the way back it is the other way round: a sampler settles first
+# where things are, and last how they look. Watch for it in every film of these notebooks.
+#
+# Even at the very end something is left, $\sqrt{\bar\alpha_{999}} = 0.068$ of the picture, most easily
+# seen in the largest thing of all, the mean:
+
+# %%
+for place in ("night", "snow"):
+    scene = picture_book.compose(random.Random(4), "riding", kinds, colors, place)
+    x999 = add_noise(to_tensor(picture_book.draw(scene)), noise, alphas_cumprod[999])
+    means = "  ".join(f"{mean:+.3f}" for mean in x999.mean(dim=(1, 2)))
+    print(f"{place:<6} mean of red, green, blue at t = 999: {means}")
+print(f"pure noise has a mean of 0 ± {1 / 128:.3f}")
+
+# %% [markdown]
+# So in training the UNet can tell night from snow at every $t$, but sampling begins with *pure* noise,
+# whose mean says "medium bright". That is why Stable Diffusion finds it hard to draw very dark and
+# very bright pictures ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)): a flaw in three numbers
+# of a schedule.
+#
+# ## What is left to learn
+#
+# Turn the jump around:
+#
+# $$x_0 = \frac{x_t - \sqrt{1-\bar\alpha_t}\;\epsilon}{\sqrt{\bar\alpha_t}}$$
+#
+# We have $x_t$, and know $\bar\alpha_t$. Only $\epsilon$ is missing. Noise and picture are one unknown
+# with two names: whoever knows the noise knows the picture.
+
+# %%
+recovered = to_x0(x800, noise, alphas_cumprod[800])
+print(f"largest difference from the picture: {(recovered - x0).abs().max():.1e}")
+
+# %% [markdown]
+# And nobody told us the noise. Guessing it is all that is left to learn. Here is the whole training of
+# a diffusion model, but for the network (Ho et al. 2020, eq. 14): draw noise, drown a picture in it,
+# ask for the noise.
+
+
+# %%
+def loss(network, x0, t):
+    noise = torch.randn(x0.shape, generator=rng)
+    x = add_noise(x0, noise, alphas_cumprod[t])
+    return ((noise - network(x, t)) ** 2).mean()
+
+
+# %% [markdown]
+# > **Predict.** The laziest network returns what it sees: "all of it is noise". For which $t$ is that
+# > a good guess of the noise?
+
+# %%
+for t in (0, 250, 500, 750, 999):
+    print(f"t = {t:<3}  loss of the lazy guess: {loss(lambda x, t: x, x0, t):.4f}")
+
+# %% [markdown]
+# At $t = 999$ the lazy guess is all but perfect, and worthless: it knows nothing of the picture. A
+# small loss need not be a good picture, since an error in $\epsilon$ reaches $x_0$ multiplied by
+# $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t} = 1/\sqrt{\mathrm{SNR}}$.
+#
+# > **Predict.** A better guess, wrong by only 10 % of the noise, at five timesteps. What does the
+# > picture look like that it implies?
+
+# %%
+guess = noise + 0.1 * torch.randn(x0.shape, generator=rng)
+implied, titles = [], []
+for t in (50, 200, 500, 800, 999):
+    alpha = alphas_cumprod[t]
+    implied.append(to_x0(add_noise(x0, noise, alpha), guess, alpha))
+    titles.append(f"t = {t}:  × {((1 - alpha) / alpha) ** 0.5:.2g}")
+figures.show(
+    figures.pictures(implied, titles, columns=5),
+    "The implied picture is perfect at t = 50, grainy at t = 800, and hardly to be seen at t = 999.",
+)
+
+# %% [markdown]
+# So one guess at $t = 999$ is not enough, however good the network. But a guess that is only roughly
+# right is enough for a *small step* to where guessing is easier. That is sampling, and notebook 03
+# walks it with a denoiser that makes no errors at all.
+#
+# ## In Stable Diffusion 1.5 this is …
+#
+# | here | in SD 1.5 | code | paper |
+# |---|---|---|---|
+# | `x0`, a picture (3, 128, 128) | latents (4, 64, 64), scaled to variance 1 (notebook 05) | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
+# | `beta` (1000,) | the same numbers | [`schedule.betas`](../minisd/schedule.py) | Ho et al. 2020, eq. 2 |
+# | `alphas_cumprod` (1000,) | the same; a sampler with 50 steps visits t = 981, 961, … 1 | [`schedulers/base.py`](../minisd/schedulers/base.py) | Ho et al. 2020, eq. 4 |
+# | `add_noise` | the same; in training, and to start from a picture | [`schedule.add_noise`](../minisd/schedule.py) | Ho et al. 2020, eq. 4 |
+# | `to_x0` | the same, in every sampler | [`schedule.to_x0`](../minisd/schedule.py) | Song et al. 2020, eq. 9 |
+# | `loss` | the same, with a third input: the words | [`train/unet.py`](../minisd/train/unet.py) | Rombach et al. 2022, eq. 3 |
+#
+# **Play.** Drown a night. Draw the ten pictures for the cosine schedule. Average $x_{999}$ in blocks
+# of 32×32: is the layout still there?
+#
+# *Stuck in an exercise? The answers are in [`lesson_02.py`](../minisd/lessons/lesson_02.py).*

@@ -1,0 +1,138 @@
+"""minisd beside diffusers, in one run: `python tests/benchmarks/compare.py --folder /tmp/benchmark > docs/benchmark.md`.
+
+Every measurement is a fresh process that does one thing with one of the two libraries and prints what it took. The two take turns,
+so that a machine that slows down slows both; the table has medians and their ratio. A random full-size v1 checkpoint is made first
+(6.5 GB in the folder, which stays for the next run). `--only load` measures the rows whose names begin so.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PREPARE = """
+import torch
+from pathlib import Path
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from minisd import StableDiffusionPipeline as Minisd
+
+folder = Path(FOLDER)
+Minisd.from_pretrained("tiny").tokenizer.save_pretrained(folder / "tokenizer")
+torch.manual_seed(0)
+torch.set_default_dtype(torch.float16)
+blocks = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
+vae = AutoencoderKL(3, 3, *blocks, (128, 256, 512, 512), 2, sample_size=512)
+unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+text = CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12))
+scheduler = PNDMScheduler(1000, 0.00085, 0.012, "scaled_linear", skip_prk_steps=True, steps_offset=1)
+tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+pipe = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+pipe.save_pretrained(folder / "float16")
+pipe.to(torch.float32).save_pretrained(folder / "float32")
+"""
+
+# What every measurement begins and ends with. Peak memory is the process's own, as the system counts it.
+BEGIN = """
+import json, resource, time, warnings
+warnings.simplefilter("ignore")
+started = time.perf_counter()
+"""
+END = """
+seconds = time.perf_counter() - started
+print(json.dumps({"seconds": seconds, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+IMPORT = {"minisd": "from minisd import StableDiffusionPipeline", "diffusers": "from diffusers import StableDiffusionPipeline"}
+LOAD = "import torch\n{import_}\nstarted = time.perf_counter()\npipe = StableDiffusionPipeline.from_pretrained({folder!r}, {dtype})"
+READ = "for part in (pipe.unet, pipe.vae, pipe.text_encoder):\n    for p in part.parameters():\n        p.sum()"
+READY = """
+pipe.set_progress_bar_config(disable=True)
+def once():
+    with torch.inference_mode():
+        {once}
+once()
+times = []
+for _ in range(3):
+    started = time.perf_counter()
+    once()
+    times.append(time.perf_counter() - started)
+started = time.perf_counter() - sorted(times)[1]
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    code: str  # with {import_}, {folder}, and whatever READY times
+    repeats: int = 5
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    def loaded(kind: str, dtype: str = "float32") -> str:
+        return LOAD.format(import_="{import_}", folder=str(folder / kind), dtype=f"torch_dtype=torch.{dtype}")
+
+    def timed(once: str, dtype: str = "float32") -> str:
+        return loaded("float32", dtype) + READY.format(once=once)
+
+    step = "pipe.unet(torch.ones(2, 4, 64, 64, dtype=pipe.unet.dtype_), 500, encoder_hidden_states=torch.ones(2, 77, 768, dtype=pipe.unet.dtype_))"
+    dtype = "next(pipe.unet.parameters()).dtype"
+    step = step.replace("pipe.unet.dtype_", dtype)
+    yield Row("import", "{import_}")
+    yield Row("load, float32 file", loaded("float32"))
+    yield Row("load and read every weight, float32 file", loaded("float32") + "\n" + READ)
+    yield Row("load, float16 file", loaded("float16", "float16"))
+    yield Row("load and read every weight, float16 file", loaded("float16", "float16") + "\n" + READ)
+    yield Row("text encoder, a batch of 2", timed("pipe.text_encoder(torch.ones(2, 77, dtype=torch.long))"))
+    yield Row("guided UNet step, 64×64 latents, float32", timed(step), repeats=3)
+    yield Row("guided UNet step, 64×64 latents, bfloat16", timed(step, "bfloat16"), repeats=3)
+    yield Row("VAE decode, 512×512 pixels, float32", timed("pipe.vae.decode(torch.ones(1, 4, 64, 64)).sample"), repeats=3)
+
+
+def run(code: str) -> dict[str, float]:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def measure(row: Row) -> dict[str, dict[str, float]]:
+    """The median of each figure, of each library."""
+    results: dict[str, list[dict[str, float]]] = {"minisd": [], "diffusers": []}
+    for _ in range(row.repeats):
+        for library, import_ in IMPORT.items():
+            results[library].append(run(BEGIN + row.code.format(import_=import_) + END))
+    return {
+        library: {figure: statistics.median(r[figure] for r in found) for figure in ("seconds", "megabytes")}
+        for library, found in results.items()
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=textwrap.dedent(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--only", default="")
+    arguments = parser.parse_args()
+    if not (arguments.folder / "float32").exists():
+        subprocess.run([sys.executable, "-c", f"FOLDER = {str(arguments.folder)!r}\n{PREPARE}"], check=True)
+
+    import diffusers
+    import torch
+
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}\n")
+    print("| | minisd | diffusers | ratio | minisd, peak | diffusers, peak | ratio |\n|---|---|---|---|---|---|---|")
+    for row in rows(arguments.folder):
+        if row.name.startswith(arguments.only):
+            ours, theirs = measure(row).values()
+            seconds = f"{ours['seconds']:.2f} s | {theirs['seconds']:.2f} s | {ours['seconds'] / theirs['seconds']:.2f}"
+            memory = f"{ours['megabytes']:,.0f} MB | {theirs['megabytes']:,.0f} MB | {ours['megabytes'] / theirs['megabytes']:.2f}"
+            print(f"| {row.name} | {seconds} | {memory} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

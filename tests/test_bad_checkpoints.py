@@ -1,0 +1,273 @@
+"""Bad single files: each is refused in one sentence that says what it is and what to do, and nothing is loaded."""
+
+import json
+import re
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import small_tokenizer
+from originals import bookkeeping, original_tensors, write_original
+from safetensors.torch import load_file, save_file
+
+from minisd import CheckpointError, CLIPTextModel, StableDiffusionPipeline, UNet2DConditionModel
+from minisd.generate import main as generate
+from weights_convert.__main__ import main as convert
+
+UNET = "model.diffusion_model."
+TO_K = "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.k_proj.weight"
+
+
+@pytest.fixture
+def file(tmp_path, small_presets) -> Path:
+    """A v1 file to do harm to."""
+    return write_original(tmp_path / "v1.safetensors", "v1")
+
+
+def refused(path: Path, sentence: str):
+    """Every way in says the same, in one line."""
+    words = small_tokenizer("v1")
+    for load in (StableDiffusionPipeline.from_single_file, StableDiffusionPipeline.from_pretrained):
+        with pytest.raises(CheckpointError, match=re.escape(sentence)) as caught:
+            load(path, tokenizer=words)
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# Damage
+
+
+def test_a_truncated_file(file):
+    whole = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.truncate(whole - 1000)
+    refused(file, f"is damaged or not a safetensors file: it has {whole - 1000:,} bytes and should have {whole:,}; get it again")
+
+
+def test_a_file_that_goes_on_after_its_end(file):
+    whole = file.stat().st_size
+    with file.open("ab") as opened:
+        opened.write(b"more")
+    refused(file, f"it has {whole + 4:,} bytes and should have {whole:,}; get it again")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "it is empty"),
+        (b"\1", "its header would reach beyond its end"),
+        (struct.pack("<Q", 10**6) + b'{"a": 1}', "its header would reach beyond its end"),
+        (struct.pack("<Q", 2**63) + b"{}", "its header would reach beyond its end"),
+        (b"The quick brown fox jumps over the lazy dog.\n", "it is a text"),
+        (b"<!DOCTYPE html><html>404</html>", "it is a text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is what Git LFS leaves in the place of a file"),
+        (b"PK\3\4 a zip archive", "it is a pickle, which can run code; convert it safely by `python -m weights_convert"),
+        (b"\x80\2}q\0. a pickle", "it is a pickle, which can run code"),
+        (struct.pack("<Q", 8) + b"not JSON", "its header cannot be read (JSONDecodeError"),
+        (struct.pack("<Q", 2) + b"[]", "its header cannot be read (TypeError"),
+        (struct.pack("<Q", 2) + b"\xff\xff", "its header cannot be read (UnicodeDecodeError"),
+        (struct.pack("<Q", 9) + b'{"a": {}}', "its header cannot be read (KeyError: 'dtype')"),
+    ],
+)
+def test_what_is_no_safetensors_file(tmp_path, content, sentence):
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    refused(tmp_path / "bad.safetensors", f"is damaged or not a safetensors file: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"shape": [3]}, "its header contradicts itself"),
+        ({"dtype": "F16"}, "its header contradicts itself"),
+        ({"shape": [-2]}, "its header contradicts itself"),
+        ({"data_offsets": [-8, 8], "shape": [4]}, "its header contradicts itself"),
+        ({"dtype": "F99"}, "its header cannot be read (KeyError: 'F99')"),
+        ({"data_offsets": [0]}, "its header cannot be read (ValueError"),
+        ({"data_offsets": "no"}, "its header cannot be read (TypeError"),
+    ],
+)
+def test_headers_that_contradict_themselves(tmp_path, changes, sentence):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}).encode()
+    (tmp_path / "bad.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    refused(tmp_path / "bad.safetensors", sentence)
+
+
+def test_a_pickle_that_is_damaged(tmp_path, capsys):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "model.ckpt")
+    (tmp_path / "model.ckpt").write_bytes((tmp_path / "model.ckpt").read_bytes()[:500])
+    (tmp_path / "other.ckpt").write_bytes(b"\x80\2nothing")
+    torch.save([1, 2, 3], tmp_path / "list.ckpt")
+    for name, sentence in (
+        ("model", "is damaged or not a pickle of"),
+        ("other", "is damaged or not a pickle of"),
+        ("list", "holds no"),
+    ):
+        assert convert([str(tmp_path / f"{name}.ckpt"), str(tmp_path / "out")]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {tmp_path / name}.ckpt {sentence} tensors") and error.count("\n") == 1
+
+
+# Whole files, of the wrong kind
+
+
+OTHERS = {
+    "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": "is a LoRA, which changes another checkpoint and is none itself",
+    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": "is Stable Diffusion XL; minisd knows v1 and v2",
+    "control_model.input_blocks.0.0.weight": "is a ControlNet, which steers another checkpoint and is none itself",
+    "time_embedding.linear_1.weight": "is the UNet of a diffusers folder; name the folder that holds all parts",
+    "first_stage_model.decoder.mid.block_1.conv1.weight": "is a VAE alone, without a UNet and a text encoder",
+    "anything.else": "is no Stable Diffusion: model.diffusion_model.input_blocks.0.0.weight is not in it, and anything.else is",
+}
+
+
+@pytest.mark.parametrize(("name", "sentence"), OTHERS.items())
+def test_other_kinds_of_files(tmp_path, name, sentence):
+    save_file({name: torch.zeros(4, 4)}, tmp_path / "other.safetensors")
+    refused(tmp_path / "other.safetensors", sentence)
+
+
+def test_stable_diffusion_xl_in_the_original_layout(file):
+    """It has the names of v1 and v2, too."""
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    save_file({**tensors, "conditioner.embedders.1.model.ln_final.weight": torch.zeros(4)}, file)
+    refused(file, "is Stable Diffusion XL; minisd knows v1 and v2")
+
+
+def test_text_states_of_an_unknown_width(file, monkeypatch):
+    monkeypatch.setattr("weights_convert.identify.GENERATIONS", {768: "v1", 1024: "v2"})
+    refused(file, "is no Stable Diffusion v1 or v2: 4 input channels, text states 48 wide")
+
+
+def test_an_instruct_pix2pix_file(tmp_path, small_presets):
+    path = write_original(tmp_path / "p2p.safetensors", "v1", in_channels=8)
+    refused(path, "is InstructPix2Pix, which edits pictures, by its 8 input channels; minisd draws from text alone")
+
+
+# Right kind, wrong tensors
+
+
+HARM = {
+    "missing": (lambda t: t.pop(UNET + "out.2.bias"), "does not fit Stable Diffusion v1: it lacks model.diffusion_model.out.2.bias"),
+    "many missing": (
+        lambda t: [t.pop(name) for name in list(t) if name.startswith("first_stage_model.decoder")],
+        "it lacks first_stage_model.decoder.conv_in.weight, first_stage_model.decoder.conv_in.bias, "
+        "first_stage_model.decoder.norm_out.weight and 135 more",
+    ),
+    "extra": (lambda t: t.update({UNET + "extra": torch.zeros(1)}), "it has unexpected model.diffusion_model.extra"),
+    "extra elsewhere": (lambda t: t.update({"optimizer.state": torch.zeros(1)}), "it has unexpected optimizer.state"),
+    "off by one": (
+        lambda t: t.update({UNET + "time_embed.0.weight": torch.zeros(33, 8)}),
+        "shapes differ: model.diffusion_model.time_embed.0.weight has (33, 8) instead of (32, 8)",
+    ),
+    "transposed": (lambda t: t.update({TO_K: torch.zeros(48, 49)}), "k_proj.weight has (48, 49) instead of (48, 48)"),
+    "whole numbers": (
+        lambda t: t.update({TO_K: torch.zeros(48, 48, dtype=torch.int64)}),
+        f"these are no weights: {TO_K} is stored as I64",
+    ),
+    "numbers of eight bits": (lambda t: t.update({TO_K: torch.zeros(48, 48).to(torch.float8_e4m3fn)}), "is stored as F8_E4M3"),
+    "another schedule": (
+        lambda t: t.update(alphas_cumprod=torch.linspace(1, 0, 1000)),
+        "was trained with another noise schedule (alphas_cumprod) than Stable Diffusion's",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("harm", "sentence"), HARM.values(), ids=HARM)
+def test_tensors_that_do_not_fit(file, harm, sentence):
+    tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    harm(tensors)
+    save_file(tensors, file)
+    refused(file, sentence)
+
+
+def test_a_fused_tensor_is_named_once(tmp_path, small_presets):
+    tensors = original_tensors("v2")
+    name = "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight"
+    tensors[name] = torch.zeros(3 * 64 + 1, 64)
+    save_file(tensors, tmp_path / "v2.safetensors")
+    refused(
+        tmp_path / "v2.safetensors", f"does not fit Stable Diffusion v2: shapes differ: {name} has (193, 64) instead of (192, 64)"
+    )
+
+
+def test_a_file_without_its_bookkeeping_is_whole(tmp_path, small_presets):
+    tensors = {name: tensor for name, tensor in original_tensors("v1").items() if name not in bookkeeping("v1")}
+    save_file(tensors, tmp_path / "pruned.safetensors")
+    assert StableDiffusionPipeline.from_single_file(tmp_path / "pruned.safetensors", tokenizer=small_tokenizer("v1"))
+
+
+# minisd's own files
+
+
+def changed(path: Path, change) -> Path:
+    """The file with other notes in its header."""
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    change(header["__metadata__"])
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    return path
+
+
+def without(path: str):
+    def change(metadata: dict[str, str]):
+        about = json.loads(metadata["minisd"])
+        del about["files"][path]
+        metadata["minisd"] = json.dumps(about)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda m: m.update(minisd="{"), "is damaged: its description of itself cannot be read (JSONDecodeError)"),
+        (lambda m: m.update(minisd="{}"), "is damaged: its description of itself cannot be read (KeyError)"),
+        (without("unet/config.json"), "is damaged: its description of itself cannot be read (KeyError)"),
+        (without("vae/config.json"), "does not fit Stable Diffusion as it describes itself: it has unexpected vae."),
+        (lambda m: m.pop("minisd"), "is no Stable Diffusion"),
+    ],
+)
+def test_minisd_files_with_a_damaged_description(folders, tmp_path, change, sentence):
+    convert([str(folders["v1"]), str(tmp_path / "mine.safetensors")])
+    refused(changed(tmp_path / "mine.safetensors", change), sentence)
+
+
+@pytest.mark.parametrize("path", ["model_index.json", "scheduler/scheduler_config.json"])
+def test_minisd_files_without_a_needed_description(folders, tmp_path, path):
+    convert([str(folders["v1"]), str(tmp_path / "mine.safetensors")])
+    changed(tmp_path / "mine.safetensors", without(path))
+    with pytest.raises(CheckpointError, match=f"the checkpoint's {path} is missing or not valid JSON"):
+        StableDiffusionPipeline.from_single_file(tmp_path / "mine.safetensors")
+
+
+# Folders
+
+
+def test_weights_of_whole_numbers_in_a_folder(folders, tmp_path):
+    tensors = {name: tensor.clone() for name, tensor in load_file(folders["v1"] / "text_encoder" / "model.safetensors").items()}
+    name = "text_model.final_layer_norm.bias"
+    tensors[name] = tensors[name].to(torch.int32)
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "config.json").write_text((folders["v1"] / "text_encoder" / "config.json").read_text())
+    save_file(tensors, tmp_path / "part" / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"does not fit the network: final_norm.bias is stored as torch.int32, as no weight is"
+    ):
+        CLIPTextModel.from_pretrained(tmp_path / "part")
+
+
+def test_a_file_where_a_part_should_be(file):
+    with pytest.raises(CheckpointError, match="is not a checkpoint folder"):
+        UNet2DConditionModel.from_pretrained(file)
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
+    (tmp_path / "text.safetensors").write_text("hello")
+    assert generate(["a cat", "--model", str(tmp_path / "text.safetensors"), "--out", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.splitlines()[-1] == (
+        f"error: {tmp_path / 'text.safetensors'} is damaged or not a safetensors file: it is a text"
+    )
+    assert "Traceback" not in captured.err

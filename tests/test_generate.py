@@ -1,0 +1,178 @@
+"""The command line: what it writes, where, and what it says when something is wrong."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minisd import StableDiffusionPipeline
+from minisd.generate import main, unknown_words
+
+
+@pytest.fixture
+def generate(folders, tmp_path, monkeypatch, capsys):
+    """Runs the command line in an empty folder with a small model; gives the status, the paths, and what was said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+    def run(*arguments, model=folders["v1"], steps=2):
+        status = main([*arguments, "--model", str(model), *([] if steps is None else ["--steps", str(steps)])])
+        out, err = capsys.readouterr()
+        return status, out.split("\n")[:-1], err
+
+    return run
+
+
+def test_paths_go_to_standard_output_and_the_rest_to_standard_error(generate, tmp_path):
+    status, paths, said = generate("a red ball", "a blue cat", "--seed", "3")
+    assert (status, paths) == (0, ["a-red-ball-3.png", "a-blue-cat-4.png"])
+    assert "seed 3" in said
+    assert all(Image.open(tmp_path / path).size == (64, 64) for path in paths)
+
+
+def test_picture_i_is_the_one_of_seed_plus_i_alone(generate, folders):
+    _, paths, _ = generate("a red ball", "--seed", "7", "--num-images", "6")  # more than one batch
+    pipe = StableDiffusionPipeline.from_pretrained(folders["v1"])
+    for i in (0, 5):
+        expected = pipe("a red ball", num_inference_steps=2, generator=torch.Generator().manual_seed(7 + i)).images[0]
+        difference = np.abs(np.array(Image.open(paths[i])).astype(int) - np.array(expected))
+        assert difference.max() <= 1
+
+
+def test_a_random_seed_is_reported_and_another_each_time(generate):
+    seeds = [re.search(r"seed (\d+)", generate("a cat")[2]).group(1) for _ in range(2)]
+    assert seeds[0] != seeds[1]
+
+
+def test_nothing_is_overwritten(generate, tmp_path):
+    for expected in ("picture.png", "picture-2.png", "picture-3.png"):
+        _, paths, _ = generate("a cat", "--seed", "1", "--out", "picture.png")
+        assert paths == [expected]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_picture_tells_how_to_repeat_it(generate):
+    flags = [
+        "--seed",
+        "5",
+        "--guidance-scale",
+        "3",
+        "--sampler",
+        "ddim",
+        "--eta",
+        "0.5",
+        "--negative-prompt",
+        "a dog",
+        "--width",
+        "72",
+    ]
+    _, (path,), _ = generate("a red ball", *flags)
+    chunks = Image.open(path).text
+    facts = json.loads(chunks["minisd"])
+    assert facts["torch"] == torch.__version__ and facts["dtype"] == "float32"
+    again = ["--seed", str(facts["seed"]), "--guidance-scale", str(facts["guidance_scale"]), "--sampler", facts["sampler"]]
+    again += ["--eta", str(facts["eta"]), "--negative-prompt", facts["negative_prompt"], "--steps", str(facts["steps"])]
+    again += ["--width", str(facts["width"]), "--height", str(facts["height"])]
+    _, (repeated,), _ = generate(facts["prompt"], *again, model=facts["model"], steps=None)
+    assert repeated != path and np.array_equal(np.array(Image.open(path)), np.array(Image.open(repeated)))
+    prompt, negative, line = chunks["parameters"].split("\n")
+    assert (prompt, negative) == ("a red ball", "Negative prompt: a dog")
+    assert "Steps: 2, Sampler: ddim, CFG scale: 3.0, Seed: 5, Size: 72x64" in line
+
+
+def test_a_grid_and_a_film(generate):
+    _, paths, _ = generate(
+        "a red ball", "a blue cat", "--num-images", "2", "--seed", "0", "--grid", "--gif", "--sampler", "ddim", steps=4
+    )
+    assert paths[-1] == "a-red-ball-0-grid.png" and Image.open(paths[-1]).size == (128, 128)
+    film = Image.open("a-red-ball-0.gif")
+    assert film.n_frames == 5  # a guess for each step, and the picture
+    assert film.size == (64, 64)
+
+
+def test_prompts_from_a_file(generate, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red ball\n\na blue cat\n")
+    assert generate("--from-file", "prompts.txt", "--seed", "0")[1] == ["a-red-ball-0.png", "a-blue-cat-1.png"]
+
+
+def test_flags_of_other_scripts_mean_the_same(generate):
+    ours = ["--seed", "1", "--num-images", "2", "--guidance-scale", "2", "--height", "72", "--width", "80", "--sampler", "pndm"]
+    compvis = ["--seed", "1", "--n_samples", "2", "--scale", "2", "--H", "72", "--W", "80", "--plms", "--outdir", "compvis"]
+    diffusers = ["--seed", "1", "--num_images_per_prompt", "2", "--guidance_scale", "2", "--height", "72", "--width", "80"]
+    pictures = [
+        [np.array(Image.open(path)) for path in generate(*arguments)[1]]
+        for arguments in (["a cat", *ours], ["--prompt", "a cat", *compvis], ["a cat", *diffusers, "--sampler", "pndm"])
+    ]
+    assert all(np.array_equal(pictures[0], others) for others in pictures[1:])
+    assert generate("a cat", "--seed", "1", "--ddim_steps", "3", "--quiet", steps=None)[0] == 0
+
+
+def test_quiet_says_only_the_paths(generate):
+    assert generate("a cat", "--seed", "1", "--quiet") == (0, ["a-cat-1.png"], "")
+
+
+def test_processes_under_torchrun_share_the_prompts(generate, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        shares.append(generate("a cat", "a dog", "a bird", "--seed", "0")[1])
+    assert shares == [["a-cat-0.png", "a-bird-2.png"], ["a-dog-1.png"]]
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ([], "say what to draw"),
+        (["a cat", "--height", "70"], "multiples of 8"),
+        (["a cat", "--guidance-scale", "nan"], "guidance_scale must be a number"),
+        (["a cat", "--num-images", "0"], "at least 1"),
+        (["a cat", "--from-file", "missing.txt"], "missing.txt"),
+        (["a cat", "--eta", "1"], "eta is a setting of DDIMScheduler"),
+    ],
+)
+def test_errors_are_one_sentence_and_leave_nothing(generate, tmp_path, arguments, sentence):
+    status, paths, said = generate(*arguments)
+    assert status == 1 and not paths and not list(tmp_path.iterdir())
+    assert sentence in said and "Traceback" not in said
+    assert said.rstrip().split("\n")[-1].startswith("error: ")
+
+
+def test_no_steps_and_no_model_are_explained(generate):
+    assert "0 steps are not possible" in generate("a cat", steps=0)[2]
+    status, _, said = generate("a cat", model="no/such/folder/anywhere")
+    assert status == 1 and "no/such/folder/anywhere" in said
+
+
+def test_a_long_prompt_is_drawn_and_what_was_left_out_is_said(generate):
+    status, paths, said = generate("cat " * 10_000, "--seed", "1")
+    assert status == 0 and len(paths) == 1
+    assert "left out" in said and len(said) < 2000
+
+
+def test_an_empty_prompt_is_allowed(generate):
+    assert generate("", "--seed", "1")[1] == ["picture-1.png"]
+
+
+def test_words_outside_the_world_are_named_with_the_nearest_inside():
+    assert unknown_words("an astronaut riding a horse at night") == []
+    (hint,) = unknown_words("a green drgon")
+    assert '"drgon"' in hint and '"dragon"' in hint
+    (hint,) = unknown_words("xylophone")
+    assert "astronaut" in hint
+
+
+def test_help_imports_nothing_heavy_and_unneeded():
+    command = [sys.executable, "-X", "importtime", "-m", "minisd.generate", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {
+        line.rsplit("|", 1)[-1].strip().split(".")[0] for line in result.stderr.splitlines() if line.startswith("import time")
+    }
+    assert "minisd" in imported
+    assert imported.isdisjoint({"diffusers", "transformers", "matplotlib", "scipy"})
