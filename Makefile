@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow notebooks lint clean
 
 demo: .venv/demo
 	$(BIN)/python -m minisd.generate "an astronaut riding a horse"
@@ -13,6 +13,9 @@ test: .venv/test lint
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest -m slow
+
+notebooks: .venv/test
+	$(BIN)/python notebooks/build.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -46,6 +46,8 @@ class CLIPTokenizer:
     model_max_length = 77
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], pad: str = END):
+        if lacking := {START, END, pad} - vocab.keys():
+            raise CheckpointError(f"the vocabulary lacks {min(lacking)}, as no vocabulary of CLIP does")
         self.vocab, self.merges, self.pad = vocab, merges, pad
         self.bpe = byte_pair_encoding(vocab, merges)
         if pad != END:  # in the official v2 tokenizers padding is a special token: a typed "!" becomes it too

@@ -111,8 +111,8 @@ def test_a_pickle_that_is_damaged(tmp_path, capsys):
 
 
 OTHERS = {
-    "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": "is a LoRA, which changes another checkpoint and is none itself",
-    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": "is Stable Diffusion XL; minisd knows v1 and v2",
+    "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": "is a LoRA, which changes another checkpoint and is none itself",
+    "conditioner.embedders.0.model.ln_final.weight": "is Stable Diffusion XL; minisd knows v1 and v2",
     "control_model.input_blocks.0.0.weight": "is a ControlNet, which steers another checkpoint and is none itself",
     "time_embedding.linear_1.weight": "is the UNet of a diffusers folder; name the folder that holds all parts",
     "first_stage_model.decoder.mid.block_1.conv1.weight": "is a VAE alone, without a UNet and a text encoder",
@@ -147,7 +147,7 @@ def test_an_instruct_pix2pix_file(tmp_path, small_presets):
 
 
 HARM = {
-    "missing": (lambda t: t.pop(UNET + "out.2.bias"), "does not fit Stable Diffusion v1: it lacks model.diffusion_model.out.2.bias"),
+    "missing": (lambda t: t.pop(UNET + "out.2.bias"), f"does not fit Stable Diffusion v1: it lacks {UNET}out.2.bias"),
     "many missing": (
         lambda t: [t.pop(name) for name in list(t) if name.startswith("first_stage_model.decoder")],
         "it lacks first_stage_model.decoder.conv_in.weight, first_stage_model.decoder.conv_in.bias, "
@@ -253,7 +253,7 @@ def test_weights_of_whole_numbers_in_a_folder(folders, tmp_path):
     (tmp_path / "part" / "config.json").write_text((folders["v1"] / "text_encoder" / "config.json").read_text())
     save_file(tensors, tmp_path / "part" / "model.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"does not fit the network: final_norm.bias is stored as torch.int32, as no weight is"
+        CheckpointError, match=r"does not fit the network: final_norm.bias is stored as torch.int32, which is no format of weights"
     ):
         CLIPTextModel.from_pretrained(tmp_path / "part")
 

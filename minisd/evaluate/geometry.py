@@ -28,8 +28,9 @@ from .findings import PLACES, Finding
 GRID, FINE = 32, 64  # cells a side of the page in which things are looked for, and in which they are put right
 SCALES = [0.16 * 1.0927**i for i in range(12)]  # to 0.42
 STEPS = {"x": 0.02, "y": 0.02, "scale": 0.012, "angle": 0.06}  # by how much a thing is moved, sized and turned
-LEAST_DROP = 0.02  # of the error (values 0 to 1) where a thing is drawn: what is there brings more, what is not brings less
-LEAST_SHARE = 0.35  # of that error: a thing that leaves more is a blot and no thing
+LEAST_DROP = 0.025  # of the error (values 0 to 1) where a thing is drawn: what is there brings more, what is not brings less
+LEAST_DROP_NEAR_ITS_LIKE = 0.1  # a limb of a crooked thing is no second thing of the same colour
+LEAST_SHARE = 0.3  # of that error: a thing that explains less is a blot
 MOST_THINGS = 3  # one more than a scene has
 
 Things = tuple[Thing, ...]  # the first in front
@@ -48,7 +49,8 @@ def look(picture: Tensor) -> Finding:
     while colors and len(things) < MOST_THINGS:
         found = search(coarse, page(things, place, GRID), colors, avoid=things)
         more = refine((found, *things), 0, place, fine)
-        if drop(more, 0, place, fine)[0] < LEAST_DROP:
+        like = any(overlap(found, thing) and found.color == thing.color for thing in things)
+        if drop(more, 0, place, fine)[0] < (LEAST_DROP_NEAR_ITS_LIKE if like else LEAST_DROP):
             break
         things = more if len(more) == 1 else reconsider(more, place, coarse, fine, colors)
     return Finding(tuple(t for i, t in enumerate(things) if drop(things, i, place, fine)[1] > LEAST_SHARE), place)

@@ -18,6 +18,8 @@ PARTS = {  # where the middle of each box is, and what it does
 
 def you_are_here(*here: str):
     """Draw the pipeline with the parts named lit, any of "text encoder", "UNet", "scheduler" and "VAE"."""
+    if strangers := set(here) - set(PARTS):
+        raise ValueError(f"{sorted(strangers)}: the parts of the diagram are {list(PARTS)}")
     figure = Figure(figsize=(WIDTH, HEIGHT))
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
     ax.set_axis_off()

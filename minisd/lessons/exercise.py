@@ -58,8 +58,7 @@ def difference(a: Any, b: Any) -> float:
 
 def objection(result: Any, right: Any) -> str:
     """What is wrong with a result, without giving the right one away."""
-    shape, right_shape = (tuple(x.shape) if isinstance(x, torch.Tensor) else () for x in (result, right))
-    if shape != right_shape:
-        return f"the shape is {shape} and should be {right_shape}"
+    if isinstance(result, torch.Tensor) and isinstance(right, torch.Tensor) and result.shape != right.shape:
+        return f"the shape is {tuple(result.shape)} and should be {tuple(right.shape)}"
     off = difference(result, right)
     return f"the largest difference from the right answer is {off:.3g}" if math.isfinite(off) else "not yet"

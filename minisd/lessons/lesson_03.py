@@ -66,17 +66,21 @@ def show_arrows(points: Tensor, levels: Mapping[int, Tensor]):
         ax.grid(False)
     show(
         figure,
-        "Arrows of −ε on the density of the noisy points. At a high t there is one hill and all arrows point to its top; at a low "
-        "t there are five sharp peaks, one at each point, and every arrow points to one of them.",
+        "Arrows of −ε on the density of the noisy points. At a high t there is one hill and all arrows point to its top; at a "
+        "low t there are five sharp peaks, one at each point, and every arrow points to one of them.",
     )
 
 
-def show_flow(film: Mapping[int, Tensor], paint: Tensor):
+def show_flow(film: Mapping[str, Tensor], paint: Tensor):
     """Many points (B, 2) at several moments on their way from noise to data; `paint` (B,) gives each its colour for good."""
-    figure, axes = planes(len(film), [f"t = {t}" for t in film])
+    figure, axes = planes(len(film), list(film))
     for ax, x in zip(axes, film.values()):
         ax.scatter(*x.T, s=4, c=paint, cmap="cividis", linewidths=0)
-    show(figure, "A round cloud of noise, in five pictures, contracts and becomes the silhouette of a cat with ears and a tail.")
+    show(
+        figure,
+        "A round cloud of noise contracts in five pictures, until its points form the outline of a sitting cat with eyes, ears and "
+        "a tail. What began on the left ends on the left.",
+    )
 
 
 def show_density(points: Tensor, alphas_cumprod: Tensor, times: Sequence[int], paths: Tensor):
@@ -91,13 +95,13 @@ def show_density(points: Tensor, alphas_cumprod: Tensor, times: Sequence[int], p
     ax.grid(False)
     show(
         figure,
-        "Time runs to the right, from t = 999 to 0. One broad hill of density splits in two and then into three narrow ridges, which "
-        "end in the three data points. Lines from the left edge follow the ridges, never cross, and each ends in a point.",
+        "Time runs to the right, from t = 999 to 0. One broad ridge of density splits, at about t = 250, into three narrow ones "
+        "that end in the three data points. 24 lines from the left edge follow them without crossing, eight to each point.",
     )
 
 
 def show_three_names(alphas_cumprod: Tensor, t: int):
-    """Left: x0, ε, x_t and v in the plane of x0 and ε, where time is an angle. Right: what an error in each of three means for x0."""
+    """Left: x0, ε, x_t and v in one plane, where time is an angle. Right: what an error in ε, v or x0 does to x0."""
     figure, (plane, curves) = page(1, 2, height=2.9, width_ratios=(1, 1.7))
     turn = torch.linspace(0, torch.pi / 2, 50)
     x, y = alphas_cumprod[t].item() ** 0.5, (1 - alphas_cumprod[t].item()) ** 0.5
@@ -122,8 +126,8 @@ def show_three_names(alphas_cumprod: Tensor, t: int):
     curves.legend()
     show(
         figure,
-        "Left, a quarter of a circle: x0 points right, ε up, x_t in between at the angle φ, and v along the circle, from x0 towards "
-        "ε. Right, the error of x0 over t: for ε it rises from 0.03 to 15, for v from 0.03 to 1, for x0 it is always 1.",
+        "Left, a quarter of a circle: x0 points right, ε up, x_t in between at the angle φ, and v along the circle, from x0 to "
+        "ε. Right, the error of x0 over t: for ε it rises from 0.03 to 15, for v from 0.03 to 1, for x0 it is 1.",
     )
 
 

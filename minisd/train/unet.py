@@ -138,7 +138,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
     torch.manual_seed(recipe.seed)
     unet = UNet2DConditionModel(TINY_UNET)
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=4.0)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=3.0)
     pipe.set_progress_bar_config(disable=True)
     train(folder / "unet", unet, recipe, loss_with(latents, contexts, recipe), show_with(pipe))
 
@@ -147,5 +147,5 @@ def pack(folder: Path, to: Path):
     """The three trained parts as a checkpoint."""
     vae, text_encoder, tokenizer = parts(folder)
     unet = finished(folder / "unet", UNet2DConditionModel(TINY_UNET))
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=4.0)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=3.0)
     pipe.to(torch.float16).save_pretrained(to)

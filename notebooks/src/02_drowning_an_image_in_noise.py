@@ -84,6 +84,10 @@ figures.show(
 )
 
 # %% [markdown]
+# Later than one thinks. At $t = 500$ the larger part of $x_t$ is noise, and the eye still finds the
+# horse: eyes are denoisers too. (The screen cuts off what noise pushes below −1 or above 1. The
+# formulas do not.)
+#
 # ## One jump
 #
 # A thousand steps for every training example would be a nuisance. But a sum of Gaussians is a
@@ -116,7 +120,8 @@ lesson.add_noise.check(my_add_noise)
 # > 500?
 
 # %%
-alphas_cumprod = torch.cumprod(1 - beta, dim=0)  # (1000,)
+alphas_cumprod = torch.cumprod(1 - beta, dim=0)
+shapes(beta=(beta, (1000,)), alphas_cumprod=(alphas_cumprod, (1000,)))
 
 times = range(0, 1000, 50)
 picture = torch.tensor([(walk[t] * x0).sum() / (x0 * x0).sum() for t in times])
@@ -124,8 +129,8 @@ noise = torch.tensor([(walk[t] - share * x0).std() for t, share in zip(times, pi
 lesson.show_shares(alphas_cumprod, times, picture, noise)
 
 # %% [markdown]
-# The walk took 1000 draws of noise and the jump needs one, yet nobody can tell which of the two made
-# an $x_t$. From here on we jump, with [`add_noise`](../minisd/schedule.py), which is Exercise 1.
+# They cross a little beyond 350, and the points lie on the curves. The walk took 1000 draws of noise,
+# the jump needs one, and nobody can tell which of the two made an $x_t$. From here on we jump, with [`add_noise`](../minisd/schedule.py), which is Exercise 1.
 #
 # ## Three schedules
 #
@@ -158,11 +163,13 @@ noisy = [add_noise(x0, noise, schedules[name][t]) for name in schedules for t in
 titles = [f"{name}, t = {t}" for name in schedules for t in times]
 figures.show(
     figures.pictures([x[:, ::2, ::2] for x in noisy], titles, columns=4),
-    "Rows: linear, scaled-linear, cosine; columns: t = 250, 500, 750, 999.",
+    "The picture at four timesteps of three schedules. At t = 500 it is all but gone in linear, dim in"
+    " scaled-linear, and clear in cosine; at t = 999 it is gone in all.",
 )
+shapes(noise=(noise, (4, 64, 64)), x_t=(noisy[0], (4, 64, 64)))
 
 # %% [markdown]
-# A $t$ by itself means nothing; an SNR does. That is why samplers (notebook 04) think in SNR, or in
+# In cosine's, by far. A $t$ by itself means nothing; an SNR does. That is why samplers (notebook 04) think in SNR, or in
 # $\sigma = 1/\sqrt{\mathrm{SNR}}$, and treat $t$ as a mere label.
 #
 # ### Exercise 2 · As much noise as picture
@@ -266,7 +273,7 @@ for t in (0, 250, 500, 750, 999):
 # $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t} = 1/\sqrt{\mathrm{SNR}}$.
 #
 # > **Predict.** A better guess, wrong by only 10 % of the noise, at five timesteps. What does the
-# > picture look like that it implies?
+# > picture look like that it implies? (The factor $1/\sqrt{\mathrm{SNR}}$ stands above each.)
 
 # %%
 guess = noise + 0.1 * torch.randn(x0.shape, generator=rng)
@@ -277,7 +284,7 @@ for t in (50, 200, 500, 800, 999):
     titles.append(f"t = {t}:  × {((1 - alpha) / alpha) ** 0.5:.2g}")
 figures.show(
     figures.pictures(implied, titles, columns=5),
-    "The implied picture is perfect at t = 50, grainy at t = 800, and hardly to be seen at t = 999.",
+    "The implied picture is perfect at t = 50, grainy at t = 800, and a smudge in noise at t = 999.",
 )
 
 # %% [markdown]

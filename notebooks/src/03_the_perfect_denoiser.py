@@ -95,15 +95,16 @@ lesson.show_votes(x, points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)
 # $\hat\epsilon = (x_t - \sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. It is not the noise that
 # was drawn, but the *mean* of all the noises that could have led to this $x_t$. A mean can be learnt.
 #
-# Is this what a network would learn? The loss of notebook 02 says: average over all training examples
-# that look like $x$. So let us do that. Draw two million of them, keep those that land next to $x$,
-# and average the noise that was really in them.
+# Is this what a network would learn? Of all answers, the mean of a heap of numbers has the smallest
+# mean square error to them. So a network that minimises the loss of notebook 02 must answer, for an
+# $x$, with the mean of the noises in all training examples that look like $x$. Let us do just that:
+# draw two million examples, keep those that land next to $x$, and average what was really in them.
 
 # %%
 alpha = alphas_cumprod[500]
 noise = torch.randn(2_000_000, 2, generator=rng)
 landed = add_noise(points[torch.randint(5, (2_000_000,), generator=rng)], noise, alpha)
-near = (landed - x).norm(dim=1) < 0.05
+near = (landed - x).norm(dim=1) < 0.1
 
 print(f"mean noise of the {near.sum()} examples nearby: {noise[near].mean(0).numpy().round(2)}")
 print(f"and by the formula: {exact.epsilon(x[None], points, alpha)[0].numpy().round(2)}")
@@ -149,7 +150,7 @@ print(f"largest difference at 1000 places: {(slope - score).abs().max():.1e}")
 # with the same noise, but less of it ([Song et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with
 # $\eta = 0$, known as DDIM).
 #
-# Five points would be dull. Let us have some 300, in the shape of something.
+# Five points would be dull. Let us have some 200, in the shape of something.
 
 # %%
 cat = picture_book.Scene((picture_book.Thing("cat", "black", 0.5, 0.5, 0.48),))
@@ -162,8 +163,8 @@ data = data / data.std()  # (N, 2), of variance 1
 
 # %%
 def walk(x, data, times):
-    """From noise at times[0] down to data: every x_t on the way, (len(times) + 1, B, D)."""
-    levels = [*alphas_cumprod[times], 1.0]
+    """From noise at times[0] to data: all x_t on the way, (steps + 1, B, D)."""
+    levels = [*alphas_cumprod[times], 0.9999, 0.99999, 1.0]  # the schedule itself ends at 0.999
     way = [x]
     for alpha, alpha_next in zip(levels, levels[1:]):
         eps = exact.epsilon(way[-1], data, alpha)
@@ -178,7 +179,7 @@ def walk(x, data, times):
 # %%
 times = torch.linspace(999, 0, 50).round().long()  # 999, 979, … 20, 0
 way = walk(torch.randn(3000, 2, generator=rng), data, times)
-film = {times[i].item(): way[i] for i in (0, 25, 38, 45)} | {"end": way[-1]}
+film = {f"t = {times[i]}": way[i] for i in (0, 25, 38, 45)} | {"end": way[-1]}
 lesson.show_flow(film, paint=way[0, :, 0])
 
 # %% [markdown]
@@ -193,7 +194,7 @@ numbers = torch.tensor([[-1.4], [0.1], [1.3]])
 quantiles = (torch.arange(24)[:, None] + 0.5) / 24
 starts = torch.distributions.Normal(0, 1).icdf(quantiles)  # as noise lies, but evenly
 fine = torch.arange(999, -1, -3)
-paths = walk(starts, numbers, fine)[:-1, :, 0]
+paths = walk(starts, numbers, fine)[: len(fine), :, 0]
 lesson.show_density(numbers, alphas_cumprod, fine, paths)
 
 # %% [markdown]
@@ -212,11 +213,13 @@ def to_nearest(x, data):
     return torch.cdist(x, data, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
 
 
-new = to_nearest(way[-1], data).values > 0.01
-print(f"{new.sum()} of {len(new)} are more than 0.01 from every training point")
+for place, x in (("end of the schedule", way[len(times) - 1]), ("end of the noise", way[-1])):
+    new = to_nearest(x, data).values > 0.05
+    print(f"{place}: {new.sum()} of {len(new)} are more than 0.05 from every training point")
 
 # %% [markdown]
-# As good as none, and with finer steps none at all. With pictures it is the same. Here are 100 pages of
+# None, although where the schedule ends, with 3 % of noise left, most were still between two dots.
+# With pictures it is the same. Here are 100 pages of
 # the picture book, 32×32 pixels each, and the perfect denoiser of these 100. It walks from three draws
 # of noise, and we look at its guesses $\hat x_0$ on the way.
 #
@@ -232,6 +235,7 @@ way = walk(torch.randn(3, 3072, generator=rng), book, times)
 shown = (0, 1, 2, 3, 5, 10, 49)
 guesses = [exact.denoise(way[i], book, alphas_cumprod[times[i]]) for i in shown]
 distance, nearest = to_nearest(way[-1], book)
+shapes(x_t=(way[0], (3, 4, 64, 64)), guess=(guesses[0], (3, 4, 64, 64)))
 print(f"distance to the nearest of the 100: {distance.max():.1e}")
 
 # %%
@@ -245,14 +249,14 @@ figures.show(
 
 # %% [markdown]
 # It sees in noise what the noise happens to resemble, several pages laid over each other; then it makes
-# up its mind, and draws a page of the book, to the last digit. (Already at $t = 900$, where the three
-# numbers had hardly begun: here 3072 pixels have a vote.)
+# up its mind, and draws a page of the book, to the last digit. (And early: at $t = 800$, when the
+# three numbers had hardly begun. Here 3072 pixels have a vote.)
 #
 # So a UNet with the smallest possible loss would be a very slow way to look up its training set, and
-# everything new that diffusion models draw comes from *not* reaching that minimum. A UNet cannot store
-# two billion pictures in its weights. It has to make do with rules, say, that edges are sharp and that
-# what is true of one corner is true of another, and where its rules differ from the exact answer it
-# composes what no page shows. This is studied in [Kadkhodaie et al.
+# everything new that diffusion models draw comes from *not* reaching that minimum. 860 million weights
+# cannot store two billion pictures. They have to make do with rules, say, that edges are sharp and that
+# what is true of one corner is true of another, and where these differ from the exact answer they
+# compose what no page shows. This is studied in [Kadkhodaie et al.
 # 2024](https://arxiv.org/abs/2310.02557) and [Kamb & Ganguli 2024](https://arxiv.org/abs/2412.20292);
 # and where a picture stood in the data many times over, Stable Diffusion did learn it by heart
 # ([Carlini et al. 2023](https://arxiv.org/abs/2301.13188)). Notebook 10 looks for it in our own model.
@@ -308,7 +312,7 @@ lesson.x0_from_v.check(my_x0_from_v)
 # |---|---|---|---|
 # | a point (2,), a picture (3072,) | latents (4, 64, 64) = 16,384 numbers | [`pipeline.py`](../minisd/pipeline.py) | |
 # | `exact.epsilon(x, points, alpha)` | `unet(x, t, encoder_hidden_states=context).sample`: 860 million weights, and the words as a third input | [`unet.py`](../minisd/unet.py) | Ho et al. 2020, eq. 14; Rombach et al. 2022, eq. 3 |
-# | `-epsilon / sqrt(1 - alpha)` | the score; what guidance adds to (notebook 08) | [`pipeline.guide`](../minisd/pipeline.py) | Song & Ermon 2019, eq. 2 |
+# | `-epsilon / sqrt(1 - alpha)` | the score, which guidance bends (notebook 08) | [`pipeline.guide`](../minisd/pipeline.py) | Song & Ermon 2019, §2.1 |
 # | `walk`, 50 steps | DDIM with η = 0; by default PNDM, the same step with a better ε (notebook 04) | [`schedulers/`](../minisd/schedulers) | Song et al. 2020, eq. 12 |
 # | `to_x0`, the guesses | `pred_original_sample` of every step | [`schedule.to_x0`](../minisd/schedule.py) | Song et al. 2020, eq. 9 |
 # | `velocity`, `to_epsilon` | not in 1.5; Stable Diffusion 2 at 768×768 predicts $v$ | [`schedule.py`](../minisd/schedule.py) | Salimans & Ho 2022, appendix D |

@@ -80,9 +80,7 @@ def rows(folder: Path) -> Iterator[Row]:
     def timed(once: str, dtype: str = "float32") -> str:
         return loaded("float32", dtype) + READY.format(once=once)
 
-    step = "pipe.unet(torch.ones(2, 4, 64, 64, dtype=pipe.unet.dtype_), 500, encoder_hidden_states=torch.ones(2, 77, 768, dtype=pipe.unet.dtype_))"
-    dtype = "next(pipe.unet.parameters()).dtype"
-    step = step.replace("pipe.unet.dtype_", dtype)
+    step = "pipe.unet(torch.ones(2, 4, 64, 64).to(pipe.dtype), 500, encoder_hidden_states=torch.ones(2, 77, 768).to(pipe.dtype))"
     yield Row("import", "{import_}")
     yield Row("load, float32 file", loaded("float32"))
     yield Row("load and read every weight, float32 file", loaded("float32") + "\n" + READ)
@@ -124,7 +122,8 @@ def main():
     import diffusers
     import torch
 
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, diffusers {diffusers.__version__}\n")
+    versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}\n")
     print("| | minisd | diffusers | ratio | minisd, peak | diffusers, peak | ratio |\n|---|---|---|---|---|---|---|")
     for row in rows(arguments.folder):
         if row.name.startswith(arguments.only):

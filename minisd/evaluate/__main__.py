@@ -1,0 +1,105 @@
+"""`python -m minisd.evaluate`: does the model draw what it is told? Writes evaluation.md, evaluation.json and sheet.png.
+
+    python -m minisd.evaluate                                 # the built-in model, 100 prompts of every kind
+    python -m minisd.evaluate --model my-model --prompts 30   # any checkpoint of this world
+    python -m minisd.evaluate --quick                         # half a minute: is anything broken?
+
+`torchrun --nproc-per-node N -m minisd.evaluate …` shares the pictures among N processes.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ..generate import SAMPLERS, best_device
+from ..pipeline import StableDiffusionPipeline
+from ..train.unet import SCENES
+from . import detector, geometry
+from .findings import Judge
+from .prompts import FAMOUS, SETS, prompts_of
+from .protocol import Painter, evaluate, painter
+from .rates import Rate, rate, right
+from .report import as_json, contact_sheet, markdown, shown
+
+JUDGES: dict[str, Judge] = {"first": geometry.judge, "second": detector.judge}
+QUICK = ("one thing", "one thing, new colour", "two things", "riding")
+QUICK_STEPS = 20
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m minisd.evaluate", description="Does the model draw what it is told?")
+    p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
+    p.add_argument("--prompts", type=int, default=100, metavar="N", help="of every kind (default: 100)")
+    p.add_argument("--guidance-scale", type=float, metavar="W", help="default: the model's own")
+    p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
+    p.add_argument("--steps", type=int, metavar="N", help="default: the model's own")
+    p.add_argument("--seed", type=int, default=0, help="prompt i starts from the noise of seed + i (default: 0)")
+    p.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help="default: evaluation")
+    p.add_argument("--quick", action="store_true", help=f"6 prompts of 4 kinds, {QUICK_STEPS} steps, one judge; writes nothing")
+    return p
+
+
+def quick(paint: Painter, count: int = 6, seed: int = 0) -> dict[str, Rate]:
+    """For a few prompts of some sets, the rate of pictures in which the first judge finds everything right."""
+    sets = {name: prompts_of(name, count, seed) for name in QUICK}
+    return {name: rate(right(geometry.judge(paint(prompts)), prompts)) for name, prompts in sets.items()}
+
+
+def load(args: argparse.Namespace) -> StableDiffusionPipeline:
+    pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=torch.float32).to(best_device())
+    pipe.set_progress_bar_config(disable=True)
+    if args.sampler:
+        pipe.scheduler = SAMPLERS[args.sampler].from_config(pipe.scheduler.config)
+    return pipe
+
+
+def run(args: argparse.Namespace):
+    pipe = load(args)
+    if args.quick:
+        for name, share in quick(painter(pipe, args.steps or QUICK_STEPS, args.guidance_scale), seed=args.seed).items():
+            print(f"{shown(share)}  {name}")
+        return
+    settings = {
+        "model": args.model,
+        "sampler": type(pipe.scheduler).__name__,
+        "steps": args.steps or pipe.num_inference_steps,
+        "guidance_scale": pipe.guidance_scale if args.guidance_scale is None else args.guidance_scale,
+        "prompts": args.prompts,
+        "seed": args.seed,
+    }
+    steps, scale = settings["steps"], settings["guidance_scale"]
+    controls = {"no prompt": painter(pipe, steps, scale, words=False), "guidance 1": painter(pipe, steps, 1.0)}
+    sets = {name: prompts_of(name, args.prompts, args.seed) for name in [*SETS, FAMOUS]}
+    evaluation = evaluate(pipe.vae, painter(pipe, steps, scale), controls, JUDGES, sets, SCENES)
+    if evaluation is None:  # another process has the result
+        return
+    text = markdown(evaluation, settings)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "evaluation.md").write_text(text, encoding="utf-8")
+    (args.out / "evaluation.json").write_text(json.dumps(as_json(evaluation, settings), indent=1), encoding="utf-8")
+    contact_sheet(evaluation, args.seed).save(args.out / "sheet.png")
+    print(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, or 1 for an error that was explained."""
+    args = parser().parse_args(arguments)
+    if "WORLD_SIZE" in os.environ:
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo")
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""The second judge: a small network that has seen renders only, and shares nothing with the first but the world.
+
+Things are points (Zhou et al. 2019, "Objects as Points"): every cell of a 16×16 grid says how much it looks like the middle of
+each kind of thing, and, if it is one, the colour, the exact place and the size. The page as a whole says where it all is.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from weights_convert import read_weights
+
+from ..checkpoint import load_strictly
+from ..tiny.picture_book import COLORS, Thing
+from ..tiny.picture_book import THINGS as KINDS
+from .findings import PLACES, Finding
+
+WEIGHTS = Path(__file__).parents[1] / "tiny" / "judge.safetensors"
+GRID = 16  # cells a side
+LEAST_HEAT = 0.4  # how sure a cell must be to hold the middle of a thing
+
+
+class Prediction(NamedTuple):
+    """What the network says of B pictures, each cell for itself."""
+
+    heat: Tensor  # (B, kinds, 16, 16): logits
+    color: Tensor  # (B, colours, 16, 16): logits
+    box: Tensor  # (B, 3, 16, 16): x and y from the cell's corner, in cells, and the logarithm of the scale
+    place: Tensor  # (B, places): logits
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm, self.conv = nn.GroupNorm(8, channels), nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(F.silu(self.norm(x)))
+
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 24, 5, 2, 2), nn.SiLU(), nn.Conv2d(24, 32, 3, 2, 1), Block(32))
+        self.down = nn.Sequential(nn.SiLU(), nn.Conv2d(32, 48, 3, 2, 1), Block(48))
+        self.deep = nn.Sequential(nn.SiLU(), nn.Conv2d(48, 64, 3, 2, 1), Block(64), Block(64))
+        self.back = nn.Conv2d(64, 48, 1)
+        self.head = nn.Sequential(Block(48), nn.GroupNorm(8, 48), nn.SiLU(), nn.Conv2d(48, len(KINDS) + len(COLORS) + 3, 1))
+        self.place = nn.Linear(64, len(PLACES))
+        nn.init.constant_(self.head[-1].bias[: len(KINDS)], -4.0)  # nearly every cell is no middle
+
+    def forward(self, pixels: Tensor) -> Prediction:
+        """Pictures (B, 3, 128, 128) in [-1, 1]."""
+        fine = self.down(self.stem(pixels))  # (B, 48, 16, 16)
+        deep = self.deep(fine)  # (B, 64, 8, 8)
+        cells = self.head(fine + F.interpolate(self.back(deep), scale_factor=2.0))
+        return Prediction(*cells.split([len(KINDS), len(COLORS), 3], dim=1), self.place(deep.mean(dim=(2, 3))))
+
+
+@cache
+def trained() -> Detector:
+    """The network with the weights of the package. Raises CheckpointError if they don't fit."""
+    with torch.device("meta"):
+        model = Detector()
+    weights = read_weights(WEIGHTS.parent, [WEIGHTS.name])
+    return load_strictly(model, {name: tensor.float() for name, tensor in weights.items()}, str(WEIGHTS))
+
+
+@torch.inference_mode()
+def judge(pictures: Tensor) -> list[Finding]:
+    """What is in each of the pictures, (B, 3, 128, 128) in [-1, 1]."""
+    return [finding for part in pictures.float().cpu().split(32) for finding in read(trained()(part))]
+
+
+def read(prediction: Prediction) -> list[Finding]:
+    """The peaks of the heat are things: cells hotter than their neighbours, each with its hottest kind."""
+    heat = prediction.heat.sigmoid()
+    peaks = torch.where(heat == F.max_pool2d(heat, 3, 1, 1), heat, 0)
+    sure, kinds = peaks.max(dim=1)  # (B, 16, 16)
+    findings = []
+    for i, place in enumerate(prediction.place.argmax(dim=1).tolist()):
+        things = []
+        for row, column in (sure[i] > LEAST_HEAT).nonzero().tolist():
+            dx, dy, log_scale = prediction.box[i, :, row, column].tolist()
+            color = int(prediction.color[i, :, row, column].argmax())
+            x, y = (column + dx) / GRID, (row + dy) / GRID
+            scale = float(torch.tensor(log_scale).exp())
+            things.append(Thing(list(KINDS)[kinds[i, row, column]], list(COLORS)[color], x, y, scale))
+        findings.append(Finding(tuple(things), PLACES[place]))
+    return findings

@@ -1,0 +1,134 @@
+"""The protocol: the judges are measured first, then the model, then the model where nothing should be right.
+
+Whoever draws is a painter: a function from prompts to pictures. The model is one; the book's own renderer is another, and so is
+the renderer behind the model's VAE. What is missing in the pictures of these two, where nothing is wrong, the judges don't see.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from ..image import to_tensor
+from ..pipeline import StableDiffusionPipeline
+from ..tiny.picture_book import draw
+from ..train.loop import rank_and_world
+from ..train.unet import scene_number
+from ..vae import AutoencoderKL
+from .findings import Finding, Judge
+from .prompts import Prompt
+
+Painter = Callable[[list[Prompt]], Tensor]  # prompts → pictures (B, 3, 128, 128) in [-1, 1]
+Sets = Mapping[str, list[Prompt]]
+BATCH = 8
+CONTROLLED = "one thing"  # the set that the controls paint again
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every judge found in the pictures of every painter."""
+
+    sets: Sets
+    calibration: dict[str, dict[str, dict[str, list[Finding]]]]  # painter without fault → judge → set → findings
+    judged: dict[str, dict[str, list[Finding]]]  # judge → set → findings
+    controls: dict[str, dict[str, list[Finding]]]  # control → judge → findings
+    nearest: dict[str, Tensor]  # whose pictures → distance of each to the nearest training picture
+    pictures: dict[str, Tensor]  # of the model, for every set
+
+
+def render(prompts: list[Prompt]) -> Tensor:
+    """The painter who makes no mistakes."""
+    return torch.stack([to_tensor(draw(prompt.scene)) for prompt in prompts])
+
+
+def through(vae: AutoencoderKL) -> Painter:
+    """The painter whose renders go through a VAE and back: no model is better than its own."""
+
+    @torch.inference_mode()
+    def paint(prompts: list[Prompt]) -> Tensor:
+        weight = vae.post_quant_conv.weight
+        latents = (vae.encode(part.to(weight)).latent_dist.mode() for part in render(prompts).split(BATCH))
+        return torch.cat([vae.decode(z).sample.float().cpu() for z in latents]).clamp(-1, 1)
+
+    return paint
+
+
+def painter(pipe: StableDiffusionPipeline, steps: int | None, guidance_scale: float | None, words: bool = True) -> Painter:
+    """A model, or what it paints when nobody says what. Under torchrun every process paints a share."""
+
+    def paint(prompts: list[Prompt]) -> Tensor:
+        rank, world = rank_and_world()
+        mine, pictures = range(rank, len(prompts), world), {}
+        for first in tqdm(range(0, len(mine), BATCH), desc="pictures", leave=False, disable=rank > 0):
+            batch = mine[first : first + BATCH]
+            images = pipe(
+                [prompts[i].text if words else "" for i in batch],
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=[torch.Generator().manual_seed(prompts[i].seed) for i in batch],
+                output_type="pt",
+            ).images
+            pictures |= dict(zip(batch, 2 * images.cpu() - 1))
+        shares = [pictures] * world
+        if world > 1:
+            dist.all_gather_object(shares, pictures)
+        return torch.stack([shares[i % world][i] for i in range(len(prompts))])
+
+    return paint
+
+
+def evaluate(
+    vae: AutoencoderKL,
+    model: Painter,
+    controls: Mapping[str, Painter],
+    judges: Mapping[str, Judge],
+    sets: Sets,
+    training: int,
+) -> Evaluation | None:
+    """The whole protocol; only the first of several processes gets the result.
+
+    `training` is the number of training scenes among which the nearest to each picture is looked for.
+    """
+    leads = rank_and_world()[0] == 0
+    fresh = {painter: {name: paint(sets[name]) for name in sets} for painter, paint in faultless(vae).items()} if leads else {}
+    calibration = {painter: judge_all(judges, pictures) for painter, pictures in fresh.items()}
+    pictures = {name: model(prompts) for name, prompts in sets.items()}
+    controlled = {name: paint(sets[CONTROLLED]) for name, paint in controls.items()}
+    if not leads:
+        return None
+    judged = judge_all(judges, pictures)
+    findings = {name: {judge: look(part) for judge, look in judges.items()} for name, part in controlled.items()}
+    samples = {"fresh renders": fresh["round trips"], "the model's": pictures}
+    nearest = nearest_training_picture({name: torch.cat(list(s.values())) for name, s in samples.items()}, training)
+    return Evaluation(sets, calibration, judged, findings, nearest, pictures)
+
+
+def faultless(vae: AutoencoderKL) -> dict[str, Painter]:
+    return {"renders": render, "round trips": through(vae)}
+
+
+def judge_all(judges: Mapping[str, Judge], pictures: Mapping[str, Tensor]) -> dict[str, dict[str, list[Finding]]]:
+    return {judge: {name: look(part) for name, part in pictures.items()} for judge, look in judges.items()}
+
+
+def thumbnails(pictures: Tensor) -> Tensor:
+    """Pictures of any size as (B, 16·16·3) values from 0 to 255."""
+    return (F.adaptive_avg_pool2d(pictures, 16).flatten(1) + 1) * 127.5
+
+
+def nearest_training_picture(samples: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The distance of every picture to the nearest of the first `count` training scenes: the root of the mean square of 16×16
+    thumbnails, 0 to 255. A model that repeats what it has seen is nearer to it than fresh pictures are."""
+    small = {name: thumbnails(pictures) for name, pictures in samples.items()}
+    least = {name: torch.full((len(pictures),), torch.inf) for name, pictures in samples.items()}
+    for first in tqdm(range(0, count, 1000), desc="training pictures", leave=False):
+        scenes = [scene_number(i) for i in range(first, min(first + 1000, count))]
+        training = thumbnails(torch.stack([to_tensor(draw(scene, 32)) for scene in scenes]))
+        for name, pictures in small.items():
+            distance = torch.cdist(pictures, training).amin(dim=1) / pictures.shape[1] ** 0.5
+            least[name] = torch.minimum(least[name], distance)
+    return least

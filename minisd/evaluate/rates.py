@@ -1,0 +1,59 @@
+"""Counting: how many of how many were right, how sure that is, and what it would be by chance or if skills were independent."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+from .findings import Finding, is_right, verdict
+from .prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many of how many."""
+
+    right: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        return self.right / max(self.of, 1)
+
+    def interval(self, z: float = 1.96) -> tuple[float, float]:
+        """Where the true share lies with 95 % confidence (Wilson 1927, eq. 8 of Brown et al. 2001)."""
+        n, p = max(self.of, 1), self.share
+        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rate(outcomes: Sequence[bool]) -> Rate:
+    return Rate(sum(outcomes), len(outcomes))
+
+
+def right(findings: Sequence[Finding], prompts: Sequence[Prompt]) -> list[bool]:
+    return [is_right(finding, prompt.scene) for finding, prompt in zip(findings, prompts)]
+
+
+def skills(findings: Sequence[Finding], prompts: Sequence[Prompt]) -> dict[str, Rate]:
+    """The rate of every skill that a set of prompts asks for, each for itself."""
+    verdicts = [verdict(finding, prompt.scene) for finding, prompt in zip(findings, prompts)]
+    return {name: rate([each[name] for each in verdicts]) for name in verdicts[0]}
+
+
+def shuffled(findings: Sequence[Finding], prompts: Sequence[Prompt]) -> Rate:
+    """How often a picture is right for the next prompt instead of its own: chance."""
+    others = [*prompts[1:], *prompts[:1]]
+    return rate(right(findings, others))
+
+
+def expected(single: Mapping[str, Rate], own: Mapping[str, Rate], things: int) -> float:
+    """How often all would be right if the skills were independent (Okawa et al. 2023).
+
+    That is the product of the rates of kind and colour, as one thing alone has them, for each of the things, of the place's rate,
+    and of the relation's or the size's own.
+    """
+    product = (single["things"].share * single["colours"].share) ** things * single["place"].share
+    for name in ("relation", "size"):
+        product *= own[name].share if name in own else 1.0
+    return product

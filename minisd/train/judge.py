@@ -1,0 +1,135 @@
+"""Training the second judge of `minisd.evaluate`: find the things in renders, sharp, blurred, noisy, bent, or through the VAE.
+
+It sees all combinations, the held-out ones too, and scenes that no caption describes: what it finds should depend on what is to
+be seen, and not on what a scene usually has.
+"""
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..evaluate.detector import GRID, KINDS, Detector, Prediction, read
+from ..evaluate.findings import PLACES
+from ..image import to_tensor
+from ..tiny.picture_book import COLORS, RELATIONS, Scene, Thing, compose, draw
+from ..vae import AutoencoderKL
+from .loop import Recipe, batch_noise, finished, rank_and_world, sample_seeds, train, wait_for_all, write_atomically
+from .unet import parts
+
+RECIPE = Recipe(steps=3000, batch_size=48, learning_rate=2e-3, ema=0.998)
+ROUND_TRIPS = 2000  # pictures through the VAE, a third of every batch
+BEND = 5  # points a side of the grid that bends a picture
+
+
+def any_scene(rng: random.Random) -> Scene:
+    """A scene as captions describe them, or up to three things anywhere."""
+    if rng.random() < 0.75:
+        return compose(rng, rng.choices(["", *RELATIONS], [30, 15, 15, 10, 30])[0])
+    things: list[Thing] = []
+    for _ in range(rng.randrange(4)):
+        scale, color = rng.uniform(0.16, 0.26), rng.choice(list(COLORS))
+        x, y = (rng.uniform(scale, 1 - scale) for _ in "xy")
+        if all(max(abs(x - other.x), abs(y - other.y)) > 0.8 * (scale + other.scale) for other in things):
+            things.append(Thing(rng.choice(list(KINDS)), color, x, y, scale, rng.uniform(-0.08, 0.08)))
+    return Scene(tuple(things), "", rng.choice([place for place in PLACES if place not in [t.color for t in things]]))
+
+
+def round_trip_scene(i: int) -> Scene:
+    return any_scene(random.Random(f"round trip/{i}"))
+
+
+@torch.inference_mode()
+def round_trips(vae: AutoencoderKL, file: Path, count: int = ROUND_TRIPS) -> Tensor:
+    """Pictures (count, 3, 128, 128) in 8 bits as they come back from the VAE, every second one from latents with noise."""
+    if file.exists():
+        return torch.load(file, weights_only=True)["pictures"]
+    generator, parts = torch.Generator().manual_seed(0), []
+    for first in tqdm(range(0, count, 8), desc="round trips"):
+        x = torch.stack([to_tensor(draw(round_trip_scene(i))) for i in range(first, min(first + 8, count))])
+        z = vae.encode(x).latent_dist.mode()
+        noise = torch.randn(z.shape, generator=generator) * 0.15 / vae.config.scaling_factor
+        noise[::2] = 0
+        parts.append(((vae.decode(z + noise).sample.clamp(-1, 1) + 1) * 127.5).round().byte())
+    write_atomically(file, {"pictures": torch.cat(parts)})
+    return torch.cat(parts)
+
+
+def worn(pictures: Tensor, noise: Tensor, strength: Tensor) -> Tensor:
+    """Pictures bent, blurred and made noisy, each as strongly as its three numbers in [0, 1) say."""
+    bend, blur, grain = strength.view(-1, 3, 1, 1, 1).unbind(dim=1)
+    shifts = F.interpolate(noise[:, :2, :BEND, :BEND].clamp(-2, 2), size=pictures.shape[-2:], mode="bicubic") * 0.04
+    grid = F.affine_grid(torch.eye(2, 3).expand(len(pictures), 2, 3), pictures.shape, align_corners=False)
+    bent = F.grid_sample(pictures, grid + (bend * shifts).permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+    soft = F.avg_pool2d(F.pad(bent, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    return torch.lerp(bent, soft, blur) + 0.12 * grain * noise
+
+
+def loss_with(pool: Tensor, recipe: Recipe = RECIPE):
+    def loss_of(model: Detector, step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes, pictures = [], []
+        for rng in sample_seeds(recipe, step):
+            i = rng.randrange(3 * len(pool))
+            scenes.append(round_trip_scene(i) if i < len(pool) else any_scene(rng))
+            pictures.append(pool[i] / 127.5 - 1 if i < len(pool) else to_tensor(draw(scenes[-1])))
+        x = torch.stack(pictures)
+        strength = batch_noise(recipe, step, 3, uniform=True)
+        prediction = model(worn(x, batch_noise(recipe, step, *x.shape[1:]), strength))
+        return detection_loss(Prediction(*(part.float() for part in prediction)), scenes), {}
+
+    return loss_of
+
+
+def detection_loss(prediction: Prediction, scenes: list[Scene]) -> Tensor:
+    """The focal loss of the heat (Zhou et al. 2019, eq. 1), per thing; colour, box and place where they are."""
+    heat = torch.zeros_like(prediction.heat)
+    cells, colors, boxes = [], [], []
+    axis = torch.arange(GRID) + 0.5
+    for i, scene in enumerate(scenes):
+        for thing in scene.things:
+            x, y, kind = thing.x * GRID, thing.y * GRID, list(KINDS).index(thing.kind)
+            row, column = (min(max(int(at), 0), GRID - 1) for at in (y, x))
+            hill = (-((axis[:, None] - y) ** 2 + (axis - x) ** 2) / 2).exp()
+            heat[i, kind] = torch.maximum(heat[i, kind], hill)
+            heat[i, kind, row, column] = 1
+            cells.append((i, row, column))
+            colors.append(list(COLORS).index(thing.color))
+            boxes.append((x - column, y - row, torch.tensor(thing.scale).log()))
+    chance = prediction.heat.sigmoid()
+    found = (1 - chance) ** 2 * F.logsigmoid(prediction.heat) * (heat == 1)
+    nothing = (1 - heat) ** 4 * chance**2 * F.logsigmoid(-prediction.heat)
+    i, row, column = torch.tensor(cells).unbind(dim=1)
+    places = torch.tensor([PLACES.index(scene.place) for scene in scenes])
+    return (
+        -(found + nothing).sum() / len(cells)
+        + F.cross_entropy(prediction.color[i, :, row, column], torch.tensor(colors))
+        + 2 * F.l1_loss(prediction.box[i, :, row, column], torch.tensor(boxes))
+        + F.cross_entropy(prediction.place, places)
+    )
+
+
+@torch.inference_mode()
+def show(model: Detector, path: Path) -> dict[str, float]:
+    """How often every kind, colour and the place are right in 200 fresh renders."""
+    scenes = [any_scene(random.Random(f"judge/{i}")) for i in range(200)]
+    findings = read(model(torch.stack([to_tensor(draw(scene)) for scene in scenes])))
+    what = lambda things: sorted((thing.kind, thing.color) for thing in things)  # noqa: E731
+    right = [what(f.things) == what(s.things) and f.place == s.place for f, s in zip(findings, scenes)]
+    return {"all_right": sum(right) / len(right)}
+
+
+def run(folder: Path, recipe: Recipe = RECIPE):
+    """Trains the judge and writes its weights to `folder/judge/judge.safetensors`."""
+    pool = folder / "judge" / "round_trips.pt"
+    if rank_and_world()[0] == 0 and not pool.exists():
+        pool.parent.mkdir(parents=True, exist_ok=True)
+        round_trips(parts(folder)[0], pool)
+    wait_for_all()
+    torch.manual_seed(recipe.seed)
+    train(folder / "judge", Detector(), recipe, loss_with(torch.load(pool, weights_only=True)["pictures"], recipe), show)
+    weights = finished(folder / "judge", Detector()).state_dict()
+    save_file({name: tensor.half() for name, tensor in weights.items()}, folder / "judge" / "judge.safetensors")

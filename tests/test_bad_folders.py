@@ -1,0 +1,177 @@
+"""Folders that are damaged or foreign: each is refused in a sentence that names the fault, and nothing is half-loaded."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import small_network, small_pipeline
+from safetensors.torch import load_file, save_file
+
+from minisd import CheckpointError, StableDiffusionPipeline, UNet2DConditionModel, UnsupportedConfig
+from minisd.checkpoint import load_strictly
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def change_json(path: Path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_tensors(path: Path, change):
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    change(tensors)
+    save_file(tensors, path)
+
+
+DAMAGE = {
+    "a tensor is missing": (
+        lambda tensors: tensors.pop("conv_in.weight"),
+        "does not fit the network: it lacks conv_in.weight",
+    ),
+    "a tensor is one too many": (
+        lambda tensors: tensors.update(extra=torch.zeros(1)),
+        "does not fit the network: it has unexpected extra",
+    ),
+    "a shape is off by one": (
+        lambda tensors: tensors.update({"conv_in.weight": torch.zeros(33, 4, 3, 3)}),
+        "shapes differ: conv_in.weight has (33, 4, 3, 3) instead of (32, 4, 3, 3)",
+    ),
+    "a shape is right but for its order": (
+        lambda tensors: tensors.update({"time_embedding.linear_1.weight": torch.zeros(32, 128)}),
+        "time_embedding.linear_1.weight has (32, 128) instead of (128, 32)",
+    ),
+    "everything is another model's": (
+        lambda tensors: [tensors.clear(), tensors.update(a=torch.zeros(1))],
+        "it lacks conv_in.bias, conv_in.weight, conv_norm_out.bias and 493 more",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), DAMAGE.values(), ids=DAMAGE)
+def test_tensors_that_do_not_fit(folder, change, sentence):
+    change_tensors(folder / "unet" / WEIGHTS, change)
+    with pytest.raises(CheckpointError, match=re.escape(sentence)) as caught:
+        StableDiffusionPipeline.from_pretrained(folder)
+    assert str(folder / "unet" / WEIGHTS) in str(caught.value)
+
+
+def test_another_configuration_than_the_weights(folder):
+    change_json(folder / "unet" / "config.json", cross_attention_dim=49)
+    with pytest.raises(CheckpointError, match=r"attn2.to_k.weight has \(32, 48\) instead of \(32, 49\)"):
+        UNet2DConditionModel.from_pretrained(folder, "unet")
+
+
+def test_nothing_of_a_misfit_is_loaded():
+    model = small_network("vae", "v1")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in before.items()}
+    tensors["quant_conv.bias"] = torch.zeros(9)
+    with pytest.raises(CheckpointError):
+        load_strictly(model, tensors, "these")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def truncated(path: Path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def header_only(path: Path):
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def header_beyond_the_file(path: Path):
+    path.write_bytes((10**9).to_bytes(8, "little") + b"{}")
+
+
+def empty(path: Path):
+    path.write_bytes(b"")
+
+
+def text(path: Path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 3438167540\n")
+
+
+def pickle(path: Path):
+    torch.save({"conv_in.weight": torch.zeros(1)}, path)
+
+
+@pytest.mark.parametrize("harm", [truncated, header_only, header_beyond_the_file, empty, text, pickle])
+def test_files_that_are_no_safetensors(folder, harm):
+    harm(folder / "vae" / WEIGHTS)
+    with pytest.raises(CheckpointError, match=re.escape(f"{folder / 'vae' / WEIGHTS} is damaged or not a safetensors file")):
+        StableDiffusionPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        f"unet/{WEIGHTS}", "unet/config.json", f"vae/{WEIGHTS}", "vae/config.json", "text_encoder/model.safetensors",
+        "text_encoder/config.json", "scheduler/scheduler_config.json", "tokenizer/vocab.json", "tokenizer/merges.txt",
+        "model_index.json",
+    ],
+)  # fmt: skip
+def test_a_missing_file_is_named(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(CheckpointError, match=r"is missing: is .* a checkpoint"):
+        StableDiffusionPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"in_channels": }', "[1, 2]", "\xff"])
+@pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+def test_broken_json_is_named(folder, file, content):
+    (folder / file).write_bytes(content.encode("latin-1"))
+    with pytest.raises(
+        CheckpointError, match=re.escape(str(folder / file)) + " (is not valid JSON|holds no settings|is not a text file)"
+    ):
+        StableDiffusionPipeline.from_pretrained(folder)
+
+
+def test_a_missing_variant_is_named(folder):
+    with pytest.raises(CheckpointError, match=r"fp16.safetensors is missing"):
+        UNet2DConditionModel.from_pretrained(folder, "unet", variant="fp16")
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(CheckpointError, match=r"model_index.json is missing: is .* a checkpoint\?"):
+        StableDiffusionPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["no/such/folder", "nowhere", "./nowhere/at/all"])
+def test_a_source_that_is_neither_folder_nor_id(source):
+    with pytest.raises(CheckpointError, match=f'"{source}" is not a checkpoint folder, and not an id on the Hub'):
+        StableDiffusionPipeline.from_pretrained(source)
+
+
+def test_an_id_that_cannot_be_had(tmp_path):
+    with pytest.raises(CheckpointError, match='"someone/something" is neither a local folder nor to be had from the Hub'):
+        StableDiffusionPipeline.from_pretrained("someone/something", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "sentence"),
+    [
+        (
+            "model_index.json",
+            {"_class_name": "StableDiffusionXLPipeline"},
+            "is a StableDiffusionXLPipeline; minisd implements Stable",
+        ),
+        ("model_index.json", {"scheduler": ["diffusers", "HeunDiscreteScheduler"]}, "HeunDiscreteScheduler is not implemented"),
+        ("unet/config.json", {"act_fn": "mish"}, "UNet: act_fn = 'mish' is not implemented, only 'silu'"),
+        ("vae/config.json", {"use_quant_conv": False}, "VAE: use_quant_conv = False"),
+        ("text_encoder/config.json", {"hidden_act": "relu"}, "text encoder: hidden_act 'relu'"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type 'sample'"),
+        ("scheduler/scheduler_config.json", {"skip_prk_steps": False}, "skip_prk_steps = False"),
+    ],
+)
+def test_what_is_not_implemented_is_refused_by_name(folder, file, changes, sentence):
+    change_json(folder / file, **changes)
+    with pytest.raises(UnsupportedConfig, match=re.escape(sentence)):
+        StableDiffusionPipeline.from_pretrained(folder)
+
+
+def test_a_part_can_be_replaced_when_the_folders_own_is_not_implemented(folder):
+    change_json(folder / "model_index.json", scheduler=["diffusers", "HeunDiscreteScheduler"])
+    scheduler = small_pipeline("v1").scheduler
+    assert StableDiffusionPipeline.from_pretrained(folder, scheduler=scheduler).scheduler is scheduler
