@@ -158,8 +158,8 @@ class Pretrained:
         return cls.from_tensors(config, from_diffusers(cls.component, read_weights(folder, files)), dtype, str(folder / files[0]))
 
     @classmethod
-    def from_tensors(cls, config: Any, tensors: Mapping[str, Tensor], dtype: torch.dtype | None, where: str) -> Self:
-        """A network of these tensors, by minisd's names; it shares their memory, unless they have to be cast.
+    def from_tensors(cls, config: Any, tensors: dict[str, Tensor], dtype: torch.dtype | None, where: str) -> Self:
+        """A network of these tensors, by minisd's names; it shares their memory, unless they have to be cast. Empties the dict.
 
         Without a dtype, tensors that are stored in several get the widest of these.
         """
@@ -171,7 +171,8 @@ class Pretrained:
         with Unfilled():
             model = cls(config)
         dtype = dtype or widest(tensor.dtype for tensor in tensors.values())
-        return load_strictly(model, {name: tensor.to(dtype) for name, tensor in tensors.items()}, where)
+        weights = {name: tensors.pop(name).to(dtype) for name in list(tensors)}  # the old and the new never exist together
+        return load_strictly(model, weights, where)
 
     def save_pretrained(self, folder: str | os.PathLike):
         """Write config.json and the weights, under diffusers' names, to a new folder."""

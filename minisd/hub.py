@@ -62,18 +62,19 @@ def resolve(
     if revision == "fp16":
         warnings.warn('revision="fp16" is read as variant="fp16": the weights in half precision have moved there', stacklevel=1)
         revision = None
-    ids = [repo, ALIASES[repo]] if repo in ALIASES else [repo]  # who fetched it before it was gone has it still
-    for known in ids:
-        if found := cached(known, choose, revision, cache_dir):
-            return found
-    if repo in ALIASES:
+    found = cached(repo, choose, revision, cache_dir)
+    if not found and repo in ALIASES:
         warnings.warn(f"{repo} is gone from the Hub; {ALIASES[repo]} has the same weights and is taken instead", stacklevel=1)
+        repo = ALIASES[repo]
+        found = cached(repo, choose, revision, cache_dir)
+    if found:
+        return found
     from huggingface_hub import constants
 
     if local_files_only or constants.HF_HUB_OFFLINE:
         why = "local_files_only=True" if local_files_only else "HF_HUB_OFFLINE"
         raise unavailable(repo, f"the cache has not all of it, and {why} forbids to fetch it")
-    return fetch(ids[-1], choose, revision, cache_dir, token)
+    return fetch(repo, choose, revision, cache_dir, token)
 
 
 def cached(repo: str, choose: Choose, revision: str | None, cache_dir: str | os.PathLike | None) -> Path | None:
@@ -102,9 +103,7 @@ def fetch(repo: str, choose: Choose, revision: str | None, cache_dir: str | os.P
             warnings.warn(LICENCE.format(repo), stacklevel=1)  # once: next time they are in the cache
         return Path(snapshot_download(repo, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=files))
     except (OSError, *HfHubHTTPError.__bases__) as error:  # the last is the base of all errors of the HTTP library that it uses
-        raise CheckpointError(
-            f'"{repo}" is neither a local folder nor to be had from the Hub: {reason(error, repo, revision)}'
-        ) from error
+        raise unavailable(repo, reason(error, repo, revision)) from error
 
 
 def unavailable(repo: str, why: str) -> CheckpointError:

@@ -1,6 +1,7 @@
 """From a checkpoint to the parts of a pipeline, and back: a folder with a folder for each part, or one file with all of them."""
 
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,18 @@ def from_file(
 ) -> dict[str, Any]:
     """The same from a .safetensors file: minisd's own, or an original one."""
     checkpoint = read_single_file(path, prediction)
+    if checkpoint.decided.startswith("guessed"):
+        kind = checkpoint.json(SCHEDULER)["prediction_type"]
+        warnings.warn(
+            f'{path} is taken for a model of {kind}, {checkpoint.decided}; prediction_type="…" overrules it', stacklevel=1
+        )
     index = checkpoint.json(INDEX)
     refuse_what_is_not_implemented(index, given, str(path))
     parts: dict[str, Any] = {}
     for name in checkpoint.parts:
         if name not in given:
             config = NETWORKS[name].config_class.from_json(checkpoint.json(f"{name}/config.json"))
-            parts[name] = NETWORKS[name].from_tensors(config, checkpoint.part(name), dtype, str(path))
+            parts[name] = NETWORKS[name].from_tensors(config, checkpoint.take(name), dtype, str(path))
     if dtype is None:
         in_one_dtype(parts)
     if "tokenizer" not in given:
@@ -118,7 +124,7 @@ def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike 
     size = checkpoint.json("text_encoder/config.json")["vocab_size"]
     if len(found.vocab) != size:
         raise CheckpointError(
-            f"{tokenizer} has a vocabulary of {len(found.vocab):,}, and the text encoder of {path} one of {size:,}"
+            f"{tokenizer or VOCABULARY} has a vocabulary of {len(found.vocab):,}, and the text encoder of {path} one of {size:,}"
         )
     return CLIPTokenizer(found.vocab, found.merges, padding_token(files))
 

@@ -88,11 +88,12 @@ class CLIPTokenizer:
         """Load from the texts of these files, by their names."""
         if "vocab.json" in files:
             vocab = parse_json(files["vocab.json"], "vocab.json")
-            merges = [line for line in files["merges.txt"].splitlines() if line and not line.startswith("#version")]
+            lines = files["merges.txt"].splitlines()
+            merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         else:
             model = parse_json(files["tokenizer.json"], "tokenizer.json")["model"]
-            vocab, merges = model["vocab"], model["merges"]
-        merges = [tuple(merge.split()) if isinstance(merge, str) else tuple(merge) for merge in merges]
+            vocab = model["vocab"]
+            merges = [tuple(merge.split()) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
         return cls(vocab, merges, padding_token(files))
 
     def save_pretrained(self, folder: str | os.PathLike):

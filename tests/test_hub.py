@@ -27,6 +27,7 @@ from minisd.hub import ALIASES
 # The HTTP library that this version of the Hub's library uses.
 http = importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
 
+pytestmark = pytest.mark.filterwarnings("ignore:the weights of Stable Diffusion come under")
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 V1, GONE, TEXT = "CompVis/stable-diffusion-v1-4", "runwayml/stable-diffusion-v1-5", "text_encoder/model.safetensors"
 

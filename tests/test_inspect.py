@@ -184,7 +184,7 @@ def test_usage(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere", "out"], "error: nowhere does not exist"),
+        (["nowhere", "out"], "error: nowhere does not exist; name a file or a folder on this machine"),
         (["inspect", "nowhere"], "error: cannot read nowhere: No such file or directory"),
         (["inspect", "."], "error: cannot read .: Is a directory"),
     ],

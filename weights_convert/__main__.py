@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def convert(args: argparse.Namespace):
     if not args.source.exists():
-        raise CheckpointError(f"{args.source} does not exist")
+        raise CheckpointError(f"{args.source} does not exist; name a file or a folder on this machine")
     checkpoint = read_any(args.source, args.prediction_type, args.averaged)
     if args.tokenizer:
         checkpoint = with_vocabulary(checkpoint, args.tokenizer)

@@ -62,10 +62,9 @@ class Checkpoint:
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's {path} is missing or not valid JSON") from error
 
-    def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one part by their names in its network."""
-        start = f"{name}."
-        return {full.removeprefix(start): tensor for full, tensor in self.tensors.items() if full.startswith(start)}
+    def take(self, part: str) -> dict[str, Tensor]:
+        """The tensors of one part by their names in its network; the checkpoint lets go of them."""
+        return {name.removeprefix(f"{part}."): self.tensors.pop(name) for name in list(self.tensors) if name.startswith(f"{part}.")}
 
 
 def read_single_file(path: Path, prediction: str | None = None, averaged: bool = False, hashed: bool = False) -> Checkpoint:
@@ -96,10 +95,9 @@ def from_tensors(
         layout = layout_of(header)
     except CheckpointError as error:
         raise CheckpointError(f"{path} is {error}") from None
+    kind = f"Stable Diffusion {layout.generation or 'as it describes itself'}"
     if any(layout.findings):
-        raise CheckpointError(
-            f"{path} does not fit Stable Diffusion {layout.generation or 'as it describes itself'}: {layout.findings}"
-        )
+        raise CheckpointError(f"{path} does not fit {kind}: {layout.findings}")
     if not layout.generation:
         about = json.loads(header.metadata["minisd"])
         return with_prediction(Checkpoint(about["files"], dict(tensors), about.get("decided", "")), prediction)
@@ -107,12 +105,14 @@ def from_tensors(
     places = averaged_places(layout.places) if averaged else layout.places
     if absent := next((place.name for place in places.values() if place.name not in tensors), None):
         raise CheckpointError(f"{path} holds no moving average of the UNet: {absent} is not in it")
+    if any(findings := compare(header, places, (), layout.shapes, str)):
+        raise CheckpointError(f"{path} does not fit {kind}: {findings}")
     native = {}
     for name, place in places.items():
         tensor = tensors[place.name] if place.third is None else tensors[place.name].chunk(3)[place.third]
         native[name] = tensor.reshape(layout.shapes[name])  # a view, but for odd pickles
-    kind, decided = (prediction, "as asked") if prediction else prediction_type(path, layout.generation, native, hashed)
-    files = configs(layout.generation, kind, layout.in_channels)
+    told, decided = (prediction, "as asked") if prediction else prediction_type(path, layout.generation, native, hashed)
+    files = configs(layout.generation, told, layout.in_channels)
     return Checkpoint({path: json.dumps(file) for path, file in files.items()}, native, decided)
 
 
@@ -140,10 +140,8 @@ def read_folder(folder: Path, prediction: str | None = None) -> Checkpoint:
         files = {name: (folder / name).read_text(encoding="utf-8") for name in names if re.fullmatch(SMALL_FILES, name)}
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{folder} holds a .json or .txt file that is no text: {error}") from error
-    if (
-        missing := {"model_index.json", SCHEDULER, *(f"{part}/config.json" for part in ("unet", "vae", "text_encoder"))}
-        - files.keys()
-    ):
+    needed = {"model_index.json", SCHEDULER, "unet/config.json", "vae/config.json", "text_encoder/config.json"}
+    if missing := needed - files.keys():
         raise CheckpointError(f"{folder / min(missing)} is missing: is {folder} a checkpoint?")
     checkpoint = Checkpoint(files, {}, f"{SCHEDULER} says so")
     kind = checkpoint.json("model_index.json").get("_class_name")
@@ -177,9 +175,7 @@ def write_minisd(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None = 
 def write_diffusers(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None = None):
     """A diffusers folder, whole or not at all. Raises CheckpointError without a vocabulary to put in it."""
     if not checkpoint.has_vocabulary:
-        raise CheckpointError(
-            "a diffusers folder needs a vocabulary, and the source has none: name a folder with one by --tokenizer"
-        )
+        raise CheckpointError("a diffusers folder needs a vocabulary, and the source has none; --tokenizer FOLDER puts one in")
 
     def fill(folder: Path):
         for path, text in checkpoint.files.items():
@@ -187,7 +183,7 @@ def write_diffusers(checkpoint: Checkpoint, out: Path, dtype: torch.dtype | None
             (folder / path).write_text(text, encoding="utf-8")
         for part in checkpoint.parts:
             convolutions = part == "unet" and not checkpoint.json("unet/config.json").get("use_linear_projection")
-            tensors = to_diffusers(part, checkpoint.part(part), convolutions)
+            tensors = to_diffusers(part, checkpoint.take(part), convolutions)
             write_tensors(folder / part / f"{WEIGHTS[part]}.safetensors", tensors, dtype)
 
     write_folder(out, fill)

@@ -31,6 +31,7 @@ ALL_DTYPES = {word: dtype for dtype, word in DTYPES.items()} | {
     "BOOL": torch.bool,
 }
 LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
+WINDOW = 2**27  # bytes of a file that are mapped at once
 
 
 class CheckpointError(ValueError):
@@ -101,18 +102,23 @@ def what_it_is(path: Path, start: bytes) -> str:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, mapped into memory: the system reads what is used, when it is used.
 
-    Whoever changes one of them gets a copy of the page; the file stays as it is.
+    Whoever changes one of them gets a copy of its page; the file stays as it is. The file is mapped window by window, so that
+    the memory of what is let go of is free before the whole file is.
     """
-    header = read_header(path)
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    header, size, end = read_header(path), path.stat().st_size, 0
     tensors = {}
-    for name, shape in header.shapes.items():
-        dtype, count = ALL_DTYPES[header.dtypes[name]], math.prod(shape)
-        flat = (
-            torch.frombuffer(mapped, dtype=dtype, count=count, offset=header.begins[name]) if count else torch.empty(0, dtype=dtype)
-        )
-        tensors[name] = flat.view(shape)
+    with path.open("rb") as file:
+        for name, begin in sorted(header.begins.items(), key=lambda item: item[1]):
+            dtype, shape = ALL_DTYPES[header.dtypes[name]], header.shapes[name]
+            count = math.prod(shape)
+            if begin + count * dtype.itemsize > end:
+                start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+                end = min(size, max(start + WINDOW, begin + count * dtype.itemsize))
+                window = mmap.mmap(file.fileno(), end - start, access=mmap.ACCESS_COPY, offset=start)
+            flat = (
+                torch.frombuffer(window, dtype=dtype, count=count, offset=begin - start) if count else torch.empty(0, dtype=dtype)
+            )
+            tensors[name] = flat.view(shape)
     return tensors
 
 

@@ -95,7 +95,7 @@ TOLD_BY = "unet.up_blocks.3.attentions.2.block.norm1.bias"
 
 
 def prediction_type(path: Path, generation: str, tensors: Mapping[str, Tensor], hashed: bool = False) -> tuple[str, str]:
-    """ "epsilon" or "v_prediction" for a single file with these tensors, and how that was decided.
+    """What a single file with these tensors predicts, "epsilon" or "v_prediction", and how that was decided.
 
     Names and shapes do not tell. What does, in this order: the sha256 of an official file, if `hashed` or if the Hub's cache knows
     it without reading the file; a YAML file of the same name beside it; for v2 the spread of one tensor (found by ComfyUI).
@@ -111,6 +111,5 @@ def prediction_type(path: Path, generation: str, tensors: Mapping[str, Tensor], 
     if generation == "v1":
         return EPSILON, "every official v1 predicts ε"
     spread = tensors[TOLD_BY].float().std(correction=0).item()
-    return (
-        V if spread > 0.09 else EPSILON
-    ), f"guessed from the weights: {TOLD_BY} spreads by {spread:.3f}, v-models by more than 0.09"
+    how = f"guessed from the weights: {TOLD_BY} spreads by {spread:.3f}, v-models by more than 0.09"
+    return (V if spread > 0.09 else EPSILON), how

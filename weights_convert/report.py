@@ -19,11 +19,10 @@ def report(path: Path, full: bool = False) -> str:
 
     Raises CheckpointError for what is neither a safetensors file nor a pickle of tensors.
     """
-    pickled = path.is_file() and is_pickle(path)
-    tensors = read_pickle(path) if pickled else None
-    header = read_header(path) if tensors is None else header_of(tensors)
-    if tensors is None:
-        tensors = read_tensors(path)
+    if path.is_file() and is_pickle(path):
+        header = header_of(tensors := read_pickle(path))
+    else:
+        header, tensors = read_header(path), read_tensors(path)
     return "\n".join(f"{head:<12}{text}" for head, text in lines(path, header, tensors, full))
 
 

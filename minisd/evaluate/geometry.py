@@ -47,13 +47,12 @@ def look(picture: Tensor) -> Finding:
     place, colors = place_of(fine), colors_in(fine)
     things: Things = ()
     while colors and len(things) < MOST_THINGS:
-        found = search(coarse, page(things, place, GRID), colors, avoid=things)
-        more = refine((found, *things), 0, place, fine)
-        like = any(overlap(found, thing) and found.color == thing.color for thing in things)
-        if drop(more, 0, place, fine)[0] < (LEAST_DROP_NEAR_ITS_LIKE if like else LEAST_DROP):
+        more, new = add(things, place, coarse, fine, colors)
+        like = any(overlap(new, thing) and new.color == thing.color for thing in things)
+        if drop(more, new, place, fine)[0] < (LEAST_DROP_NEAR_ITS_LIKE if like else LEAST_DROP):
             break
-        things = more if len(more) == 1 else reconsider(more, place, coarse, fine, colors)
-    return Finding(tuple(t for i, t in enumerate(things) if drop(things, i, place, fine)[1] > LEAST_SHARE), place)
+        things = reconsider(more, place, coarse, fine, colors)
+    return Finding(tuple(t for t in things if drop(things, t, place, fine)[1] > LEAST_SHARE), place)
 
 
 def page(things: Things, place: str, side: int) -> Tensor:
@@ -116,23 +115,41 @@ def templates() -> tuple[list[tuple[str, float]], Tensor, dict[str, Tensor]]:
     return names, torch.fft.rfft2(alpha).conj().resolve_conj(), painted
 
 
-def search(picture: Tensor, behind: Tensor, colors: list[str], free: Tensor | None = None, avoid: Things = ()) -> Thing:
-    """The thing of greatest gain in a picture (3, GRID, GRID) on the page behind it, not centred where the things to avoid are.
+def search(picture: Tensor, things: Things, place: str, colors: list[str]) -> tuple[Thing, bool]:
+    """The thing of greatest gain in a picture (3, GRID, GRID) that has these things already, and whether it is in front of them.
 
-    `free` (GRID, GRID) is 0 where something in front hides it.
+    Behind them, it is on the bare page, and explains nothing where they are. No thing is centred where another one is.
     """
-    names, alpha, painted = templates()
-    seen = angles(picture) if free is None else angles(picture) * free
-    spectra = torch.fft.rfft2(torch.cat([seen, (seen * angles(behind)).sum(dim=0, keepdim=True)]))
-    gains = [(painted[color] * spectra[:-1]).sum(dim=1) - alpha * spectra[-1] for color in colors]
-    gains = torch.fft.irfft2(torch.stack(gains)).roll((GRID // 2, GRID // 2), dims=(-2, -1))  # from shifts to centres
+    page_with, page_without = page(things, place, GRID), page((), place, GRID)
+    seen, visible = angles(picture), 1 - silhouette(things, GRID)
+    gains = [gain(seen, page_with, colors)] + ([gain(seen * visible, page_without, colors)] if things else [])
+    all_gains = torch.stack(gains).roll((GRID // 2, GRID // 2), dims=(-2, -1))  # from shifts to centres
     centres = torch.arange(GRID) / GRID
-    for thing in avoid:
+    for thing in things:
         near_x, near_y = ((centres - at).abs() < 0.35 * thing.scale for at in (thing.x, thing.y))
-        gains[..., near_y[:, None] & near_x] = -torch.inf
-    color, name, y, x = np.unravel_index(int(gains.argmax()), gains.shape)
-    kind, scale = names[name]
-    return Thing(kind, colors[color], float(x) / GRID, float(y) / GRID, scale)
+        all_gains[..., near_y[:, None] & near_x] = -torch.inf
+    behind, color, name, y, x = np.unravel_index(int(all_gains.argmax()), all_gains.shape)
+    kind, scale = templates()[0][name]
+    return Thing(kind, colors[color], float(x) / GRID, float(y) / GRID, scale), not behind
+
+
+def gain(seen: Tensor, behind: Tensor, colors: list[str]) -> Tensor:
+    """The gain of every colour, template and shift, (colours, N, GRID, GRID), from a picture's angles (6, GRID, GRID)."""
+    _, alpha, painted = templates()
+    spectra = torch.fft.rfft2(torch.cat([seen, (seen * angles(behind)).sum(dim=0, keepdim=True)]))
+    return torch.fft.irfft2(torch.stack([(painted[color] * spectra[:-1]).sum(dim=1) - alpha * spectra[-1] for color in colors]))
+
+
+def add(things: Things, place: str, coarse: Tensor, fine: Tensor, colors: list[str]) -> tuple[Things, Thing]:
+    """The things and one more, put right, and which one that is."""
+    found, in_front = search(coarse, things, place, colors)
+    more = refine((found, *things), 0, place, fine) if in_front else refine((*things, found), len(things), place, fine)
+    return more, more[0 if in_front else -1]
+
+
+def silhouette(things: Things, side: int) -> Tensor:
+    """How much of each cell is covered by any of the things, (side, side)."""
+    return torch.stack([torch.zeros(side, side), *(coverage(thing, side) for thing in things)]).amax(dim=0)
 
 
 def error(things: Things, place: str, picture: Tensor) -> float:
@@ -140,11 +157,10 @@ def error(things: Things, place: str, picture: Tensor) -> float:
     return float((page(things, place, FINE) - picture).abs().mean())
 
 
-def drop(things: Things, which: int, place: str, picture: Tensor) -> tuple[float, float]:
+def drop(things: Things, thing: Thing, place: str, picture: Tensor) -> tuple[float, float]:
     """By how much a thing lowers the error where it can be seen: the mean, and the share of the error there."""
-    mask = coverage(things[which], FINE)
-    for front in things[:which]:
-        mask = mask * (1 - coverage(front, FINE))
+    which = things.index(thing)
+    mask = coverage(thing, FINE) * (1 - silhouette(things[:which], FINE))
     drawings = (page(these, place, FINE) for these in (things[:which] + things[which + 1 :], things))
     without, with_it = (float(((drawing - picture).abs().mean(dim=0) * mask).sum()) for drawing in drawings)
     return (without - with_it) / float(mask.sum() + 1), 1 - with_it / (without + 1e-6)
@@ -165,15 +181,12 @@ def refine(things: Things, which: int, place: str, picture: Tensor) -> Things:
 
 
 def reconsider(things: Things, place: str, coarse: Tensor, fine: Tensor, colors: list[str]) -> Things:
-    """What overlaps was found without knowing of the rest: look again, before and behind the others, and keep the best."""
-    for which in range(len(things) - 1, -1, -1):
-        others = things[:which] + things[which + 1 :]
-        if any(overlap(things[which], other) for other in others):
-            before = search(coarse, page(others, place, GRID), colors)
-            hidden = torch.stack([coverage(other, GRID) for other in others]).amax(dim=0)
-            behind = search(coarse, page((), place, GRID), colors, free=1 - hidden)
-            tries = [refine((before, *others), 0, place, fine), refine((*others, behind), len(others), place, fine)]
-            things = min([things, *tries], key=lambda these: error(these, place, fine))
+    """What overlaps was found without knowing of all the rest: look again, and keep what is nearer to the picture."""
+    for thing in things:
+        others = tuple(other for other in things if other is not thing)
+        if any(overlap(thing, other) for other in others):
+            again, _ = add(others, place, coarse, fine, colors)
+            things = min(things, again, key=lambda these: error(these, place, fine))
     return things
 
 
