@@ -144,12 +144,9 @@ class StableDiffusionPipeline:
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         prompts, negatives = check(prompt, negative_prompt, height, width, factor, scale, num_images_per_prompt)
         guided = scale > 1
-
-        # The words
-        context = self.encode_prompt(prompts)
-        if guided:
-            context = torch.cat([self.encode_prompt(negatives), context])
-        context = context.repeat_interleave(num_images_per_prompt, dim=0)  # (B or 2B, 77, D)
+        more = {"eta": eta, "generator": generator} if isinstance(self.scheduler, DDIMScheduler) else {}
+        if eta and not more:
+            raise ValueError(f"eta is a setting of DDIMScheduler; {type(self.scheduler).__name__} has none")
 
         # The noise
         self.scheduler.set_timesteps(steps, device=self.device)
@@ -159,9 +156,12 @@ class StableDiffusionPipeline:
         elif latents.shape != shape:
             raise ValueError(f"latents have the shape {tuple(latents.shape)} instead of {shape}")
         latents = latents.to(self.device, torch.float32) * self.scheduler.init_noise_sigma
-        more = {"eta": eta, "generator": generator} if isinstance(self.scheduler, DDIMScheduler) else {}
-        if eta and not more:
-            raise ValueError(f"eta is a setting of DDIMScheduler; {type(self.scheduler).__name__} has none")
+
+        # The words
+        context = self.encode_prompt(prompts)
+        if guided:
+            context = torch.cat([self.encode_prompt(negatives), context])
+        context = context.repeat_interleave(num_images_per_prompt, dim=0)  # (B or 2B, 77, D)
 
         # From noise to a picture's latents
         for i, t in enumerate(tqdm(self.scheduler.timesteps, **self.progress_bar_config)):
