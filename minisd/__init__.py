@@ -1,7 +1,7 @@
 """Stable Diffusion, written to be read.
 
 In reading order: config, tokenizer, layers, clip, unet, vae, schedule, schedulers (ddim, pndm, lms), pipeline; then
-safety_checker, checkpoint, noise, faults, image and generate, which are about files and people.
+safety_checker, parts, checkpoint, hub, noise, faults, image and generate, which are about files and people.
 """
 
 from .tokenizer import CLIPTokenizer  # isort: skip

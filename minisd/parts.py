@@ -62,14 +62,13 @@ def from_folder(
         ]
 
     folder = resolve(source, choose, **hub)
-    parts = {name: network.from_folder(folder, name, variants, dtype) for name, network in networks.items()}
-    if dtype is None:
-        in_one_dtype(parts)
+    parts: dict[str, Any] = read_json(folder / DEFAULTS) if (folder / DEFAULTS).exists() else {}
     if "tokenizer" not in given:
         parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder, "tokenizer")
     if "scheduler" not in given:
         parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(read_json(folder / SCHEDULER))
-    return parts | (read_json(folder / DEFAULTS) if (folder / DEFAULTS).exists() else {})
+    loaded = {name: network.from_folder(folder, name, variants, dtype) for name, network in networks.items()}
+    return parts | (loaded if dtype else in_one_dtype(loaded))
 
 
 def from_file(
@@ -84,18 +83,17 @@ def from_file(
         )
     index = checkpoint.json(INDEX)
     refuse_what_is_not_implemented(index, given, str(path))
-    parts: dict[str, Any] = {}
-    for name in checkpoint.parts:
-        if name not in given:
-            config = NETWORKS[name].config_class.from_json(checkpoint.json(f"{name}/config.json"))
-            parts[name] = NETWORKS[name].from_tensors(config, checkpoint.take(name), dtype, str(path))
-    if dtype is None:
-        in_one_dtype(parts)
+    parts: dict[str, Any] = checkpoint.json(DEFAULTS) if DEFAULTS in checkpoint.files else {}
     if "tokenizer" not in given:
         parts["tokenizer"] = vocabulary(checkpoint, path, tokenizer)
     if "scheduler" not in given:
         parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(checkpoint.json(SCHEDULER))
-    return parts | (checkpoint.json(DEFAULTS) if DEFAULTS in checkpoint.files else {})
+    loaded = {}
+    for name in checkpoint.parts:
+        if name not in given:
+            config = NETWORKS[name].config_class.from_json(checkpoint.json(f"{name}/config.json"))
+            loaded[name] = NETWORKS[name].from_tensors(config, checkpoint.take(name), dtype, str(path))
+    return parts | (loaded if dtype else in_one_dtype(loaded))
 
 
 def refuse_what_is_not_implemented(index: Mapping[str, Any], given: Collection[str], where: str):
@@ -129,12 +127,12 @@ def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike 
     return CLIPTokenizer(found.vocab, found.merges, padding_token(files))
 
 
-def in_one_dtype(networks: Mapping[str, torch.nn.Module]):
-    """Parts that were stored in several dtypes are cast to the widest: they hand each other what they compute."""
+def in_one_dtype(networks: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
+    """The networks; if they were stored in several dtypes, cast to the widest, for they hand each other what they compute."""
     dtypes = {name: next(network.parameters()).dtype for name, network in networks.items()}
-    for name, network in networks.items():
-        if dtypes[name] != widest(dtypes.values()):
-            network.to(widest(dtypes.values()))
+    return {
+        name: net if dtypes[name] == widest(dtypes.values()) else net.to(widest(dtypes.values())) for name, net in networks.items()
+    }
 
 
 def write_parts(folder: Path, parts: Mapping[str, Any], defaults: Mapping[str, Any]):

@@ -263,7 +263,8 @@ class StableDiffusionPipeline:
         """A .safetensors file that holds all parts: minisd's own, or one in the layout in which v1 and v2 were first published.
 
         Those have no vocabulary: `tokenizer` names a folder or an id on the Hub that has it; without it, that of CLIP is taken from
-        the Hub or its cache. `prediction_type` ("epsilon" or "v_prediction") overrules what is known or guessed of the file.
+        the Hub or its cache. `prediction_type` ("epsilon" or "v_prediction") overrules what is known or guessed of the file. Where
+        a file holds the UNet twice, as trained and averaged (EMA), this takes the first; `weights_convert --averaged` the other.
 
         Raises CheckpointError or UnsupportedConfig with what to do; then nothing is loaded.
         """

@@ -72,7 +72,8 @@ def read_single_file(path: Path, prediction: str | None = None, averaged: bool =
 
     `prediction` ("epsilon" or "v_prediction") overrules what the file says or suggests; `averaged` takes the moving average of the
     UNet that some original files hold beside it; `hashed` reads the whole file where its sha256 would tell ε from v.
-    Raises CheckpointError, also for Stable Diffusion XL, LoRAs, and all else that is not Stable Diffusion v1 or v2.
+    Raises CheckpointError, also for Stable Diffusion XL, LoRAs, and all else that is not Stable Diffusion v1 or v2. NaN is not
+    looked for, as that would read everything: `write_minisd` and `write_diffusers` do, and `inspect --full`.
     """
     return from_tensors(path, read_header(path), read_tensors(path), prediction, averaged, hashed)
 

@@ -126,7 +126,7 @@ def search(picture: Tensor, things: Things, place: str, colors: list[str]) -> tu
     all_gains = torch.stack(gains).roll((GRID // 2, GRID // 2), dims=(-2, -1))  # from shifts to centres
     centres = torch.arange(GRID) / GRID
     for thing in things:
-        near_x, near_y = ((centres - at).abs() < 0.35 * thing.scale for at in (thing.x, thing.y))
+        near_x, near_y = ((centres - at).abs() < 0.25 * thing.scale for at in (thing.x, thing.y))
         all_gains[..., near_y[:, None] & near_x] = -torch.inf
     behind, color, name, y, x = np.unravel_index(int(all_gains.argmax()), all_gains.shape)
     kind, scale = templates()[0][name]
@@ -157,13 +157,14 @@ def error(things: Things, place: str, picture: Tensor) -> float:
     return float((page(things, place, FINE) - picture).abs().mean())
 
 
-def drop(things: Things, thing: Thing, place: str, picture: Tensor) -> tuple[float, float]:
-    """By how much a thing lowers the error where it can be seen: the mean, and the share of the error there."""
+def drop(things: Things, thing: Thing, place: str, picture: Tensor) -> tuple[float, float, float]:
     which = things.index(thing)
-    mask = coverage(thing, FINE) * (1 - silhouette(things[:which], FINE))
-    drawings = (page(these, place, FINE) for these in (things[:which] + things[which + 1 :], things))
-    without, with_it = (float(((drawing - picture).abs().mean(dim=0) * mask).sum()) for drawing in drawings)
-    return (without - with_it) / float(mask.sum() + 1), 1 - with_it / (without + 1e-6)
+    covered = coverage(thing, FINE)
+    seen = covered * (1 - silhouette(things[:which], FINE))
+    mean = lambda a, b: float(((a - b).abs().mean(dim=0) * seen).sum() / (covered.sum() + 1))  # noqa: E731
+    without, with_it = (page(these, place, FINE) for these in (things[:which] + things[which + 1 :], things))
+    gained = mean(without, picture) - mean(with_it, picture)
+    return gained, 1 - mean(with_it, picture) / (mean(without, picture) + 1e-6), gained / (mean(without, with_it) + 1e-6)
 
 
 def refine(things: Things, which: int, place: str, picture: Tensor) -> Things:
