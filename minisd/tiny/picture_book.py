@@ -91,7 +91,7 @@ def is_held_out(scene: Scene) -> bool:
 def sample(rng: random.Random, held_out: bool = False) -> Scene:
     """A random scene, from outside the held-out combinations or, if asked, from inside."""
     while True:
-        relation = rng.choices(["", "left", "above", "next", "riding"], [40, 15, 15, 10, 20])[0]
+        relation = rng.choices(["", "left", "above", "next", "riding"], [30, 20, 20, 10, 20])[0]
         scene = compose(rng, relation)
         if is_held_out(scene) == held_out:
             return scene

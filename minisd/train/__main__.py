@@ -1,9 +1,11 @@
-"""`python -m minisd.train clip|vae|decoder|unet|pack`: the built-in model from nothing. A stopped training, started again, goes on.
+"""`python -m minisd.train …`: the built-in model from nothing. A stopped training, started again, goes on.
 
     python -m minisd.train clip
     python -m minisd.train vae
     python -m minisd.train decoder              # needs vae, and makes its pictures sharper
     python -m minisd.train unet                 # needs clip and vae
+    python -m minisd.train judge                # needs vae: the second judge of `python -m minisd.evaluate`
+    python -m minisd.train plot                 # the logs as curves
     python -m minisd.train pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
 
 `torchrun --nproc-per-node N -m minisd.train …` shares every batch among N processes.
@@ -11,31 +13,58 @@
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from . import clip, decoder, unet, vae
+from . import clip, decoder, judge, plot, unet, vae
+
+PARTS = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge}
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m minisd.train", description="Train the built-in model from nothing.")
-    parser.add_argument("part", choices=["clip", "vae", "decoder", "unet", "pack"])
-    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where checkpoints, logs and sheets go (default: runs)")
-    parser.add_argument("--steps", type=int, help="how many steps in all (default: the recipe's)")
-    parser.add_argument("--to", type=Path, help="the folder that `pack` writes")
-    arguments = parser.parse_args()
-    if arguments.part == "pack":
-        unet.pack(arguments.folder, arguments.to)
-        return
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m minisd.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("part", choices=[*PARTS, "plot", "pack"])
+    p.add_argument("--folder", type=Path, default=Path("runs"), help="where checkpoints, logs and sheets go (default: runs)")
+    p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
+    p.add_argument("--to", type=Path, metavar="FOLDER", help="the new folder that `pack` writes")
+    return p
+
+
+def run(args: argparse.Namespace):
+    if args.part == "pack":
+        if args.to is None:
+            raise ValueError("say where the packed model goes, for example: python -m minisd.train pack --to my-model")
+        unet.pack(args.folder, args.to)
+    elif args.part == "plot":
+        plot.run(args.folder)
+    else:
+        part = PARTS[args.part]
+        part.run(args.folder, replace(part.RECIPE, steps=part.RECIPE.steps if args.steps is None else args.steps))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
+    args = parser().parse_args(arguments)
     if "WORLD_SIZE" in os.environ:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo")
-    part = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet}[arguments.part]
-    part.run(arguments.folder, replace(part.RECIPE, steps=arguments.steps or part.RECIPE.steps))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        run(args)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

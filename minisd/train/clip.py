@@ -31,7 +31,7 @@ from ..tiny.picture_book import (
     sample,
 )
 from ..tokenizer import CLIPTokenizer
-from .loop import Recipe, rank_and_world, sample_seeds, train
+from .loop import Recipe, device, rank_and_world, sample_seeds, train
 from .words import learn_tokenizer
 
 RECIPE = Recipe(steps=2000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
@@ -101,7 +101,7 @@ def batch(tokenizer: CLIPTokenizer, seeds: list[random.Random]) -> tuple[Tensor,
     pairs = [(scene, rng) for rng in seeds for scene in scene_and_twin(rng)]
     pixels = torch.stack([to_tensor(draw(scene, SMALL)) for scene, _ in pairs])
     ids = tokenizer([caption(scene, rng) for scene, rng in pairs]).input_ids
-    return pixels, shortest(ids, tokenizer.end_id)
+    return pixels.to(device()), shortest(ids, tokenizer.end_id).to(device())
 
 
 def loss_with(tokenizer: CLIPTokenizer, recipe: Recipe = RECIPE):
@@ -115,7 +115,7 @@ def loss_with(tokenizer: CLIPTokenizer, recipe: Recipe = RECIPE):
 
 def accuracy(similarity: Tensor) -> dict[str, float]:
     """How often a picture's own caption is the first of all, and how often it comes before the twin's."""
-    here = torch.arange(len(similarity))
+    here = torch.arange(len(similarity), device=similarity.device)
     first = (similarity.argmax(dim=1) == here).float().mean()
     before_twin = (similarity[here, here] > similarity[here, here ^ 1]).float().mean()
     return {"first": float(first), "before_twin": float(before_twin)}

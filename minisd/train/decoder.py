@@ -13,7 +13,7 @@ from ..config import TINY_VAE
 from ..image import to_tensor
 from ..tiny.picture_book import draw, sample
 from ..vae import AutoencoderKL
-from .loop import Recipe, batch_noise, finished, sample_seeds, train
+from .loop import Recipe, batch_noise, device, finished, sample_seeds, train
 from .vae import reconstruction_loss, show
 
 RECIPE = Recipe(steps=12000, batch_size=4, learning_rate=8e-4, ema=0.999, decay=0.6)
@@ -22,7 +22,7 @@ NOISE = 0.05  # in units of the latents
 
 def loss_with(recipe: Recipe):
     def loss_of(model: AutoencoderKL, step: int) -> tuple[Tensor, dict[str, float]]:
-        x = torch.stack([to_tensor(draw(sample(rng))) for rng in sample_seeds(recipe, step)])
+        x = torch.stack([to_tensor(draw(sample(rng))) for rng in sample_seeds(recipe, step)]).to(device())
         with torch.no_grad():
             latents = model.encode(x).latent_dist.mode()
         y = model.decode(latents + NOISE * batch_noise(recipe, step, *latents.shape[1:])).sample.float()

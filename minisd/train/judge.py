@@ -18,7 +18,7 @@ from ..evaluate.findings import PLACES
 from ..image import to_tensor
 from ..tiny.picture_book import COLORS, RELATIONS, Scene, Thing, compose, draw
 from ..vae import AutoencoderKL
-from .loop import Recipe, batch_noise, finished, rank_and_world, sample_seeds, train, wait_for_all, write_atomically
+from .loop import Recipe, batch_noise, device, finished, rank_and_world, sample_seeds, train, wait_for_all, write_atomically
 from .unet import parts
 
 RECIPE = Recipe(steps=3000, batch_size=48, learning_rate=2e-3, ema=0.998)
@@ -63,7 +63,7 @@ def worn(pictures: Tensor, noise: Tensor, strength: Tensor) -> Tensor:
     """Pictures bent, blurred and made noisy, each as strongly as its three numbers in [0, 1) say."""
     bend, blur, grain = strength.view(-1, 3, 1, 1, 1).unbind(dim=1)
     shifts = F.interpolate(noise[:, :2, :BEND, :BEND].clamp(-2, 2), size=pictures.shape[-2:], mode="bicubic") * 0.04
-    grid = F.affine_grid(torch.eye(2, 3).expand(len(pictures), 2, 3), pictures.shape, align_corners=False)
+    grid = F.affine_grid(torch.eye(2, 3).expand(len(pictures), 2, 3).to(pictures), pictures.shape, align_corners=False)
     bent = F.grid_sample(pictures, grid + (bend * shifts).permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
     soft = F.avg_pool2d(F.pad(bent, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
     return torch.lerp(bent, soft, blur) + 0.12 * grain * noise
@@ -78,8 +78,8 @@ def loss_with(pool: Tensor, recipe: Recipe = RECIPE):
             pictures.append(pool[i] / 127.5 - 1 if i < len(pool) else to_tensor(draw(scenes[-1])))
         x = torch.stack(pictures)
         strength = batch_noise(recipe, step, 3, uniform=True)
-        prediction = model(worn(x, batch_noise(recipe, step, *x.shape[1:]), strength))
-        return detection_loss(Prediction(*(part.float() for part in prediction)), scenes), {}
+        prediction = model(worn(x.to(device()), batch_noise(recipe, step, *x.shape[1:]), strength))
+        return detection_loss(Prediction(*(part.float().cpu() for part in prediction)), scenes), {}
 
     return loss_of
 
@@ -116,7 +116,7 @@ def detection_loss(prediction: Prediction, scenes: list[Scene]) -> Tensor:
 def show(model: Detector, path: Path) -> dict[str, float]:
     """How often every kind, colour and the place are right in 200 fresh renders."""
     scenes = [any_scene(random.Random(f"judge/{i}")) for i in range(200)]
-    findings = read(model(torch.stack([to_tensor(draw(scene)) for scene in scenes])))
+    findings = read(model(torch.stack([to_tensor(draw(scene)) for scene in scenes]).to(device())))
     what = lambda things: sorted((thing.kind, thing.color) for thing in things)  # noqa: E731
     right = [what(f.things) == what(s.things) and f.place == s.place for f, s in zip(findings, scenes)]
     return {"all_right": sum(right) / len(right)}

@@ -46,8 +46,14 @@ class Recipe:
 def fast_arithmetic(recipe: Recipe):
     """Matrix products in bfloat16, and attention as separate products, whose gradient is faster on a CPU than the fused one's."""
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    with torch.autocast("cpu", torch.bfloat16) if recipe.bfloat16 else nullcontext(), sdpa_kernel(SDPBackend.MATH):
+    half = torch.autocast(device().type, torch.bfloat16) if recipe.bfloat16 else nullcontext()
+    with half, sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+def device() -> torch.device:
+    """Where this process trains: on its own GPU if there is one."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -59,6 +65,15 @@ def wait_for_all():
         dist.barrier()
 
 
+def from_all(share: Tensor) -> list[Tensor]:
+    """What every process has computed, in the order of their ranks; all shares have one shape."""
+    shares = [torch.empty_like(share) for _ in range(rank_and_world()[1])]
+    if len(shares) == 1:
+        return [share]
+    dist.all_gather(shares, share)
+    return shares
+
+
 def sample_seeds(recipe: Recipe, step: int) -> list[random.Random]:
     """One source of randomness for each sample of this process's share of the batch."""
     rank, world = rank_and_world()
@@ -66,11 +81,11 @@ def sample_seeds(recipe: Recipe, step: int) -> list[random.Random]:
 
 
 def batch_noise(recipe: Recipe, step: int, *shape: int, uniform: bool = False) -> Tensor:
-    """This process's share of a batch of noise (normal, or uniform in [0, 1)), first dimension `batch_size`."""
+    """This process's share of a batch of noise (normal, or uniform in [0, 1)), first dimension `batch_size`; the CPU draws it."""
     rank, world = rank_and_world()
     generator = torch.Generator().manual_seed(2 * (recipe.seed * 10**9 + step) + uniform)
     draw = torch.rand if uniform else torch.randn
-    return draw((recipe.batch_size, *shape), generator=generator)[rank::world]
+    return draw((recipe.batch_size, *shape), generator=generator)[rank::world].to(device())
 
 
 class Average:
@@ -99,6 +114,7 @@ def train(
     from where the next call goes on; `folder/log.jsonl` has a line every 50 steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    model = model.to(device())
     state_file, log_file = folder / "state.pt", folder / "log.jsonl"
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
@@ -106,7 +122,7 @@ def train(
     average = Average(model, recipe.ema)
     first = 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
+        state = torch.load(state_file, weights_only=True, map_location=device())
         first = state["step"]
         model.load_state_dict(state["model"])
         average.model.load_state_dict(state["average"])
@@ -148,8 +164,10 @@ def train(
 
 
 def finished(folder: Path, model: nn.Module) -> nn.Module:
-    """The averaged weights of a training, put into `model`."""
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["average"])
+    """The averaged weights of a training, put into `model`. Raises FileNotFoundError if it has not begun."""
+    if not (folder / "state.pt").exists():
+        raise FileNotFoundError(f"{folder} has no training yet; begin with: python -m minisd.train {folder.name}")
+    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True, map_location="cpu")["average"])
     return model.eval().requires_grad_(False)
 
 

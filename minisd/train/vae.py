@@ -12,10 +12,10 @@ from ..config import TINY_VAE
 from ..image import image_grid, to_pil, to_tensor
 from ..tiny.picture_book import Scene, draw, sample
 from ..vae import AutoencoderKL
-from .loop import Recipe, batch_noise, sample_seeds, train
+from .loop import Recipe, batch_noise, device, sample_seeds, train
 
-RECIPE = Recipe(steps=8000, batch_size=16, learning_rate=1.5e-3, ema=0.998)
-KL_WEIGHT = 5e-4  # per latent number, against an error per colour value
+RECIPE = Recipe(steps=11000, batch_size=16, learning_rate=1.5e-3, ema=0.998)
+KL_WEIGHT = 2e-3  # per latent number, against an error per colour value
 COLOR_STEPS = 1500  # how long three of the four latent channels are pulled towards the picture's colours
 CROP = 64
 
@@ -43,7 +43,7 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
 
 def loss_with(recipe: Recipe):
     def loss_of(model: AutoencoderKL, step: int) -> tuple[Tensor, dict[str, float]]:
-        x = torch.stack([crop_near_a_thing(sample(rng), rng) for rng in sample_seeds(recipe, step)])
+        x = torch.stack([crop_near_a_thing(sample(rng), rng) for rng in sample_seeds(recipe, step)]).to(device())
         posterior = model.encode(x).latent_dist
         noise = batch_noise(recipe, step, *posterior.mean.shape[1:])
         y = model.decode(posterior.mean + posterior.std * noise).sample.float()
@@ -63,7 +63,7 @@ def loss_with(recipe: Recipe):
 @torch.inference_mode()
 def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
     """A sheet of fresh pictures above what comes back, and the mean PSNR of 64 of them, in dB."""
-    x = torch.stack([to_tensor(draw(sample(random.Random(f"sheet/{i}")))) for i in range(64)])
+    x = torch.stack([to_tensor(draw(sample(random.Random(f"sheet/{i}")))) for i in range(64)]).to(device())
     moments = [model.encode(part).latent_dist for part in x.split(8)]
     y = torch.cat([model.decode(m.mean).sample for m in moments]).clamp(-1, 1)
     latents = torch.cat([m.mean for m in moments])
