@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-slow notebooks lint clean
+.PHONY: demo test test-slow notebooks docs lint clean
 
 demo: .venv/demo
 	$(BIN)/python -m minisd.generate "an astronaut riding a horse"
@@ -16,6 +16,10 @@ test-slow: .venv/test
 
 notebooks: .venv/test
 	$(BIN)/python notebooks/build.py
+
+docs: .venv/test
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . docs/_build/html
+	@echo docs/_build/html/index.html
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -54,13 +54,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--num-images", "--num-images-per-prompt", "--n-samples", type=int, default=1, metavar="N", help="of each prompt"
     )
+    p.add_argument("--n-iter", type=int, default=1, help=argparse.SUPPRESS)
     p.add_argument("--height", "--H", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's own)")
     p.add_argument("--width", "--W", type=int, metavar="PIXELS", help="likewise")
     p.add_argument("--out", "--outdir", type=Path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file")
     p.add_argument("--grid", action="store_true", help="write all pictures on one page, too")
+    p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
     p.add_argument("--gif", action="store_true", help="write a film of each picture's making, too: the guess at every step")
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
+    p.add_argument("--precision", choices=["full", "autocast"], help=argparse.SUPPRESS)
     p.add_argument("--quiet", action="store_true", help="say nothing but the paths, and errors")
     p.add_argument("--version", action="version", version=f"minisd {__version__}")
     return p
@@ -84,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace):
     orders = what_to_draw(args)
+    if not orders:  # under torchrun, with fewer pictures than processes
+        return
     say = (lambda *words: None) if args.quiet else (lambda *words: print(*words, file=sys.stderr))
     if args.model == "tiny":
         for prompt in dict.fromkeys(order.prompt for order in orders):
@@ -91,7 +96,8 @@ def run(args: argparse.Namespace):
                 say("note:", hint)
 
     device = best_device() if args.device == "auto" else args.device
-    dtype = DTYPES[args.dtype or ("float16" if device == "cuda" else "float32")]
+    half = device == "cuda" and args.precision != "full"
+    dtype = DTYPES[args.dtype or ("float16" if half else "float32")]
     pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=dtype).to(device)
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
     if args.sampler:
@@ -124,11 +130,14 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
         prompts += [line for line in args.from_file.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not prompts:
         raise ValueError('say what to draw, for example: python -m minisd.generate "an astronaut riding a horse"')
-    if args.num_images < 1:
-        raise ValueError(f"--num-images must be at least 1, not {args.num_images}")
-    seed = random.randrange(2**32) if args.seed is None else args.seed
-    orders = [Order(prompt, seed + i) for i, prompt in enumerate(p for p in prompts for _ in range(args.num_images))]
+    count = args.num_images * args.n_iter
+    if count < 1:
+        raise ValueError(f"--num-images must be at least 1, not {count}")
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and args.seed is None:
+        raise ValueError("several processes need one --seed, from which each takes its share")
+    seed = random.randrange(2**32) if args.seed is None else args.seed
+    orders = [Order(prompt, seed + i) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
     return orders[rank::world]
 
 

@@ -111,6 +111,8 @@ def test_flags_of_other_scripts_mean_the_same(generate):
     ]
     assert all(np.array_equal(pictures[0], others) for others in pictures[1:])
     assert generate("a cat", "--seed", "1", "--ddim_steps", "3", "--quiet", steps=None)[0] == 0
+    more = ["--n_iter", "2", "--n_samples", "2", "--skip_grid", "--precision", "full"]
+    assert generate("a dog", "--seed", "1", *more)[1] == [f"a-dog-{seed}.png" for seed in (1, 2, 3, 4)]
 
 
 def test_quiet_says_only_the_paths(generate):
@@ -124,6 +126,8 @@ def test_processes_under_torchrun_share_the_prompts(generate, monkeypatch):
         monkeypatch.setenv("RANK", rank)
         shares.append(generate("a cat", "a dog", "a bird", "--seed", "0")[1])
     assert shares == [["a-cat-0.png", "a-bird-2.png"], ["a-dog-1.png"]]
+    assert generate("a lonely cat", "--seed", "0") == (0, [], "")  # the other process has it
+    assert "several processes need one --seed" in generate("a cat")[2]
 
 
 @pytest.mark.parametrize(
