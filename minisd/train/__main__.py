@@ -5,6 +5,7 @@
     python -m minisd.train decoder              # needs vae, and makes its pictures sharper
     python -m minisd.train unet                 # needs clip and vae
     python -m minisd.train judge                # needs vae: the second judge of `python -m minisd.evaluate`
+    python -m minisd.train ablations            # needs clip and vae: what if one thing were different?
     python -m minisd.train plot                 # the logs as curves
     python -m minisd.train pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
 
@@ -21,9 +22,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from . import clip, decoder, judge, plot, unet, vae
+from . import ablations, clip, decoder, judge, plot, unet, vae
 
-PARTS = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge}
+PARTS = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge, "ablations": ablations}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ from ..tiny.picture_book import (
     sample,
 )
 from ..tokenizer import CLIPTokenizer
-from .loop import Recipe, device, rank_and_world, sample_seeds, train
+from .loop import Recipe, device, rank_and_world, sample_seeds, train, wait_for_all
 from .words import learn_tokenizer
 
 RECIPE = Recipe(steps=2000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
@@ -131,9 +131,11 @@ def show_with(tokenizer: CLIPTokenizer):
 
 
 def run(folder: Path, recipe: Recipe = RECIPE):
-    tokenizer = learn_tokenizer()
-    if rank_and_world()[0] == 0 and not (folder / "clip" / "tokenizer").exists():
-        tokenizer.save_pretrained(folder / "clip" / "tokenizer")
+    vocabulary = folder / "clip" / "tokenizer"
+    if rank_and_world()[0] == 0 and not vocabulary.exists():
+        learn_tokenizer().save_pretrained(vocabulary)
+    wait_for_all()
+    tokenizer = CLIPTokenizer.from_pretrained(vocabulary)
     torch.manual_seed(recipe.seed)
     model = CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), TINY_VISION)
     train(folder / "clip", model, recipe, loss_with(tokenizer, recipe), show_with(tokenizer))

@@ -106,12 +106,13 @@ def train(
     loss_of: Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]],
     show: Callable[[nn.Module, Path], dict[str, float]] | None = None,
     save_every: float = 180.0,
+    show_every: float = 600.0,
 ) -> nn.Module:
     """Train `model` as the recipe says and return the moving average of its weights.
 
     `loss_of(model, step)` is the loss of this process's share of step's batch, and what to log beside it. `show(average, path)`
-    draws a sample sheet and returns figures for the log. Every `save_every` seconds the whole state goes to `folder/state.pt`,
-    from where the next call goes on; `folder/log.jsonl` has a line every 50 steps.
+    draws a sample sheet and returns figures for the log, every `show_every` seconds. Every `save_every` seconds the whole state
+    goes to `folder/state.pt`, from where the next call goes on; `folder/log.jsonl` has a line every 50 steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = model.to(device())
@@ -130,7 +131,7 @@ def train(
 
     rank, world = rank_and_world()
     shown: dict[str, list[float]] = {}
-    clock = saved = time.monotonic()
+    clock = saved = drawn = time.monotonic()
     for step in range(first, recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
@@ -156,10 +157,11 @@ def train(
         if rank == 0 and (last or time.monotonic() - saved > save_every):
             state = {"step": done, "model": model.state_dict(), "average": average.model.state_dict()}
             write_atomically(state_file, {**state, "optimizer": optimizer.state_dict(), "recipe": asdict(recipe)})
-            if show:
-                with log_file.open("a") as log:
-                    log.write(json.dumps({"step": done, **show(average.model, folder / "sheet.png")}) + "\n")
             saved = time.monotonic()
+        if rank == 0 and show and (last or time.monotonic() - drawn > show_every):
+            with log_file.open("a") as log:
+                log.write(json.dumps({"step": done, **show(average.model, folder / "sheet.png")}) + "\n")
+            drawn = time.monotonic()
     return average.model
 
 

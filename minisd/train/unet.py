@@ -42,6 +42,7 @@ from .vae import centred
 RECIPE = Recipe(steps=40000, batch_size=48, learning_rate=1e-3, ema=0.9995)
 SCENES = 60_000
 CAPTION_DROPOUT = 0.1
+Contexts = Callable[[list[str], int], Tensor]  # captions and the step → states (B, T, D)
 GAMMA = 5.0  # Hang et al. 2023: no timestep counts more than one with this signal-to-noise ratio
 
 SHEET = [
@@ -86,7 +87,7 @@ def min_snr_weights(alphas_cumprod: Tensor) -> Tensor:
     return (GAMMA / signal_to_noise).clamp(max=1)
 
 
-def loss_with(latents: Tensor, contexts: Callable[[list[str], int], Tensor], recipe: Recipe = RECIPE):
+def loss_with(latents: Tensor, contexts: Contexts, recipe: Recipe = RECIPE, dropout: float = CAPTION_DROPOUT):
     """The loss of a step. Times that count little are drawn seldom, which changes the gradient's noise and not its mean."""
     alphas_cumprod = PNDMScheduler().alphas_cumprod.to(device())
     weights = min_snr_weights(alphas_cumprod)
@@ -95,7 +96,7 @@ def loss_with(latents: Tensor, contexts: Callable[[list[str], int], Tensor], rec
     def loss_of(model: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
         seeds = sample_seeds(recipe, step)
         which = [rng.randrange(len(latents)) for rng in seeds]
-        captions = ["" if rng.random() < CAPTION_DROPOUT else caption(scene_number(i), rng) for i, rng in zip(which, seeds)]
+        captions = ["" if rng.random() < dropout else caption(scene_number(i), rng) for i, rng in zip(which, seeds)]
         x0 = latents[which].float().to(device())
         noise = batch_noise(recipe, step, *x0.shape[1:])
         t = torch.searchsorted(chances, batch_noise(recipe, step, uniform=True))
@@ -135,16 +136,25 @@ def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
     return centred(vae), clip.text, tokenizer
 
 
+def ids_with(tokenizer: CLIPTokenizer) -> Contexts:
+    """Captions as ids: padded to 77 in every fourth step, else to the longest, which costs much less."""
+
+    def ids(captions: list[str], step: int) -> Tensor:
+        padded = tokenizer(captions).input_ids
+        return (padded if step % 4 == 0 else shortest(padded, tokenizer.end_id)).to(device())
+
+    return ids
+
+
 def run(folder: Path, recipe: Recipe = RECIPE):
     vae, text_encoder, tokenizer = parts(folder)
     vae, text_encoder = vae.to(device()), text_encoder.to(device())
     latents = cached_latents(vae, folder / "latents.pt", SCENES)
+    ids = ids_with(tokenizer)
 
     @torch.no_grad()
     def contexts(captions: list[str], step: int) -> Tensor:
-        ids = tokenizer(captions).input_ids
-        ids = ids if step % 4 == 0 else shortest(ids, tokenizer.end_id)
-        return text_encoder(ids.to(device())).last_hidden_state
+        return text_encoder(ids(captions, step)).last_hidden_state
 
     torch.manual_seed(recipe.seed)
     unet = UNet2DConditionModel(TINY_UNET)

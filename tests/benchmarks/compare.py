@@ -1,8 +1,9 @@
 """minisd beside diffusers, in one run: `python tests/benchmarks/compare.py --folder /tmp/benchmark > docs/benchmark.md`.
 
 Every measurement is a fresh process that does one thing with one of the two libraries and prints what it took. The two take turns,
-so that a machine that slows down slows both; the table has medians and their ratio. A random full-size v1 checkpoint is made first
-(6.5 GB in the folder, which stays for the next run). `--only load` measures the rows whose names begin so.
+so that a machine that slows down slows both; the table has medians and their ratio. Memory is the process's peak above the
+weights' own size. A random full-size v1 checkpoint is made first (6.5 GB in the folder, which stays for the next run).
+`--only load` measures the rows whose names begin so.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,32 +65,51 @@ for _ in range(3):
     times.append(time.perf_counter() - started)
 started = time.perf_counter() - sorted(times)[1]
 """
+PICTURE = {  # the same picture by a whole process: imports, loading, four guided steps, the file
+    "minisd": """
+from minisd.generate import main
+main(["a cat", "--model", {folder!r}, "--steps", "4", "--height", "256", "--width", "256", "--seed", "0", "--out", {out!r}])
+""",
+    "diffusers": """
+import torch
+from diffusers import StableDiffusionPipeline
+pipe = StableDiffusionPipeline.from_pretrained({folder!r}, torch_dtype=torch.float32)
+generator = torch.Generator().manual_seed(0)
+pipe("a cat", num_inference_steps=4, height=256, width=256, generator=generator).images[0].save({out!r} + "/a-cat.png")
+""",
+}
 
 
 @dataclass(frozen=True)
 class Row:
     name: str
-    code: str  # with {import_}, {folder}, and whatever READY times
+    code: Mapping[str, str]  # of each library
+    weights: int = 0  # how many bytes they have in memory
     repeats: int = 5
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    def loaded(kind: str, dtype: str = "float32") -> str:
-        return LOAD.format(import_="{import_}", folder=str(folder / kind), dtype=f"torch_dtype=torch.{dtype}")
+    size = {kind: sum(file.stat().st_size for file in (folder / kind).rglob("*.safetensors")) for kind in ("float32", "float16")}
 
-    def timed(once: str, dtype: str = "float32") -> str:
-        return loaded("float32", dtype) + READY.format(once=once)
+    def loaded(kind: str, then: str = "", dtype: str | None = None) -> dict[str, str]:
+        settings = {"folder": str(folder / kind), "dtype": f"torch_dtype=torch.{dtype or kind}"}
+        return {library: LOAD.format(import_=import_, **settings) + "\n" + then for library, import_ in IMPORT.items()}
+
+    def timed(once: str, dtype: str = "float32") -> dict[str, str]:
+        return loaded("float32", READY.format(once=once), dtype)
 
     step = "pipe.unet(torch.ones(2, 4, 64, 64).to(pipe.dtype), 500, encoder_hidden_states=torch.ones(2, 77, 768).to(pipe.dtype))"
-    yield Row("import", "{import_}")
-    yield Row("load, float32 file", loaded("float32"))
-    yield Row("load and read every weight, float32 file", loaded("float32") + "\n" + READ)
-    yield Row("load, float16 file", loaded("float16", "float16"))
-    yield Row("load and read every weight, float16 file", loaded("float16", "float16") + "\n" + READ)
-    yield Row("text encoder, a batch of 2", timed("pipe.text_encoder(torch.ones(2, 77, dtype=torch.long))"))
-    yield Row("guided UNet step, 64×64 latents, float32", timed(step), repeats=3)
-    yield Row("guided UNet step, 64×64 latents, bfloat16", timed(step, "bfloat16"), repeats=3)
-    yield Row("VAE decode, 512×512 pixels, float32", timed("pipe.vae.decode(torch.ones(1, 4, 64, 64)).sample"), repeats=3)
+    yield Row("import", IMPORT)
+    for kind in ("float32", "float16"):
+        yield Row(f"load, {kind} file", loaded(kind), size[kind])
+        yield Row(f"load and read every weight, {kind} file", loaded(kind, READ), size[kind])
+    yield Row("text encoder, a batch of 2", timed("pipe.text_encoder(torch.ones(2, 77, dtype=torch.long))"), size["float32"])
+    yield Row("guided UNet step, 64×64 latents, float32", timed(step), size["float32"], repeats=3)
+    yield Row("guided UNet step, 64×64 latents, bfloat16", timed(step, "bfloat16"), size["float16"], repeats=3)
+    decode = timed("pipe.vae.decode(torch.ones(1, 4, 64, 64)).sample")
+    yield Row("VAE decode, 512×512 pixels, float32", decode, size["float32"], repeats=3)
+    picture = {library: code.format(folder=str(folder / "float32"), out=str(folder)) for library, code in PICTURE.items()}
+    yield Row("a picture of 256×256 in 4 steps, the whole process", picture, size["float32"], repeats=3)
 
 
 def run(code: str) -> dict[str, float]:
@@ -101,10 +121,10 @@ def run(code: str) -> dict[str, float]:
 
 def measure(row: Row) -> dict[str, dict[str, float]]:
     """The median of each figure, of each library."""
-    results: dict[str, list[dict[str, float]]] = {"minisd": [], "diffusers": []}
+    results: dict[str, list[dict[str, float]]] = {library: [] for library in row.code}
     for _ in range(row.repeats):
-        for library, import_ in IMPORT.items():
-            results[library].append(run(BEGIN + row.code.format(import_=import_) + END))
+        for library, code in row.code.items():
+            results[library].append(run(BEGIN + code + END))
     return {
         library: {figure: statistics.median(r[figure] for r in found) for figure in ("seconds", "megabytes")}
         for library, found in results.items()
@@ -124,12 +144,13 @@ def main():
 
     versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}\n")
-    print("| | minisd | diffusers | ratio | minisd, peak | diffusers, peak | ratio |\n|---|---|---|---|---|---|---|")
+    print("| | minisd | diffusers | ratio | minisd, memory | diffusers, memory | ratio |\n|---|---|---|---|---|---|---|")
     for row in rows(arguments.folder):
         if row.name.startswith(arguments.only):
             ours, theirs = measure(row).values()
             seconds = f"{ours['seconds']:.2f} s | {theirs['seconds']:.2f} s | {ours['seconds'] / theirs['seconds']:.2f}"
-            memory = f"{ours['megabytes']:,.0f} MB | {theirs['megabytes']:,.0f} MB | {ours['megabytes'] / theirs['megabytes']:.2f}"
+            above = [max(0.0, figures["megabytes"] - row.weights / 2**20) for figures in (ours, theirs)]
+            memory = f"{above[0]:,.0f} MB | {above[1]:,.0f} MB | {above[0] / max(above[1], 1):.2f}"
             print(f"| {row.name} | {seconds} | {memory} |", flush=True)
 
 

@@ -1,0 +1,88 @@
+"""What if …? Short trainings of the UNet that differ from the recipe in one respect, and what each is then able to draw.
+
+    python -m minisd.train ablations      # needs clip and vae; an hour or two, and it goes on where it was stopped
+
+All see the same scenes, in the same order, from the same start.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..clip import CLIPTextModel
+from ..config import TINY_UNET
+from ..pipeline import StableDiffusionPipeline
+from ..schedulers import PNDMScheduler
+from ..unet import UNet2DConditionModel, UNet2DConditionOutput
+from .loop import Recipe, device, finished, rank_and_world, train
+from .unet import CAPTION_DROPOUT, SCENES, cached_latents, ids_with, loss_with, parts
+
+RECIPE = Recipe(steps=2000, batch_size=32, learning_rate=1e-3, ema=0.998)
+PROMPTS, STEPS = 60, 20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is not as in the recipe."""
+
+    dropout: float = CAPTION_DROPOUT
+    scaling_factor: float | None = None  # of the latents; None is the one that gives them variance 1
+    joint: bool = False  # the text encoder starts from nothing, and learns what the UNet's loss teaches it
+
+
+VARIANTS = {
+    "as it is": Variant(),
+    "no caption dropped": Variant(dropout=0.0),
+    "latents too small": Variant(scaling_factor=0.18215),  # Stable Diffusion's own factor, which fits another autoencoder
+    "text encoder trained jointly": Variant(joint=True),
+}
+
+
+class Joint(nn.Module):
+    """UNet and text encoder as one network, from ids to noise."""
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel):
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> UNet2DConditionOutput:
+        return self.unet(x, t, self.text_encoder(ids).last_hidden_state)
+
+
+def run(folder: Path, recipe: Recipe = RECIPE):
+    """Train every variant and write what it can draw to `folder/ablations/ablations.json`."""
+    vae, text_encoder, tokenizer = parts(folder)
+    vae.to(device())
+    own, latents, results = vae.config.scaling_factor, cached_latents(vae, folder / "latents.pt", SCENES), {}
+    for name, variant in VARIANTS.items():
+        torch.manual_seed(recipe.seed)
+        model = Joint(UNet2DConditionModel(TINY_UNET), CLIPTextModel(text_encoder.config))
+        if not variant.joint:
+            model.text_encoder.load_state_dict(text_encoder.state_dict())
+            model.text_encoder.requires_grad_(False)
+        vae.config = replace(vae.config, scaling_factor=variant.scaling_factor or own)
+        scaled = latents * (vae.config.scaling_factor / own)
+        place = folder / "ablations" / name.replace(" ", "-")
+        train(place, model, recipe, loss_with(scaled, ids_with(tokenizer), recipe, variant.dropout))
+
+        finished(place, model)
+        pipe = StableDiffusionPipeline(vae, model.text_encoder, tokenizer, model.unet, PNDMScheduler())
+        results[name] = {f"guidance {scale:g}": drawn_right(pipe.to(device()), scale) for scale in (1.0, 3.0)}
+        if rank_and_world()[0] == 0:
+            (folder / "ablations" / "ablations.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+
+def drawn_right(pipe: StableDiffusionPipeline, guidance_scale: float) -> dict[str, float]:
+    """For prompts of one thing, the share of pictures in which all is right, and the share of each skill."""
+    from ..evaluate import geometry  # not at the top: the protocol itself knows how the model was trained
+    from ..evaluate.prompts import prompts_of
+    from ..evaluate.protocol import painter
+    from ..evaluate.rates import rate, right, skills
+
+    pipe.set_progress_bar_config(disable=True)
+    prompts = prompts_of("one thing", PROMPTS, 0)
+    found = geometry.judge(painter(pipe, STEPS, guidance_scale)(prompts))
+    return {"all": rate(right(found, prompts)).share} | {name: r.share for name, r in skills(found, prompts).items()}
