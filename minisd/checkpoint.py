@@ -6,8 +6,7 @@ with its JSON. `weights_convert` translates the names of the tensors, and reads 
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -48,7 +47,6 @@ __all__ = [
     "resolve",
     "these",
     "weight_files",
-    "widest",
     "write_folder",
     "write_json",
 ]
@@ -81,17 +79,12 @@ def write_json(path: Path, settings: Mapping[str, Any]):
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def either(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.dtype | None:
-    """`dtype` and `torch_dtype` are two names of one setting. Raises TypeError for what no weights can be cast to."""
-    chosen = torch_dtype if dtype is None else dtype
-    if chosen not in (None, *FORMATS):
+def either(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.dtype:
+    """`dtype` and `torch_dtype` are two names of one setting, float32 if not given. Raises TypeError for what is no format."""
+    chosen = dtype or torch_dtype or torch.float32
+    if chosen not in FORMATS:
         raise TypeError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {chosen!r}")
     return chosen
-
-
-def widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
-    """The one that holds the numbers of all; float32 for none at all."""
-    return reduce(torch.promote_types, set(dtypes) or {torch.float32})
 
 
 class Unfilled(TorchFunctionMode):
@@ -142,8 +135,8 @@ class Pretrained:
     ) -> Self:
         """Load from a folder, or from an id on the Hub, whose options are `revision`, `cache_dir`, `token`, `local_files_only`.
 
-        `variant="fp16"` takes the files that are stored in half precision; `dtype` (or `torch_dtype`) casts on the way in, and
-        without it weights stay as they are stored. Raises CheckpointError or UnsupportedConfig; then nothing is loaded.
+        `variant="fp16"` takes the files that are stored in half precision; `dtype` (or `torch_dtype`), float32 if not given, is
+        what they are cast to on the way in. Raises CheckpointError or UnsupportedConfig; then nothing is loaded.
         """
         chosen = either(dtype, torch_dtype)
         variants = ("fp16", None) if hub.get("revision") == "fp16" else (variant,)
@@ -151,18 +144,15 @@ class Pretrained:
         return cls.from_folder(folder, subfolder, variants, chosen)
 
     @classmethod
-    def from_folder(cls, folder: Path, subfolder: str, variants: Sequence[str | None], dtype: torch.dtype | None) -> Self:
+    def from_folder(cls, folder: Path, subfolder: str, variants: Sequence[str | None], dtype: torch.dtype) -> Self:
         """Load from a folder that is there, in the first of the variants that it has."""
         config_file, *files = part_files(listing(folder), str(folder), subfolder, cls.weights_name, variants)
         config = cls.config_class.from_json(read_json(folder / config_file))
         return cls.from_tensors(config, from_diffusers(cls.component, read_weights(folder, files)), dtype, str(folder / files[0]))
 
     @classmethod
-    def from_tensors(cls, config: Any, tensors: dict[str, Tensor], dtype: torch.dtype | None, where: str) -> Self:
-        """A network of these tensors, by minisd's names; it shares their memory, unless they have to be cast. Empties the dict.
-
-        Without a dtype, tensors that are stored in several get the widest of these.
-        """
+    def from_tensors(cls, config: Any, tensors: dict[str, Tensor], dtype: torch.dtype, where: str) -> Self:
+        """A network of these tensors, by minisd's names; it shares their memory, unless they have to be cast. Empties the dict."""
         for name, tensor in tensors.items():
             if tensor.dtype not in FORMATS:
                 raise CheckpointError(
@@ -170,7 +160,6 @@ class Pretrained:
                 )
         with Unfilled():
             model = cls(config)
-        dtype = dtype or widest(tensor.dtype for tensor in tensors.values())
         weights = {name: tensors.pop(name).to(dtype) for name in list(tensors)}  # the old and the new never exist together
         return load_strictly(model, weights, where)
 

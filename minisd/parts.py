@@ -17,7 +17,6 @@ from .checkpoint import (
     resolve,
     these,
     weight_files,
-    widest,
     write_json,
 )
 from .clip import CLIPTextModel
@@ -39,7 +38,7 @@ VOCABULARY = "openai/clip-vit-large-patch14"  # its vocabulary is that of every 
 
 
 def from_folder(
-    source: str | os.PathLike, given: Mapping[str, Any], dtype: torch.dtype | None, variant: str | None, hub: Mapping[str, Any]
+    source: str | os.PathLike, given: Mapping[str, Any], dtype: torch.dtype, variant: str | None, hub: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The parts in a folder or on the Hub, by the names that a pipeline has for them, except those that are `given`."""
     index = read_json(resolve(source, these(source, INDEX), **hub) / INDEX)
@@ -67,12 +66,11 @@ def from_folder(
         parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder, "tokenizer")
     if "scheduler" not in given:
         parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(read_json(folder / SCHEDULER))
-    loaded = {name: network.from_folder(folder, name, variants, dtype) for name, network in networks.items()}
-    return parts | (loaded if dtype else in_one_dtype(loaded))
+    return parts | {name: network.from_folder(folder, name, variants, dtype) for name, network in networks.items()}
 
 
 def from_file(
-    path: Path, given: Mapping[str, Any], dtype: torch.dtype | None, tokenizer: str | os.PathLike | None, prediction: str | None
+    path: Path, given: Mapping[str, Any], dtype: torch.dtype, tokenizer: str | os.PathLike | None, prediction: str | None
 ) -> dict[str, Any]:
     """The same from a .safetensors file: minisd's own, or an original one."""
     checkpoint = read_single_file(path, prediction)
@@ -88,12 +86,11 @@ def from_file(
         parts["tokenizer"] = vocabulary(checkpoint, path, tokenizer)
     if "scheduler" not in given:
         parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(checkpoint.json(SCHEDULER))
-    loaded = {}
     for name in checkpoint.parts:
         if name not in given:
             config = NETWORKS[name].config_class.from_json(checkpoint.json(f"{name}/config.json"))
-            loaded[name] = NETWORKS[name].from_tensors(config, checkpoint.take(name), dtype, str(path))
-    return parts | (loaded if dtype else in_one_dtype(loaded))
+            parts[name] = NETWORKS[name].from_tensors(config, checkpoint.take(name), dtype, str(path))
+    return parts
 
 
 def refuse_what_is_not_implemented(index: Mapping[str, Any], given: Collection[str], where: str):
@@ -125,14 +122,6 @@ def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike 
             f"{tokenizer or VOCABULARY} has a vocabulary of {len(found.vocab):,}, and the text encoder of {path} one of {size:,}"
         )
     return CLIPTokenizer(found.vocab, found.merges, padding_token(files))
-
-
-def in_one_dtype(networks: dict[str, torch.nn.Module]) -> dict[str, torch.nn.Module]:
-    """The networks; if they were stored in several dtypes, cast to the widest, for they hand each other what they compute."""
-    dtypes = {name: next(network.parameters()).dtype for name, network in networks.items()}
-    return {
-        name: net if dtypes[name] == widest(dtypes.values()) else net.to(widest(dtypes.values())) for name, net in networks.items()
-    }
 
 
 def write_parts(folder: Path, parts: Mapping[str, Any], defaults: Mapping[str, Any]):

@@ -239,7 +239,7 @@ class StableDiffusionPipeline:
     ) -> Self:
         """The built-in model ("tiny"), a diffusers folder, an id on the Hub, or what `from_single_file` reads.
 
-        `dtype` (or `torch_dtype`) casts on the way in; without it weights stay as they are stored, half precision included.
+        Weights are cast on the way in to `dtype` (or `torch_dtype`), float32 if not given, whatever they are stored in.
         `variant="fp16"` takes the files in half precision. `parts` replaces parts, as in `scheduler=…`. A checkpoint's safety
         checker is loaded too; `safety_checker=None` leaves it out.
 

@@ -68,8 +68,11 @@ def test_weights_are_cast_on_the_way_in(folder, dtype):
 def test_the_half_precision_variant_is_another_file(folder):
     tensors = {name: tensor.half() for name, tensor in load_file(folder / "vae" / WEIGHTS).items()}
     save_file(tensors, folder / "vae" / "diffusion_pytorch_model.fp16.safetensors")
-    assert AutoencoderKL.from_pretrained(folder, "vae", variant="fp16").quant_conv.weight.dtype == torch.float16
-    assert AutoencoderKL.from_pretrained(folder, "vae").quant_conv.weight.dtype == torch.float32
+    stored = AutoencoderKL.from_pretrained(folder, "vae", variant="fp16", torch_dtype=torch.float16).quant_conv.weight
+    assert torch.equal(stored, tensors["quant_conv.weight"])
+    cast = AutoencoderKL.from_pretrained(folder, "vae", variant="fp16").quant_conv.weight  # float32, as nothing else was asked for
+    assert cast.dtype == torch.float32 and torch.equal(cast, stored.float())
+    assert not torch.equal(cast, AutoencoderKL.from_pretrained(folder, "vae").quant_conv.weight)
 
 
 def test_a_whole_pipeline_is_saved_and_loaded(kind, tmp_path):

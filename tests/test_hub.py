@@ -183,7 +183,7 @@ def test_only_what_is_needed_is_fetched(hub):
 
 
 def test_only_the_variant_is_fetched(hub, recwarn):
-    pipe = StableDiffusionPipeline.from_pretrained(V1, variant="fp16")
+    pipe = StableDiffusionPipeline.from_pretrained(V1, variant="fp16", torch_dtype=torch.float16)
     assert sorted(set(hub.fetched)) == sorted(SMALL_FILES + weights(".fp16"))
     assert pipe.dtype == torch.float16
 

@@ -1,0 +1,103 @@
+"""The pictures of the documentation, drawn by the built-in model: `python docs/figures.py [NAME …]` writes docs/images/NAME.png.
+
+What they show depends on the model's weights: after a new training, draw them again.
+"""
+
+import io
+import random
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minisd import StableDiffusionPipeline
+from minisd.generate import main as generate
+from minisd.image import to_tensor
+from minisd.lessons.figures import PIXELS, pictures
+from minisd.schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
+from minisd.tiny import picture_book as book
+
+IMAGES = Path(__file__).parent / "images"
+SAMPLERS = {"DDIM": DDIMScheduler, "PNDM": PNDMScheduler, "K-LMS": LMSDiscreteScheduler}
+PROMPT = "a white cat riding a green dragon at night"
+
+
+def loaded() -> StableDiffusionPipeline:
+    pipe = StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(pipe: StableDiffusionPipeline, prompt: str, **settings) -> Tensor:
+    """One picture (3, 128, 128) in [-1, 1]."""
+    return 2 * pipe(prompt, generator=seeded(), output_type="pt", **settings).images[0] - 1
+
+
+def save(images: list[Tensor], titles: list[str], columns: int, name: str):
+    """A sheet on which the pictures take all the room that there is."""
+    large = [image.repeat_interleave(4, 1).repeat_interleave(4, 2) for image in images]
+    file = io.BytesIO()
+    pictures(large, titles, columns).savefig(file, format="png", dpi=2 * PIXELS)
+    Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+
+
+def astronaut():
+    """The README's picture, by the command that stands above it."""
+    (IMAGES / "astronaut.png").unlink(missing_ok=True)
+    generate(["an astronaut riding a horse", "--seed", "0", "--quiet", "--out", str(IMAGES / "astronaut.png")])
+
+
+def way():
+    """Above, what the VAE makes of the latents on their way; below, of the clean latents that are guessed there."""
+    pipe, noisy, guesses, titles = loaded(), [], [], []
+    for step in pipe.denoise(PROMPT, generator=seeded()):
+        if step.index in (0, 10, 20, 30, 40, 50):
+            noisy.append(pipe.decode(step.latents)[0])
+            guesses.append(pipe.decode(step.pred_original_sample)[0])
+            titles.append(f"t = {int(step.timestep)}")
+    save(noisy + guesses, titles + [""] * len(titles), 6, "way")
+
+
+def latents():
+    """A picture of the book, its four latent channels in grey, and what comes back of it."""
+    vae = loaded().vae
+    scene = book.sample(random.Random(7))
+    x = to_tensor(book.draw(scene))[None]
+    z = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
+    back = vae.decode(z / vae.config.scaling_factor).sample
+    channels = [(channel / 3).clamp(-1, 1).expand(3, 16, 16).repeat_interleave(8, 1).repeat_interleave(8, 2) for channel in z[0]]
+    titles = ["picture", *(f"latent channel {i}" for i in range(4)), "and back"]
+    save([x[0], *channels, back[0]], titles, 6, "latents")
+
+
+def samplers():
+    """The same noise under three samplers and four numbers of steps."""
+    pipe, images, titles = loaded(), [], []
+    for name, sampler in SAMPLERS.items():
+        pipe.scheduler = sampler.from_config(pipe.scheduler.config)
+        for steps in (5, 10, 20, 50):
+            images.append(draw(pipe, PROMPT, num_inference_steps=steps))
+            titles.append(f"{name}, {steps} steps")
+    save(images, titles, 4, "samplers")
+
+
+def guidance():
+    """The same noise at six scales."""
+    pipe, scales = loaded(), (1, 2, 3, 5, 8, 15)
+    images = [draw(pipe, PROMPT, guidance_scale=scale) for scale in scales]
+    save(images, [f"w = {scale}" for scale in scales], 6, "guidance")
+
+
+FIGURES = {figure.__name__: figure for figure in (astronaut, way, latents, samplers, guidance)}
+
+if __name__ == "__main__":
+    IMAGES.mkdir(exist_ok=True)
+    for name in sys.argv[1:] or FIGURES:
+        FIGURES[name]()
+        print(f"docs/images/{name}.png")

@@ -1,0 +1,202 @@
+"""Notebook 04, many roads from noise to data: its longer figures, and its exercises."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from .. import schedule
+from . import exact
+from .exercise import Exercise
+from .figures import BLUE, GREY, INK, ORANGE, PALE, TEAL, page, show
+
+EpsOf = Callable[[Tensor, int], Tensor]  # the noise in an x at a timestep
+Step = Callable[[EpsOf, Tensor, int, int], Tensor]  # eps_of, x, t, t_next → the x at t_next
+
+alpha = torch.cat([torch.cumprod(1 - schedule.betas("scaled_linear", 0.00085, 0.012, 1000).double(), dim=0), torch.ones(1)])
+LINES = {"DDIM": (ORANGE, "--", "o"), "Heun": (INK, "-.", "D"), "PLMS": (TEAL, ":", "s"), "LMS": (BLUE, "-", "^")}
+
+
+def show_roads(sigma: Sequence[float], numbers: Tensor, roads: Sequence[tuple[Sequence[int], Tensor]], fine: tuple):
+    """Walks (T, B, 1) over σ, of x/√ᾱ, each with its timesteps; `fine` is such a walk in tiny hops."""
+    figure, axes = page(1, len(roads), height=3, sharey=True)
+    for ax, (times, way) in zip(axes, roads):
+        ax.plot([sigma[t] for t in fine[0]], fine[1][..., 0], "-", color=GREY, linewidth=1.2)
+        ax.plot([sigma[t] for t in times], way[..., 0], "--o", color=ORANGE, linewidth=1.2, markersize=3.5)
+        ax.plot([0] * len(numbers), numbers, "o", color=BLUE, markersize=8, clip_on=False, zorder=3)
+        ax.set(xlabel=r"$\sigma$: noise on the left, data on the right", title=f"{len(times) - 1} hops (dashed), the road (grey)")
+        ax.invert_xaxis()
+    axes[0].set_ylabel(r"$\tilde x$")
+    show(
+        figure,
+        "Nine roads lead from the left edge, where the noise is, to three data points on the right. They are nearly straight at "
+        "first and bend to their point at the end. Four straight hops of DDIM follow most of them, but leave those that bend late "
+        "and miss the points; ten hops reach every point.",
+    )
+
+
+def show_hop(ax: Axes, sigma: Sequence[float], eps: Mapping[int, float], t: int):
+    """ε along a road over σ, the last four of it that a sampler of ten calls has seen at t, and three ways to go on."""
+    past, hop = np.array([t, t + 100, t + 200, t + 300]), np.arange(t, t - 101, -1)
+    seen, ahead = np.array([sigma[s] for s in past]), np.array([sigma[s] for s in hop])
+    values = np.array([eps[s] for s in past])
+    around = range(t + 300, max(t - 170, 0), -1)
+    ax.axvspan(ahead[0], ahead[-1], color=PALE)
+    ax.plot([sigma[s] for s in around], [eps[s] for s in around], "-", color=GREY, linewidth=4, alpha=0.5, label="the truth")
+    ax.plot(ahead, np.full(len(hop), values[0]), "--", color=ORANGE, label="DDIM: as it is now")
+    ax.plot(ahead, np.polyval(np.polyfit(past - t, values, 3), hop - t), ":", color=TEAL, label="PLMS: a cubic in $t$")
+    ax.plot(ahead, np.polyval(np.polyfit(seen, values, 3), ahead), "-", color=BLUE, label=r"LMS: a cubic in $\sigma$")
+    ax.plot(seen, values, "o", color=INK, label="remembered")
+    ax.set(xlabel=r"$\sigma$", title=f"the hop from t = {t} to {t - 100} (shaded)")
+    ax.invert_xaxis()
+
+
+def show_hops(sigma: Sequence[float], eps: Mapping[int, float], times: Sequence[int]):
+    """What the samplers expect of ε (for every t) in the hops at some timesteps."""
+    figure, axes = page(1, len(times), height=3)
+    for ax, t in zip(axes, times):
+        show_hop(ax, sigma, eps, t)
+    axes[0].set_ylabel(r"$\epsilon$, first coordinate")
+    axes[0].legend(fontsize=8.5)
+    show(
+        figure,
+        f"The noise along one road as a curve over sigma, with four remembered values on it. In the hop from t = {times[0]} the "
+        f"curve rises: both cubics follow it, DDIM's constant stays below. In the hop from t = {times[1]} the curve has become "
+        "flat: the constant is right, and both cubics turn away from it.",
+    )
+
+
+def slope(errors: Mapping[int, float], least: int = 24) -> float:
+    """The order p in error ∝ calls^−p, by least squares in logarithms over the entries with at least so many calls."""
+    calls, values = zip(*[(n, error) for n, error in errors.items() if n >= least])
+    return -float(np.polyfit(np.log(calls), np.log(values), 1)[0])
+
+
+def show_race(errors: Mapping[str, Mapping[int, float]]):
+    """The error of several samplers over the number of calls, both as logarithms; the slopes stand in the legend."""
+    figure, ax = page(height=3.6)
+    for name, by_calls in errors.items():
+        color, line, marker = LINES[name]
+        label = f"{name}: slope {slope(by_calls):.1f}"
+        ax.plot(*zip(*by_calls.items()), marker, color=color, linestyle=line, markersize=4, label=label)
+    log_axes(ax, "calls of the denoiser", "distance from the truth", (3, 5, 10, 20, 50, 100))
+    ax.legend()
+    show(
+        figure,
+        "Error over calls, in logarithms. DDIM falls along a line of slope 1, Heun of slope 2 and by 50 calls far below it. PLMS, "
+        "of slope 2 from 24 calls on, is lowest up to some 30 calls; LMS falls fastest and is lowest beyond.",
+    )
+
+
+def log_axes(ax: Axes, xlabel: str, ylabel: str, ticks: Sequence[int]):
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    ax.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+
+
+def show_on_the_way(times: Sequence[int], errors: Mapping[str, Tensor], stop: int):
+    """The error of several samplers at every timestep of their way; a line marks where the race ended."""
+    figure, ax = page(height=3)
+    for name, by_time in errors.items():
+        color, line, marker = LINES[name]
+        ax.plot(times[1:], by_time[1:], marker, color=color, linestyle=line, markersize=4, label=name)
+    ax.axvline(stop, color=GREY, linewidth=1, linestyle="-")
+    ax.annotate("the race ended here", (stop, 1e-4), (6, 0), textcoords="offset points", color=GREY)
+    ax.set(yscale="log", xlabel="timestep $t$: noise on the left, data on the right", ylabel="distance from the truth")
+    ax.invert_xaxis()
+    ax.legend()
+    show(
+        figure,
+        "Error over time for walks of 20 hops. Up to t = 279 DDIM is worst, by a factor of ten and more. Then all three rise, PLMS "
+        "and LMS steeply, and at the end the order is reversed: DDIM is best and LMS worst.",
+    )
+
+
+def show_real_errors(errors: Mapping[str, Mapping[str, Mapping[int, float]]]):
+    """For each title the error of several samplers over the number of calls, in logarithms, panel by panel."""
+    figure, axes = page(1, len(errors), height=3, sharex=True, sharey=True)
+    for ax, (title, by_sampler) in zip(axes, errors.items()):
+        for name, by_calls in by_sampler.items():
+            color, line, marker = LINES[name]
+            ax.plot(*zip(*by_calls.items()), marker, color=color, linestyle=line, markersize=4, label=name)
+        log_axes(ax, "calls of the UNet", "", (2, 5, 10, 20, 50))
+        ax.set_title(title)
+    axes[0].set_ylabel("error of the latents")
+    axes[0].legend()
+    show(
+        figure,
+        "Error of the latents over calls of the UNet, in logarithms, for DDIM, PLMS and LMS, in two panels: half-way and at the "
+        "end. Half-way PLMS and LMS fall steeper than DDIM. At the end PLMS is far above the other two up to 10 calls; from 20 "
+        "calls on all three are low.",
+    )
+
+
+POINTS = torch.tensor([[-1.5, 0.5], [-0.3, 1.4], [1.4, 0.7], [0.8, -1.2], [-0.9, -1.1]], dtype=torch.float64)
+START = torch.randn(200, 2, generator=torch.Generator().manual_seed(5)).double()
+X, EPS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(6))
+HOPS = ((0.005, 0.05), (0.3, 0.6), (0.9, 1.0))  # ᾱ before and after
+
+
+def heun(eps_of: EpsOf, x: Tensor, t: int, t_next: int) -> Tensor:
+    """A hop with the mean of the ε at both its ends, the second of them at where the first one leads (Karras et al. 2022, §3)."""
+    eps = eps_of(x, t)
+    there = schedule.transfer(x, eps, alpha[t], alpha[t_next])
+    return schedule.transfer(x, (eps + eps_of(there, t_next)) / 2, alpha[t], alpha[t_next])
+
+
+def mixed(share: float, other: float) -> Step:
+    """Heun's hop with other shares of its two ε."""
+
+    def step(eps_of: EpsOf, x: Tensor, t: int, t_next: int) -> Tensor:
+        eps = eps_of(x, t)
+        there = schedule.transfer(x, eps, alpha[t], alpha[t_next])
+        return schedule.transfer(x, share * eps + other * eps_of(there, t_next), alpha[t], alpha[t_next])
+
+    return step
+
+
+def end_of_walk(step: Step, hops: int) -> Tensor:
+    """Where a few points of noise are at t = 279, in the world of the five points."""
+    x, times = START, range(999, 278, -720 // hops)
+    for t, t_next in zip(times, times[1:]):
+        x = step(lambda x, t: exact.epsilon(x, POINTS, alpha[t]), x, t, t_next)
+    return x
+
+
+@cache
+def truth() -> Tensor:
+    return end_of_walk(heun, 720)
+
+
+def measured_slope(step: Step) -> float:
+    """The order of a sampler that knows nothing but where it is: how its error falls from 30 to 60 hops."""
+    return slope({hops: (end_of_walk(step, hops) - truth()).norm(dim=1).mean().item() for hops in (30, 60)})
+
+
+ddim_step = Exercise(
+    answer=schedule.transfer,
+    mistakes={
+        "that is x0; from there, go back into the noise": lambda x, eps, alpha, alpha_next: schedule.to_x0(x, eps, alpha),
+        "on the way back it is the noise of the next level: √(1−ᾱ') ε": lambda x, eps, alpha, alpha_next: (
+            alpha_next**0.5 * schedule.to_x0(x, eps, alpha) + (1 - alpha) ** 0.5 * eps
+        ),
+        "x0 shrinks again on the way back, to √ᾱ' x0": lambda x, eps, alpha, alpha_next: (
+            schedule.to_x0(x, eps, alpha) + (1 - alpha_next) ** 0.5 * eps
+        ),
+        "the two levels have changed places": lambda x, eps, alpha, alpha_next: schedule.transfer(x, eps, alpha_next, alpha),
+    },
+    run=lambda step: torch.stack([step(X, EPS, *levels) for levels in HOPS[:2]]),
+)
+
+second_order = Exercise(
+    answer=heun,
+    mistakes={
+        "slope 1, as DDIM's: is the second ε asked for at t_next, and in the x that the first hop leads to?": mixed(1, 0),
+        "slope 0, so it goes elsewhere: does the second hop start at x, and do the shares of both ε add up to 1?": mixed(1, 1),
+    },
+    run=measured_slope,
+    tolerance=0.2,
+)

@@ -1,0 +1,140 @@
+"""Notebook 10, does it understand: what a judge sees, its longer figures, and its exercises."""
+
+from collections.abc import Mapping, Sequence
+from math import log, sqrt
+
+import torch
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from ..evaluate.findings import Finding, holds
+from ..evaluate.rates import Rate
+from ..image import to_tensor
+from ..tiny.picture_book import SCENERY, Scene, Thing, draw
+from .exercise import Exercise
+from .figures import BLUE, GREY, INK, ORANGE, page, pictures, show
+
+NEW = {"one thing": "colour", "two things": "pair", "riding": "pair"}  # what is new in a held-out combination of each kind
+
+
+def words(found: Finding) -> str:
+    """A finding in words."""
+    things = " and ".join(f"{thing.color} {thing.kind}" for thing in found.things) or "nothing"
+    return f"{things}, {where(found.place)}"
+
+
+def from_the_top(found: Finding) -> str:
+    return " over ".join(thing.kind for thing in sorted(found.things, key=lambda thing: thing.y)) or "nothing"
+
+
+def where(place: str) -> str:
+    return SCENERY[place][0] if place in SCENERY else f"on {place or 'pale'}"
+
+
+def total(rates: Sequence[Rate]) -> Rate:
+    return Rate(sum(rate.right for rate in rates), sum(rate.of for rate in rates))
+
+
+def show_findings(images: Sequence[Tensor], findings: Sequence[Finding]):
+    """Pictures (3, 128, 128) with a frame around each thing that was found, and below the findings as the book draws them."""
+    drawn = [to_tensor(draw(Scene(found.things, "", found.place))) for found in findings]
+    titles = ["picture"] * len(images) + [where(found.place) for found in findings]
+    figure = pictures([*images, *drawn], titles, columns=len(images))
+    for ax, found in zip(figure.axes, findings):
+        for thing in found.things:
+            x, y, side = 128 * (thing.x - thing.scale), 128 * (thing.y - thing.scale), 256 * thing.scale
+            ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=INK, linewidth=1.2))
+            label = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            ax.text(max(x, 1), max(y, 8), f"{thing.color} {thing.kind}", size=7, bbox=label, clip_on=True)
+    seen = "; ".join(words(found) for found in findings)
+    show(figure, f"Pictures with frames around what the judge found, and below them its findings, drawn anew. It found: {seen}.")
+
+
+def show_rates(rates: Mapping[str, tuple[Rate, Rate]], independent: Mapping[str, float]):
+    """For every kind of prompt the rates of seen and of new combinations, with intervals, and what independence would make."""
+    figure, ax = page(height=3)
+    for at, (kind, pair) in enumerate(rates.items()):
+        for rate, name, shift, color, marker in zip(pair, ("seen", "new"), (-0.12, 0.12), (BLUE, ORANGE), "os"):
+            low, high = rate.interval()
+            bars, style = [[rate.share - low], [high - rate.share]], {"color": color, "capsize": 4, "markersize": 8}
+            ax.errorbar([at + shift], [rate.share], bars, fmt=marker, **style, label=name if at == 0 else None)
+        if kind in independent:
+            level = [independent[kind]] * 2
+            label = None if ax.get_legend_handles_labels()[1][-1] == "if skills were independent" else "if skills were independent"
+            ax.plot([at - 0.25, at + 0.25], level, "--", color=GREY, label=label)
+    ax.set(xticks=range(len(rates)), xticklabels=list(rates), ylim=(-0.02, 1.02), ylabel="share of right pictures")
+    ax.set_xlim(-0.5, len(rates) - 0.5)
+    ax.grid(False, axis="x")
+    ax.legend(loc="upper right")
+    said = "; ".join(f"{kind} {seen.share:.2f} seen, {new.share:.2f} new" for kind, (seen, new) in rates.items())
+    show(figure, f"Shares of right pictures with 95 % intervals, seen combinations beside new ones: {said}.")
+
+
+def show_distances(distances: Mapping[str, Tensor]):
+    """How many of several groups of pictures are how near to the nearest training picture."""
+    figure, ax = page(height=2.9)
+    for name, distance in distances.items():
+        at = distance.sort().values
+        ax.plot(at, torch.arange(1, len(at) + 1) / len(at), label=name, drawstyle="steps-post")
+    ax.set(xlabel="distance to the nearest training picture", ylabel="share that is nearer", xlim=(0, None), ylim=(0, 1.02))
+    ax.legend(loc="lower right")
+    said = "; ".join(f"{name}, half below {distance.median():.0f}" for name, distance in distances.items())
+    show(figure, f"Three rising curves over the distance to the nearest training picture: {said}.")
+
+
+def pair(x: float, y: float, other_x: float, other_y: float, scale: float = 0.2, other_scale: float = 0.22) -> tuple[Thing, Thing]:
+    return Thing("ball", "red", x, y, scale), Thing("box", "blue", other_x, other_y, other_scale)
+
+
+PAIRS = [
+    pair(0.26, 0.55, 0.74, 0.60),  # left of
+    pair(0.74, 0.60, 0.26, 0.55),  # right of
+    pair(0.40, 0.26, 0.55, 0.74),  # above, and a little to the left
+    pair(0.40, 0.74, 0.55, 0.26),  # below, and a little to the left
+    pair(0.42, 0.45, 0.50, 0.66, 0.18, 0.30),  # riding
+    pair(0.28, 0.62, 0.50, 0.66, 0.18, 0.30),  # in front of it, close by
+    pair(0.20, 0.40, 0.72, 0.75),  # left of, and a little above
+]
+
+
+def left_of(first, second):
+    return holds("left", first, second)
+
+
+left = Exercise(
+    answer=left_of,
+    mistakes={
+        "x grows to the right": lambda first, second: left_of(second, first),
+        "above and a little to the left is above; compare the two distances": lambda first, second: (
+            first.x < second.x and not close(first, second)
+        ),
+        "a rider may sit to the left of its mount's middle; what is close is not beside": lambda first, second: (
+            second.x - first.x > abs(second.y - first.y)
+        ),
+        "left of is more than not above": lambda first, second: abs(second.x - first.x) > abs(second.y - first.y),
+    },
+    run=lambda check: torch.tensor([float(check(*things)) for things in PAIRS]),
+)
+
+
+def close(first, second):
+    return max(abs(first.x - second.x), abs(first.y - second.y)) < 0.75 * (first.scale + second.scale)
+
+
+def pictures_for(p, q, z=1.96 + 0.84, power=2):
+    return z**2 * (p * (1 - p) + q * (1 - q)) / abs(p - q) ** power
+
+
+enough = Exercise(
+    answer=pictures_for,
+    mistakes={
+        "both shares wobble, and their variances add": lambda p, q: (1.96 + 0.84) ** 2 * p * (1 - p) / (p - q) ** 2,
+        "variances add, standard deviations do not": lambda p, q: (
+            (1.96 + 0.84) ** 2 * (sqrt(p * (1 - p)) + sqrt(q * (1 - q))) ** 2 / (p - q) ** 2
+        ),
+        "the wobble shrinks with √n, so n grows with 1 / (p − q)²": lambda p, q: pictures_for(p, q, power=1),
+        "with 1.96 alone, half of all experiments miss it": lambda p, q: pictures_for(p, q, z=1.96),
+    },
+    run=lambda count: torch.tensor([log(float(count(p, q))) for p, q in ((0.7, 0.8), (0.5, 0.6), (0.95, 0.9), (0.2, 0.5))]),
+    tolerance=0.1,  # of the logarithm: rounded or not, with the variance of the mean share or with each one's own
+)

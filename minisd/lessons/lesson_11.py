@@ -1,0 +1,189 @@
+"""Notebook 11, the bug museum: its instrument, its figures, and its exercises."""
+
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import pipeline
+from ..image import to_tensor
+from ..pipeline import StableDiffusionPipeline
+from ..schedule import add_noise
+from ..tiny.picture_book import draw, sample
+from . import unless_fast
+from .exercise import Exercise
+from .figures import BLUE, GREY, INK, ORANGE, PALE, page, pictures, show
+
+Bug = Callable[[], AbstractContextManager]  # called for each `with` anew
+
+PART = {  # every bug of the museum, and the part of the pipeline whose numbers it makes wrong
+    "padded with id 0": "words",
+    "GELU for QuickGELU": "words",
+    "the future is seen": "words",
+    "last block left out": "words",
+    "sines first": "UNet",
+    "gate first": "UNet",
+    "heads read as width": "UNet",
+    "padded like VAE": "UNet",
+    "tanh GELU": "UNet",
+    "all norms 1e-5": "UNet",
+    "all norms 1e-6": "UNet",
+    "halves swapped": "guidance",
+    "linear betas": "sampler",
+    "timesteps 980 to 0": "sampler",
+    "last alpha 1": "sampler",
+    "padded like UNet": "encoder",
+    "factor of SD": "decoder",
+    "VAE norms 1e-5": "decoder",
+    "not rounded": "pixels",
+}
+COLUMNS = 5  # of every sheet of pictures
+TOLERANCE = 1e-4  # of the tests that compare networks of the official sizes with the reference
+
+
+class Finding(NamedTuple):
+    """What a bug does: the error of every part on its right inputs, the picture, and by how many grey levels that is off."""
+
+    errors: dict[str, float]
+    picture: Tensor
+    off: float
+
+
+def distance(ours: Tensor, right: Tensor) -> float:
+    """The largest difference, as a share of the largest right number: the measure of the tests."""
+    return float((ours - right).abs().max() / right.abs().max())
+
+
+class Case:
+    """A prompt and a seed; for every part of the pipeline its right inputs, and what it makes of them when all is well."""
+
+    def __init__(self, pipe: StableDiffusionPipeline, prompt: str, seed: int = 0):
+        self.pipe, self.prompt, self.seed, self.steps = pipe, prompt, seed, unless_fast(20, 2)
+        scene, times = sample(random.Random(seed)), torch.tensor([901, 501, 101])
+        with torch.no_grad():
+            self.context = pipe.encode_prompt([prompt])
+            self.drawn = to_tensor(draw(scene))[None]
+            self.latents = pipe.vae.encode(self.drawn).latent_dist.mean * pipe.vae.config.scaling_factor
+            self.decoded = pipe.decode(self.latents)
+        self.noise = torch.randn(3, *self.latents.shape[1:], generator=torch.Generator().manual_seed(seed))
+        self.x, self.times = add_noise(self.latents, self.noise, pipe.scheduler.alphas_cumprod[times].view(3, 1, 1, 1)), times
+        self.right = self.outputs()
+        self.picture = self.draw()
+
+    @torch.no_grad()
+    def outputs(self) -> dict[str, Tensor]:
+        """What the parts make of the right inputs, whatever state the pipeline is in."""
+        return {
+            "words": self.pipe.encode_prompt([self.prompt]),
+            "UNet": self.pipe.unet(self.x, self.times, self.context.expand(3, -1, -1)).sample,
+            "guidance": pipeline.guide(self.noise[0], self.noise[1], 3.0),
+            "sampler": self.walk(),
+            "encoder": self.pipe.vae.encode(self.drawn).latent_dist.mean,
+            "decoder": self.pipe.decode(self.latents),
+            "pixels": to_tensor(pipeline.to_pil(self.decoded)[0]),
+        }
+
+    def walk(self) -> Tensor:
+        """Where the sampler ends that follows a formula instead of the UNet: whatever is wrong then is its own."""
+        scheduler, x = self.pipe.scheduler, self.noise[:1]
+        scheduler.set_timesteps(20)
+        for t in scheduler.timesteps:
+            x = scheduler.step(torch.tanh(0.9 * x + float(t) / 1000), t, x).prev_sample
+        return x
+
+    def draw(self) -> Tensor:
+        """The picture of the prompt (3, 128, 128), as it would be saved: in 8 bits."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return to_tensor(self.pipe(self.prompt, num_inference_steps=self.steps, generator=generator).images[0])
+
+    def examine(self, bug: Bug) -> Finding:
+        with bug():
+            outputs, picture = self.outputs(), self.draw()
+        errors = {part: distance(output, self.right[part]) for part, output in outputs.items()}
+        return Finding(errors, picture, float((picture - self.picture).abs().mean()) * 127.5)
+
+
+def show_room(case: Case, bugs: Mapping[str, Bug]) -> dict[str, Finding]:
+    """Examine some bugs; their pictures beside the right one, and below a line for each."""
+    findings = {name: case.examine(bug) for name, bug in bugs.items()}
+    print(f"{'':<22} {'wrong part':<12} {'its error':>9}   the picture is off by")
+    for name, finding in findings.items():
+        print(f"{name:<22} {PART[name]:<12} {finding.errors[PART[name]]:9.1e}   {finding.off:.2f} grey levels")
+    show_pictures(case, findings)
+    return findings
+
+
+def show_pictures(case: Case, findings: Mapping[str, Finding]):
+    """The right picture of a case, and those of some findings."""
+    sheet = pictures([case.picture, *(finding.picture for finding in findings.values())], ["right", *findings], COLUMNS)
+    seen = "; ".join(f"{name}, off by {finding.off:.1f} grey levels" for name, finding in findings.items())
+    show(sheet, f"Pictures of {case.prompt}. The first is right. Those after it have a bug each: {seen}.")
+
+
+def show_round_trip(drawn: Tensor, trips: Mapping[str, Tensor]):
+    """A picture (3, H, W), what comes back from the autoencoder in several ways, and four times the difference of the last two."""
+    *_, right, wrong = trips.values()
+    sheet = pictures([drawn, *trips.values(), 4 * (wrong - right)], ["drawn", *trips, "difference × 4"], COLUMNS)
+    show(
+        sheet,
+        "A drawn picture, the same from the autoencoder and back, and with the wrong padding: there everything has moved down "
+        "and to the right, and a grey band fills the top and the left. The difference shows every outline twice.",
+    )
+
+
+def show_museum(findings: Mapping[str, Finding], rounding: float):
+    """All bugs, by the error of the part that each is in: left that error, and what rounding alone does; right the picture's."""
+    order = sorted(findings, key=lambda name: findings[name].errors[PART[name]])
+    figure, (left, right) = page(1, 2, height=0.24 * len(order) + 1.1, sharey=True, width_ratios=(1.3, 1))
+    for row, name in enumerate(order):
+        finding = findings[name]
+        left.plot(finding.errors[PART[name]], row, "o", color=BLUE)
+        left.text(0.99, row, PART[name], transform=left.get_yaxis_transform(), va="center", ha="right", size=8.5, color=GREY)
+        right.plot(max(finding.off, 1e-3), row, "s", color=ORANGE, fillstyle="full" if finding.off > 1e-3 else "none")
+    left.axvspan(1e-7, rounding, color=PALE)
+    left.axvline(TOLERANCE, color=INK, linewidth=1, linestyle="--")
+    right.axvline(1, color=INK, linewidth=1, linestyle="--")
+    left.set(xscale="log", xlim=(1e-7, 2e3), xticks=[10.0**n for n in range(-6, 1)], title="error of the part that is wrong")
+    right.set(xscale="log", xlim=(5e-4, 300), title="the picture, in grey levels")
+    left.set_xlabel("shaded: no bug, only rounding; dashed: what a test allows", size=8.5)
+    right.set_xlabel("dashed: one level; hollow: less than a thousandth", size=8.5)
+    left.set_yticks(range(len(order)), order)
+    small = sum(findings[name].off < 1 for name in order)
+    show(
+        figure,
+        f"A row for each of {len(order)} bugs, by the error of the part that is wrong, from a millionth to more than 1. Beside "
+        f"it by how many grey levels the picture is off, from nothing to more than a hundred: in {small} rows less than one.",
+    )
+
+
+# The exercises. Three bugs, by the names that they have in the museum: read on when you have named them.
+
+MYSTERIES = {1: "last block left out", 2: "heads read as width", 3: "timesteps 980 to 0"}
+
+
+def show_mysteries(case: Case, museum: Mapping[str, Bug]):
+    """What the three do to a case: the errors of all parts, and the pictures."""
+    findings = {f"mystery {number}": case.examine(museum[name]) for number, name in MYSTERIES.items()}
+    print(" " * 10, *(f"{part:>9}" for part in case.right), "  picture off by")
+    for name, finding in findings.items():
+        print(f"{name:<10}", *(f"{error:9.1e}" if error else f"{0:9}" for error in finding.errors.values()), f"{finding.off:8.2f}")
+    show_pictures(case, findings)
+
+
+def mystery(number: int) -> Exercise:
+    """A bug to name; a wrong name earns the reason why it cannot be."""
+    answer = MYSTERIES[number]
+    hints = {
+        f"“{name}” is in the right part; run it on this case, and compare its error"
+        if part == PART[answer]
+        else f"“{name}” makes the {part} wrong; which part is wrong here?": name
+        for name, part in PART.items()
+        if name != answer
+    }
+    return Exercise(answer, hints)
+
+
+mystery_1, mystery_2, mystery_3 = mystery(1), mystery(2), mystery(3)

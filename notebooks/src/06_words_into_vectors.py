@@ -1,0 +1,433 @@
+# %% [markdown]
+# # 06 · Words into vectors
+#
+# **How does text enter?**
+#
+# *40 minutes to read, a minute to run. You need a little PyTorch and, from notebook 01, the whole picture.*
+#
+# A UNet adds and multiplies. It cannot read. So before the first step of denoising, and only once, a
+# prompt becomes 77 vectors. On the way it is cut to pieces, the pieces become numbers, the numbers
+# become vectors, and the vectors hear of each other. Where the meaning comes from is the strangest
+# part: from looking at pictures.
+
+# %%
+import random
+import warnings
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+
+from minisd import CLIPTextModel, CLIPTokenizer
+from minisd.image import to_tensor
+from minisd.lessons import lesson_06 as lesson
+from minisd.lessons import shapes, unless_fast, you_are_here
+from minisd.tiny import picture_book as book
+from minisd.train.clip import contrastive_loss, shortest
+
+you_are_here("text encoder")
+
+# %% [markdown]
+# ## Pieces
+#
+# A network wants a list of numbers from a fixed vocabulary. Words would make a vocabulary without end:
+# there is always one more, and a typing error is a new one. Letters would do, but a prompt would be
+# hundreds of them, and `h` means nothing. *Byte-pair encoding* is what lies between: frequent words
+# whole, rare ones in pieces ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), §3.2).
+#
+# The pieces are learnt by counting. Begin with letters. Find the pair of neighbours that occurs most
+# often, and make it one piece. Again, and again. Here are 2000 captions of the
+# [picture book](../minisd/tiny/picture_book.py), the world of our tiny model. (`</w>` marks the end of
+# a word.)
+
+# %%
+rng = random.Random(0)
+texts = [book.caption(book.sample(rng), rng) for _ in range(2000)]
+words = Counter(word for text in texts for word in text.split())
+print(texts[0], "|", texts[1], "|", texts[2])
+print(lesson.letters("riding"), "→", lesson.join(lesson.letters("riding"), ("i", "n")))
+
+# %% [markdown]
+# > **Predict.** Which pair will be the first? Think of `red`, `on`, `the`, `of`, `balloon`, `astronaut`.
+
+# %%
+spelled = {word: lesson.letters(word) for word in words}
+for step in range(5):
+    pairs = Counter()
+    for word, parts in spelled.items():
+        for pair in zip(parts, parts[1:]):
+            pairs[pair] += words[word]
+    pair, count = pairs.most_common(1)[0]
+    spelled = {word: lesson.join(parts, pair) for word, parts in spelled.items()}
+    print(f"merge {step}: {' + '.join(pair):<10} {count} times")
+
+# %% [markdown]
+# That is the whole training of a tokenizer. The one that our tiny model uses went on like this, on ten
+# times as many captions:
+
+# %%
+tokenizer = CLIPTokenizer.from_pretrained("tiny", subfolder="tokenizer")
+print("its first merges:", [" + ".join(pair) for pair in tokenizer.merges[:5]])
+print(f"{len(tokenizer.vocab)} tokens: 2 · 256 bytes, {len(tokenizer.merges)} merges, start, end")
+
+# %% [markdown]
+# The same list, but for the order of pairs that are about equally frequent. Each merge is a new token.
+# In front of them stand the 256 bytes, so that every text can be spelled, and the same 256 at a word's
+# end. Stable Diffusion's vocabulary is made like this, from far more text: 48,894 merges, so 49,408
+# tokens.
+#
+# To read a word, replay the merges: of all pairs in it, join the one that was learnt *earliest*; until
+# there is none to join.
+
+# %%
+ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}  # when each pair was learnt
+for note, parts in lesson.merges_of("astronaut", ranks):
+    print(f"{note:<10} {'  '.join(parts)}")
+whole = sum(len(tokenizer.bpe.encode(word).ids) == 1 for word in book.WORDS)
+print(f"{whole} of the {len(book.WORDS)} words of the picture book are one token")
+
+# %% [markdown]
+# The astronaut is frequent enough to be one token, as are the other words of the picture book.
+#
+# > **Predict.** No caption has a starfish. Which pieces will it fall into? And a ☃?
+
+# %%
+names = {number: token for token, number in tokenizer.vocab.items()}
+for word in ("starfish", "ballroom", "☃"):
+    print(f"{word:<10} {'  '.join(names[i] for i in tokenizer.bpe.encode(word).ids)}")
+
+# %% [markdown]
+# A starfish ends in the very token that means fish, whatever a model will make of that. And the snowman
+# is three bytes (of its UTF-8, shown as letters): unknown, but not unspeakable. No text is refused.
+#
+# ### Exercise 1 · The merge loop
+#
+# Write it. `lesson.letters` and `lesson.join` are those from above, and `ranks` says when a pair was
+# learnt: 0 is the earliest, and what is not in it was not learnt at all.
+
+
+# %%
+def my_pieces(word, ranks):
+    """The tokens of a word, as a list of strings."""
+    parts = lesson.letters(word)
+    return ...
+
+
+# %%
+lesson.merge_loop.check(my_pieces)
+
+# %% [markdown]
+# ## 77 boxes
+#
+# The ids of a prompt stand between a start and an end token, and what is left of 77 positions is padding.
+# Stable Diffusion 1 pads with the end token, Stable Diffusion 2 with id 0, which is the `!`. (In its
+# official tokenizers a `!` that you type is padding, too.)
+
+# %%
+prompt = "a cat riding a horse at sunset"
+ids = tokenizer(prompt).input_ids
+v2 = CLIPTokenizer(tokenizer.vocab, tokenizer.merges, pad="!")(prompt).input_ids
+end = ids[0].tolist().index(tokenizer.end_id)
+tokens = ["start", *prompt.split(), "end"]
+lesson.show_boxes(ids[0].tolist(), v2[0].tolist(), tokens + ["padding"] * (77 - len(tokens)))
+shapes(ids=(ids, (1, 77)))
+
+# %% [markdown]
+# > **Predict.** Every box counts: no mask will hide the padding from anybody. So what are the 77 numbers
+# > of the empty prompt? And of a prompt of 80 words?
+
+# %%
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    rows = tokenizer(["", "cat " * 77 + "on the beach"]).input_ids
+for row in rows.tolist():
+    print(*row[:4], "…", *row[-3:])
+print(said[0].message)
+
+# %% [markdown]
+# Nothing at all is a start, an end, and 75 times padding. It is a prompt like any other, and an important
+# one: guidance asks for it at every step (notebook 08). Of the long prompt 75 tokens fit. The rest is
+# cut off, and the beach with it: that is the limit people run into with Stable Diffusion.
+#
+# ## Ids into vectors
+#
+# The first layer of the [text encoder](../minisd/clip.py) is a table. Each token has a row of 128
+# numbers, and so has each of the 77 positions. The two are added.
+
+# %%
+text_encoder = CLIPTextModel.from_pretrained("tiny", subfolder="text_encoder")
+looked_up = text_encoder.token_embedding(ids)  # a row for each id
+x = looked_up + text_encoder.position_embedding.weight
+states = text_encoder(ids).last_hidden_state  # and after all of its layers
+shapes(ids=(ids, (1, 77)), x=(x, (1, 77, 768)), states=(states, (1, 77, 768)))
+
+# %% [markdown]
+# In the picture book `kitten` is another word for `cat`, and `sphere` for `ball`: the same pictures.
+#
+# > **Predict.** Take the cosine between two words: 1 is the same direction, 0 is unrelated. For cat and
+# > kitten, what is it in the table? What is it in the end, between the states of `a cat` and `a kitten`
+# > at their end token?
+
+
+# %%
+def in_table(word):
+    return text_encoder.token_embedding.weight[tokenizer.vocab[word + "</w>"]]
+
+
+def at_end(text):
+    return text_encoder(tokenizer(text).input_ids).pooler_output[0]  # the end token's state
+
+
+for a, b in (("cat", "kitten"), ("ball", "sphere"), ("astronaut", "spaceman"), ("cat", "house")):
+    before = F.cosine_similarity(in_table(a), in_table(b), dim=0)
+    after = F.cosine_similarity(at_end(f"a {a}"), at_end(f"a {b}"), dim=0)
+    print(f"{a + ', ' + b:<20} in the table {before:5.2f}   at the end {after:5.2f}")
+
+# %% [markdown]
+# In the table synonyms are strangers: hardly nearer than a cat and a house. (Two random directions of
+# 128 numbers have a cosine of 0 ± 0.09.) After the transformer they are as good as one. What a word
+# means is not in the table, it is made on the way.
+#
+# ## Who hears whom
+#
+# On the way are four transformer blocks. In each, every row looks at the others (attention: notebook
+# 07) and takes over some of what it sees. But with a *causal mask*: a row sees itself and those before
+# it, never those behind.
+#
+# > **Predict.** Replace one token of the prompt by another, `box`. Which of the states will move? Do it
+# > for each of the tokens: what does the table of all changes look like?
+
+# %%
+changes = torch.zeros(len(tokens), len(tokens))
+for k in range(len(tokens)):
+    other = ids.clone()
+    other[0, k] = tokenizer.vocab["box</w>"]
+    changes[k] = (text_encoder(other).last_hidden_state - states)[0, : len(tokens)].norm(dim=1)
+lesson.show_changes(changes, tokens)
+
+# %% [markdown]
+# A triangle. Token $k$ moves the states from $k$ onwards. Before it the change is not small, it is
+# exactly 0: the first `a` cannot know that a cat will come.
+#
+# The mask is a language model's, which must not see the word that it has to guess. CLIP guesses no
+# words. Its authors wanted to be able to start from a language model, or to train one beside it, and
+# did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). Two things follow. The
+# end token has read the whole prompt. And whatever stands behind it, as the `!` of Stable Diffusion 2,
+# changes no state before:
+
+# %%
+moved = (text_encoder(v2).last_hidden_state - states)[0].norm(dim=1)
+length = states.norm(dim=-1).mean()
+print(f"v2's padding moves the states up to the end token by {moved[: end + 1].max():.0f}")
+print(f"and those behind it by up to {moved[end + 1 :].max():.0f}; a state is {length:.0f} long")
+
+# %% [markdown]
+# ## What a row knows
+#
+# Take captions like `a red cat on the beach`: 10 colours, 19 things, 5 places. And ask each row of
+# states what it knows. Can the thing be read from the row of `red`? The place from the row of `cat`?
+# To *read* here means with the simplest tool there is, a linear map, fitted to 1000 captions and tried
+# on 1000 others.
+
+# %%
+colors, things = list(book.COLORS), list(book.THINGS)
+places = ["on the beach", "on the grass", "in the snow", "in the night", "in the sunset"]
+answers = torch.tensor(
+    [[rng.randrange(len(of)) for of in (colors, things, places)] for _ in range(2000)]
+).T  # (3, 2000)
+texts = [f"{book.with_article(colors[i])} {things[j]} {places[k]}" for i, j, k in answers.T]
+
+# %%
+rows = text_encoder(tokenizer(texts).input_ids[:, :10]).last_hidden_state.double()
+shapes(rows=(rows, (2000, 10, 768)))
+
+
+def can_read(answer, row):
+    """How often a linear map of a row's states, fitted to the first 1000, is right about the rest."""
+    wanted = F.one_hot(answer).double()
+    reader = torch.linalg.lstsq(rows[:1000, row], wanted[:1000]).solution
+    return ((rows[1000:, row] @ reader).argmax(dim=1) == answer[1000:]).float().mean()
+
+
+# %% [markdown]
+# > **Predict.** Chance is 10 % for the colour, 5 % for the thing, 20 % for the place. What is it in the
+# > row of the thing? And is there anything to be read from the row of the article?
+
+# %%
+shares = torch.tensor([[can_read(answer, row) for row in range(10)] for answer in answers])
+columns = ["start", "a/an", "red", "cat", "on/in", "the", "beach", "end", "padding", "padding"]
+lesson.show_knowledge(shares, ["which colour?", "which thing?", "which place?"], columns)
+
+# %% [markdown]
+# Every row knows its own word and all words before it, and nothing of those behind. Knowledge only
+# grows: the article tells a little already (`an` can only be orange), and `on` leaves two places of
+# five. From the place's row on, through all of the padding, everything is known.
+#
+# Keep this picture in mind. The UNet will look at all 77 rows. The row of `cat` is not the cat: it is
+# the cat and what came before. And the cat is in every row behind.
+#
+# ## Who is like whom
+#
+# Back to the end token's state, which has read everything.
+#
+# > **Predict.** Put these five pairs in order, the most alike first.
+
+# %%
+for a, b in (
+    ("a red ball", "a green ball"),
+    ("a red ball", "a pink ball"),
+    ("a ball on the beach", "a ball at the beach"),
+    ("a ball on the beach", "a ball at night"),
+    ("a cat above a horse", "a horse above a cat"),
+):
+    print(f"{F.cosine_similarity(at_end(a), at_end(b), dim=0):.2f}  {a}, {b}")
+
+# %% [markdown]
+# Two ways to say the same place are one. Red is nearer to pink than to green. And who stands above whom
+# is a small difference, next to one between colours. It is there, and a UNet can learn to see it, but
+# it is easily missed. The large CLIPs have the same weakness: to them a sentence is nearly a bag of
+# words ([Yuksekgonul et al. 2023](https://arxiv.org/abs/2210.01936)).
+#
+# Now all 19 things: `a ball`, `a box`, `a star` …
+#
+# > **Predict.** Whom will the text encoder find most like a star? A flower, a balloon, a bird, a rocket?
+
+# %%
+things.sort(key=lambda thing: colors.index(book.USUAL_COLOR[thing]))
+ends = F.normalize(torch.stack([at_end(book.with_article(thing)) for thing in things]), dim=1)
+likeness = ends @ ends.T
+lesson.show_likeness(likeness, things, [book.USUAL_COLOR[thing] for thing in things])
+
+# %%
+likest = [things[i] for i in (likeness - 2 * torch.eye(len(things))).argmax(dim=1)]
+same = sum(book.USUAL_COLOR[a] == book.USUAL_COLOR[b] for a, b in zip(things, likest))
+print("  ".join(f"{a} → {b}" for a, b in zip(things, likest)))
+print(
+    f"{same} of {len(things)} have the colour of whom they are most like; by chance it would be 1"
+)
+
+# %% [markdown]
+# In the picture book a thing has a usual colour, if the caption names none: a star is yellow, and so is
+# a bird. No caption ever says so. The pictures show it. But who has shown them to a network that reads?
+#
+# ## A minute of CLIP
+#
+# The text encoder comes from a game for two networks
+# ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), figure 3). One turns pictures into vectors,
+# the other captions. They get $N$ pictures and their $N$ captions, mixed up, and have to say who belongs
+# to whom: the cosine of a picture and its own caption has to be the largest of its row, and of its
+# column, in the $N \times N$ table of all cosines. As a loss, twice a softmax over $N$ answers:
+#
+# $$\mathcal L = \tfrac12\,\mathrm{CE}(s\,P C^\top) + \tfrac12\,\mathrm{CE}(s\,C P^\top), \qquad \text{the right answer of row } i \text{ being } i.$$
+#
+# $P$ and $C$ are the vectors of pictures and captions, each of length 1; the scale $s$ is learnt too.
+# Cosines end at 1, and without it no softmax could ever be sure.
+#
+# ### Exercise 2 · The contrastive loss in four lines
+#
+# `pictures` and `captions` are (N, D), of any length. `F.cross_entropy(logits, answers)` takes the
+# softmax of each row.
+
+
+# %%
+def my_loss(pictures, captions, scale):
+    similarity = ...  # (N, N)
+    answers = ...
+    return ...
+
+
+# %%
+lesson.contrastive.check(my_loss)
+
+# %% [markdown]
+# The two networks are those that trained the built-in model ([`train/clip.py`](../minisd/train/clip.py)),
+# but smaller: two layers of width 64 each, and random weights. Their pictures are 32×32 (those of
+# Stable Diffusion's CLIP were 224×224).
+
+# %%
+torch.manual_seed(0)
+clip = lesson.small_clip(len(tokenizer.vocab))
+print(f"{sum(weights.numel() for weights in clip.parameters()):,} weights")
+
+
+def pairs(numbers):
+    """Random pages of the book: pictures (B, 3, 32, 32) and their captions' ids (B, T)."""
+    rngs = [random.Random(number) for number in numbers]
+    scenes = [book.sample(rng) for rng in rngs]
+    pixels = torch.stack([to_tensor(book.draw(scene, size=32)) for scene in scenes])
+    ids = tokenizer([book.caption(scene, rng) for scene, rng in zip(scenes, rngs)]).input_ids
+    return pixels, shortest(ids, tokenizer.end_id)  # what is behind the end token does not count
+
+
+# %% [markdown]
+# > **Predict.** 300 batches of 64 pairs, and then 256 pages that it has never seen. How often will it
+# > find a page's caption among 256? Chance is 0.4 %.
+
+
+# %%
+@torch.no_grad()
+def cosines(pixels, ids):
+    return clip(pixels, ids) / clip.logit_scale.exp()
+
+
+def found(cosines):
+    """How often a picture's own caption is the first of all."""
+    return (cosines.argmax(dim=1) == torch.arange(len(cosines))).float().mean()
+
+
+balls = [book.Scene((book.Thing("ball", color, x=0.5, y=0.5, scale=0.33),)) for color in colors]
+balls = torch.stack([to_tensor(book.draw(ball, size=32)) for ball in balls])
+captions = [f"{book.with_article(color)} ball" for color in colors]
+captions = tokenizer(captions).input_ids[:, :5]  # the end token is among them
+
+# %%
+fresh = pairs(range(1_000_000, 1_000_256))
+before, found_before = cosines(balls, captions), found(cosines(*fresh))
+
+steps = unless_fast(300, 3)
+optimizer = torch.optim.AdamW(clip.parameters(), weight_decay=0.05)
+pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+for step in range(steps):
+    loss = contrastive_loss(clip(*pairs(range(64 * step, 64 * step + 64))))  # Exercise 2
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    pace.step()
+
+# %%
+print(f"own caption found among 256: {found_before:.1%} before, {found(cosines(*fresh)):.0%} after")
+after = cosines(balls, captions)
+lesson.show_training(before, after, colors)
+
+# %% [markdown]
+# From chance to about every second page, in a minute, and nobody has ever said what a colour is. Look
+# off the diagonal, too: purple is near pink and blue, orange near yellow and brown, green far from red.
+# The colours have arranged themselves as in a paintbox, and all that the network was told is which
+# words met which picture.
+#
+# The encoder of our tiny model has played the same game with larger networks for longer, and with a
+# twin of every page in the batch that differs in one word, so that it has to get every word right. The
+# one of Stable Diffusion 1 is OpenAI's CLIP: 400 million pictures of the internet with what was written
+# beside them (Radford et al. 2021, §2.2).
+#
+# When the game is over, the network that sees is put aside. The one that reads is *frozen*, and the UNet
+# learns to draw by its states. By all of its states: CLIP's loss has only ever looked at the end token's.
+# That the other rows are of use, too, is a gift that nobody trained for.
+#
+# ## In Stable Diffusion 1.5 this is …
+#
+# | here | in SD 1.5 | code | paper |
+# |---|---|---|---|
+# | 220 merges, 734 tokens | 48,894 merges, 49,408 tokens; lower case, too; start 49406, end and padding 49407 | [`tokenizer.py`](../minisd/tokenizer.py) | Sennrich et al. 2016, §3.2 |
+# | `astronaut` is one token | it is, too: "a photograph of an astronaut riding a horse" is 320 8853 539 550 18376 6765 320 4558 | [`tokenizer.py`](../minisd/tokenizer.py) | |
+# | padding with the end token, or id 0 | the end token; id 0 in Stable Diffusion 2 | [`tokenizer.py`](../minisd/tokenizer.py) | |
+# | a table of 734 rows of 128 numbers, 77 positions | 49,408 rows of 768, 77 positions | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 |
+# | 4 blocks, 4 heads, causal | 12 blocks, 12 heads, causal; 123 million weights | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 and appendix F |
+# | `states` (1, 77, 128), after the final norm | (1, 77, 768), likewise; Stable Diffusion 2 leaves out the last of 24 blocks | [`clip.py`](../minisd/clip.py) | Rombach et al. 2022, §3.3 |
+# | `contrastive_loss`, batches of 64 | the same, batches of 32,768 | [`train/clip.py`](../minisd/train/clip.py) | Radford et al. 2021, figure 3 and §2.5 |
+#
+# **Play.** Let notebook 01 draw "a starfish". Read the colour from the *difference* of two rows. Train the
+# minute's CLIP on pages of one colour: which cosines can it not learn? Give it 3000 steps, and ask its
+# text tower who is like a star.
+#
+# *Stuck in an exercise? The answers are in [`lesson_06.py`](../minisd/lessons/lesson_06.py).*

@@ -1,0 +1,512 @@
+# %% [markdown]
+# # 09 · Train one yourself
+#
+# **What is optimised?**
+#
+# *45 minutes to read, three minutes to run. You need notebooks 02 (the loss), 05 (latents) and 06
+# (words); for one section 03 (three names for one arrow).*
+#
+# So far the weights came out of a file. Here they are random numbers, and a minute or two later they
+# draw. Nothing is hidden: the whole training is a loop of a dozen lines, and you can watch it learn.
+# The same loop, on more pictures and for longer, made the built-in model, and on still more pictures
+# Stable Diffusion.
+
+# %%
+import copy
+import random
+from dataclasses import replace
+
+import torch
+
+from minisd import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from minisd.config import TINY_UNET
+from minisd.lessons import figures, shapes, unless_fast, you_are_here
+from minisd.lessons import lesson_09 as lesson
+from minisd.schedule import add_noise, velocity
+from minisd.train import unet as recipe
+
+you_are_here("UNet")
+
+# %% [markdown]
+# ## A world of twelve captions
+#
+# Minutes are not enough for the whole picture book. So we take a corner of its pages, and only three
+# things in four colours. No two pictures are equal: place, size and angle vary a little.
+
+# %%
+kinds, colors = ("heart", "tree", "fish"), ("red", "yellow", "green", "blue")
+things = [(kind, color) for kind in kinds for color in colors]
+captions = [f"a {color} {kind}" for kind, color in things]
+rng = random.Random(0)
+book = torch.stack([lesson.small_page(*things[i % 12], rng) for i in range(612)])
+figures.show(
+    figures.pictures(list(book[:12]), captions, columns=6),
+    "Twelve pictures: a heart, a tree and a fish, each in red, yellow, green and blue, on a pale"
+    " page.",
+)
+
+# %% [markdown]
+# Autoencoder and text encoder come from the built-in model, and stay as they are. That is how Stable
+# Diffusion was trained too: these two first, each for itself, and then the UNet with both of them
+# frozen. It makes training cheap. The pictures become latents *once*, and each caption becomes states
+# once; what is left to train is one network, on numbers that it can be given at once.
+
+# %%
+pipe = StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32)
+pipe.set_progress_bar_config(disable=True)
+
+with torch.no_grad():
+    parts = [pipe.vae.encode(pictures).latent_dist.mode() for pictures in book.split(51)]
+    words = pipe.encode_prompt(captions + [""])  # the last is what no caption looks like
+latents = torch.cat(parts) * pipe.vae.config.scaling_factor
+latents, fresh = latents[:600], latents[600:]  # the last twelve are kept out of the training
+alphas_cumprod = DDIMScheduler().alphas_cumprod
+shapes(latents=(latents, (600, 4, 64, 64)), words=(words, (13, 77, 768)))
+
+# %% [markdown]
+# The network is the UNet of the other notebooks, made smaller: two levels instead of three, and words
+# come in at the coarser of them only. `fresh_unet()` gives one that knows nothing, always the same.
+
+# %%
+config = replace(
+    TINY_UNET, block_out_channels=(32, 64), cross_attention=(False, True),
+    num_attention_heads=(2, 4), norm_num_groups=8, sample_size=8,
+)  # fmt: skip
+
+
+def fresh_unet():
+    torch.manual_seed(0)
+    return UNet2DConditionModel(config)
+
+
+count = sum(p.numel() for p in fresh_unet().parameters())
+print(f"{count:,} weights; the UNet of SD 1.5 has 859,520,964")
+
+# %% [markdown]
+# ## What is asked of it
+#
+# Every example is made of four draws: a picture, a timestep, noise, and whether the caption is left out
+# (one in ten is, so that guidance has something to go away from: notebook 08).
+
+
+# %%
+def draw_batch(rng, size=32):
+    which = torch.randint(len(latents), (size,), generator=rng)
+    t = torch.randint(1000, (size,), generator=rng)
+    noise = torch.randn(size, 4, 8, 8, generator=rng)
+    dropped = torch.rand(size, generator=rng) < 0.1
+    context = words[torch.where(dropped, 12, which % 12)]
+    return latents[which], t, noise, context
+
+
+def noise_loss(unet, x0, t, noise, context):
+    alpha = alphas_cumprod[t].view(-1, 1, 1, 1)
+    eps = unet(add_noise(x0, noise, alpha), t, context).sample
+    return (eps - noise).square().mean()
+
+
+# %% [markdown]
+# This is the loss of notebook 02 ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 14) with the
+# words as a third input ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), eq. 3). A mean over
+# all four draws is what is optimised; what we can compute is the mean over a batch, which is right on
+# average, and noisy.
+#
+# > **Predict.** What is the loss of a network that always answers 0? (The noise has variance 1.) And of
+# > a fresh one?
+
+# %%
+batch = draw_batch(torch.Generator().manual_seed(0), size=8)
+x0, t, noise, context = batch
+print(f"always 0:  {noise.square().mean():.2f}")
+print(f"a fresh network:  {noise_loss(fresh_unet(), *batch).item():.2f}")
+shapes(
+    x0=(x0, (8, 4, 64, 64)),
+    t=(t, (8,)),
+    noise=(noise, (8, 4, 64, 64)),
+    context=(context, (8, 77, 768)),
+)
+
+# %% [markdown]
+# About 1, both of them. Whoever starts below or far above has made a mistake already.
+#
+# ## First, learn one batch by heart
+#
+# Before a long training comes a short one that must succeed. Eight examples, always the same, with the
+# same noise at the same timesteps.
+#
+# > **Predict.** A million weights against 8 × 256 numbers. How far down does the loss go?
+
+# %%
+unet, losses = fresh_unet(), []
+optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3, betas=(0.9, 0.99))
+for _ in range(unless_fast(80, 3)):
+    loss = noise_loss(unet, *batch)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(loss.item())
+lesson.show_losses(losses)
+
+# %% [markdown]
+# As far as one likes: it has no need to understand anything. A network that cannot do this will not do
+# anything else. Gradients do not arrive, the optimiser holds the weights of another network, a shape
+# was broadcast: seconds tell what would else have cost a night. But don't believe it too much. A wrong
+# *formula* can be learnt by heart just as well; for that we need other plots, and they come below.
+#
+# ## The loop
+#
+# Now every step draws its own batch. Beside the weights walks their *moving average*, a second network
+# that nobody trains. At every step it moves 2 % of the way to where the weights are now; it is what
+# will be used in the end.
+
+
+# %%
+def train(unet, loss, steps, keep=0.98):
+    average = copy.deepcopy(unet).requires_grad_(False)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3, betas=(0.9, 0.99))
+    rng = torch.Generator().manual_seed(1)
+    for step in range(1, steps + 1):
+        value = loss(unet, *draw_batch(rng))
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        for old, new in zip(average.parameters(), unet.parameters()):
+            old.lerp_(new.detach(), 1 - keep)
+        yield step, value.item(), average
+
+
+# %% [markdown]
+# That is a training of a diffusion model, all of it. It is a generator, so that we can look in after
+# every step: at what the average draws, two pictures for each caption, always from the same noise; and
+# at its error on the twelve pictures that were kept out ([`errors`](../minisd/lessons/lesson_09.py)).
+#
+# Are they the right pictures? Our world is small enough for a simple judge: which of the 600 latents in
+# the book is nearest, and what is its caption?
+
+
+# %%
+def draw(network, prediction_type="epsilon"):
+    """Latents (24, 4, 8, 8), two for each caption."""
+    pipe.unet, pipe.scheduler = network, DDIMScheduler(prediction_type=prediction_type)
+    how = {"num_inference_steps": unless_fast(20, 3), "guidance_scale": 2.0}
+    rng = torch.Generator().manual_seed(5)
+    return pipe(captions * 2, **how, generator=rng, output_type="latent").images
+
+
+# %%
+def score(z):
+    """How often the nearest page has the colour, and how often the thing, that was asked for."""
+    wanted = torch.arange(len(z)) % 12
+    found = torch.cdist(z.flatten(1), latents.flatten(1)).argmin(dim=1) % 12
+    color, kind = found % 4 == wanted % 4, found // 4 == wanted // 4
+    return color.float().mean().item(), kind.float().mean().item()
+
+
+# %%
+print("the judge on twelve fresh pictures, colour and thing:", *score(fresh))
+
+# %% [markdown]
+# The judge is never wrong on real pictures, so we may believe it. Here goes. (This cell takes longest.)
+
+# %%
+steps = unless_fast(500, 20)
+moments = [steps * part // 10 for part in (1, 2, 3, 5, 7, 10)]
+unet, losses, film, raw, averaged = fresh_unet(), [], {}, {}, {}
+for step, loss, average in train(unet, noise_loss, steps):
+    losses.append(loss)
+    if step % (steps // 20) == 0:
+        raw[step] = lesson.errors(unet, fresh, words[:12])
+        averaged[step] = lesson.errors(average, fresh, words[:12])
+    if step in moments:
+        film[step] = draw(average)
+
+# %% [markdown]
+# > **Predict.** What does it draw after a tenth of the steps? What comes first, colours or things?
+
+# %%
+six = [0, 5, 10, 3, 4, 9]  # a red heart, a yellow tree, a green fish, …
+lesson.show_sheet(
+    {f"step {step}": pipe.decode(z[six]) for step, z in film.items()},
+    [captions[i] for i in six],
+    "Six rows of six pictures. First noise; then blots of about the right colour; then hearts,"
+    " trees and fish in coloured noise; in the last row they are clean, and each is what its"
+    " caption says.",
+)
+
+# %%
+for step, z in film.items():
+    color, thing = score(z)
+    print(f"step {step:<4} colour right: {color:4.0%}   thing right: {thing:4.0%}")
+print(f"the book has {len(latents)} pictures; {steps * 32} examples were drawn from it")
+
+# %% [markdown]
+# Colours come first, outlines last: as with every film of these notebooks, and for the reason of
+# notebook 02, since a colour survives more noise than an outline. And the network has seen each picture
+# only some two dozen times, each time in other noise. It needs no more: what it learns from one red thing
+# it can use for the other two, and the pale page is the same on all.
+#
+# ## What the mean hides
+#
+# > **Predict.** Below is the loss of every step. The second half of the training seems to have brought
+# > little; the film did not look like that. At which timesteps has the network gone on learning?
+
+# %%
+lesson.show_progress(losses, averaged)
+
+# %% [markdown]
+# Two things hide in the curve on the left. It is ragged, because one batch has drawn harder timesteps
+# than another: a single step's loss says next to nothing. And its mean is made by the low timesteps,
+# where the error is tens of times larger, and soon as small as it can be. At the high ones, where a
+# picture begins, the error goes on falling for a long time, out of sight. So log it apart, as
+# [`by_timestep`](../minisd/train/unet.py) does for the built-in model.
+#
+# > **Predict.** The laziest network answers "all that I see is noise", $\hat\epsilon = x_t$ (notebook 02).
+# > At which timesteps does ours beat it?
+
+# %%
+alpha = alphas_cumprod[lesson.TIMES]
+lazy = (1 - (1 - alpha) ** 0.5) ** 2 + alpha * latents.square().mean()  # E[(x_t − ε)²]
+lines = {"a fresh network": lesson.errors(fresh_unet(), fresh, words[:12])}
+lines |= {f"after {step} steps": averaged[step] for step in (steps // 5, steps)}
+lesson.show_by_timestep(
+    lines | {"the lazy answer": lazy},
+    "mean square error of ε on fresh pictures",
+    "Four curves over t. The fresh network is near 1 at all timesteps. The lazy answer falls from 2"
+    " to less than a hundredth. The trained network falls too, and far below it, except at the"
+    " highest timesteps, where the curves come together or cross.",
+)
+
+# %% [markdown]
+# At low $t$ the task is hard: the noise is weak, and who is to tell it from the picture? At high $t$ it
+# is so easy that doing nothing is all but right, and there our network has hardly caught up with the lazy
+# one. But that is where it counts. At $t = 990$ the square of an error of $\epsilon$ reaches $x_0$ 200
+# times as large, and only who is *better* than lazy knows anything of the picture.
+#
+# ## The moving average
+#
+# > **Predict.** Which has the smaller error, the weights or their average: after 25 steps? And at the
+# > end?
+
+# %%
+lesson.show_average(raw, averaged)
+
+# %% [markdown]
+# At first the average drags behind, as it still remembers the random start. Then it wins. Each step of
+# the optimiser follows the noise of its batch, and a mean over the last 50 steps forgets that noise
+# ([Polyak & Juditsky 1992](https://doi.org/10.1137/0330046)). It costs a copy of the weights and no
+# gradient. (Longer trainings average over more. [`loop.Average`](../minisd/train/loop.py) keeps less at
+# first, so that it does not drag.)
+#
+# ## ε or v
+#
+# Notebook 03 gave the arrow three names and left a question open: which one does a network learn best?
+# Everything is as above, the same start, the same batches; only the target is
+# $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ now.
+
+
+# %%
+def velocity_loss(unet, x0, t, noise, context):
+    alpha = alphas_cumprod[t].view(-1, 1, 1, 1)
+    v = unet(add_noise(x0, noise, alpha), t, context).sample
+    return (v - velocity(x0, noise, alpha)).square().mean()
+
+
+film_v = {}
+for step, _, average_v in train(fresh_unet(), velocity_loss, steps * 3 // 10):
+    if step in moments:
+        film_v[step] = draw(average_v, "v_prediction")
+
+# %% [markdown]
+# > **Predict.** A fifth of the steps, and the same noise to start from. Which of the two draws better?
+
+# %%
+early = steps // 5
+lesson.show_sheet(
+    {f"ε, step {early}": pipe.decode(film[early][six]),
+     f"v, step {early}": pipe.decode(film_v[early][six])},
+    [captions[i] for i in six],
+    "Two rows of six pictures after as many steps. The network that predicts ε draws noise with a"
+    " hint of colour; the one that predicts v draws soft things on a clean page.",
+)  # fmt: skip
+
+# %%
+score_of = {"predicts ε": {step: score(film[step]) for step in film_v},
+            "predicts v": {step: score(z) for step, z in film_v.items()}}  # fmt: skip
+lesson.show_scores(score_of, chance=(1 / 4, 1 / 3))
+
+# %% [markdown]
+# $v$ is far ahead. Is it simply the better target? Its loss cannot be compared with the other: it has
+# another unit. But both networks guess an $x_0$, and that can be compared.
+
+# %%
+odds = (1 - alpha) / alpha  # an error of ε, squared, becomes so much in x0
+last = steps * 3 // 10
+error_v = lesson.errors(average_v, fresh, words[:12], "v_prediction")
+lesson.show_by_timestep(
+    {"predicts ε": averaged[last] * odds, "predicts v": error_v * odds},
+    f"mean square error of $x_0$ on fresh pictures after {last} steps",
+    "Two curves that rise with t. At low timesteps the network that predicts ε is a little lower;"
+    " at high ones it rises steeply, and the one that predicts v stays low.",
+)
+
+# %% [markdown]
+# Each is better where its question is the easier one. In much noise, $v$ is nearly $-x_0$: the network
+# is asked for the picture itself. Asked for $\epsilon$, it must first learn to repeat its input to a
+# hundredth, and what it knows of the picture is in the rest. In little noise it is the other way round.
+# Early in a training the first weighs more, since no picture can be better than its beginning. Later it
+# evens out: in the end, ε had everything right too.
+#
+# ## What is optimised, then
+#
+# ε, $v$ and $x_0$ are one guess in three units. Given $x_t$, an error in one *is* an error in the others,
+# times a number that depends on $t$ alone:
+
+# %%
+x0, noise = fresh[:1], torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+guess = x0 + 0.1  # an x0 that is off by 0.1 everywhere
+for t in (10, 250, 500, 750, 990):
+    alpha = alphas_cumprod[t]
+    x = add_noise(x0, noise, alpha)
+    eps = (x - alpha**0.5 * guess) / (1 - alpha) ** 0.5  # the same guess as noise
+    v_error = velocity(guess, eps, alpha) - velocity(x0, noise, alpha)
+    in_eps, in_v = ((error.square().mean() / 0.1**2) for error in (eps - noise, v_error))
+    print(f"t = {t:<3}   SNR {alpha / (1 - alpha):7.3f}   in ε {in_eps:7.3f}   in v {in_v:7.3f}")
+
+# %% [markdown]
+# In ε it counts SNR times, in $v$ SNR + 1 times ([Salimans & Ho
+# 2022](https://arxiv.org/abs/2202.00512), §4). So what is optimised is always the same thing, the mean
+# square error of the guessed picture, *weighted by timestep*; and whoever chooses a target chooses
+# weights. One may as well choose them openly. The built-in model predicts ε, and its loss is multiplied
+# so that no timestep counts more than one with an SNR of 5 ([Hang et al.
+# 2023](https://arxiv.org/abs/2303.09556)).
+
+# %%
+lesson.show_weights()
+
+# %% [markdown]
+# The weights of ε span five powers of ten, and a plain training spends much of itself at the very left,
+# on the last details. It works, as you have seen. Stable Diffusion 1 was trained so; version 2 has a model
+# that predicts ε, and one that predicts $v$.
+#
+# ## The model in the package
+#
+# The built-in model was made by the same loop, in four trainings:
+#
+# ```bash
+# python -m minisd.train clip       # the text encoder, on captions and pictures (notebook 06)
+# python -m minisd.train vae        # the autoencoder (notebook 05)
+# python -m minisd.train decoder    # its decoder further, for sharper pictures
+# python -m minisd.train unet       # this notebook
+# python -m minisd.train pack --to my-model
+# python -m minisd.generate --model my-model "an astronaut riding a horse"
+# ```
+#
+# Every step draws its numbers from seeds made of the step's number. So a training may be stopped at any
+# time; started again, it goes on as if nothing had been. What is different from here:
+
+# %%
+r = recipe.RECIPE
+for what, here, there in [
+    ("pictures", len(latents), recipe.SCENES),
+    ("steps × batch", f"{steps} × 32", f"{r.steps} × {r.batch_size}"),
+    ("learning rate", 2e-3, f"{r.learning_rate}, after {r.warmup} steps, falling in the end"),
+    ("kept of the average", 0.98, f"{r.ema}, less at first"),
+    ("captions dropped", 0.1, recipe.CAPTION_DROPOUT),
+    ("loss", "plain", f"no timestep counts more than one with SNR = {recipe.GAMMA:g}"),
+]:
+    print(f"{what:<20} {here!s:<10} {there}")
+
+# %% [markdown]
+# It writes a line to `log.jsonl` every 50 steps, and `python -m minisd.train plot` draws it. Where the
+# package comes with the log of its own model, it stands here beside ours. (There the errors are those of
+# the weights, on the pictures of the batch; ours are those of their average, on fresh ones.)
+
+# %%
+lesson.show_logs(averaged)
+
+# %% [markdown]
+# ## Something is wrong
+#
+# Trainings go wrong quietly. Nothing stops, the loss falls, and days later the pictures are bad, or not
+# even that. To find out what it is, one looks at three things: the loss, the error by timestep, and
+# pictures. Here is how they look half-way through our training, when all is well.
+
+# %%
+half = steps // 2
+healthy = lesson.Run(losses[:half], averaged[half], pipe.decode(film[half][six]))
+names = [captions[i] for i in six]
+lesson.show_run(healthy, healthy, names, lesson.HEALTHY)
+
+# %% [markdown]
+# Three more trainings follow, from the same start and on the same batches. In each, one line is wrong:
+# one of these six. (Don't look them up in `lesson_09.py`. This is the fun part.)
+
+# %%
+print(*lesson.suspects, sep="\n")
+ways = lesson.broken_runs(train, fresh_unet, words[12], healthy.losses)
+run_a, run_b, run_c = [
+    lesson.Run(run, lesson.errors(network, fresh, words[:12]), pipe.decode(draw(network)[six]))
+    for run, network in ways
+]
+
+# %% [markdown]
+# Before you look: what would each of the six do to the loss? To the error by timestep? To the pictures?
+#
+# ### Exercise 1 · Run A
+
+# %%
+lesson.show_run(run_a, healthy, names, lesson.RUN_A)
+
+# %%
+fault_a = ...  # one of the suspects, as it is printed above, in quotation marks
+
+# %%
+lesson.fault_a.check(fault_a)
+
+# %% [markdown]
+# ### Exercise 2 · Run B
+
+# %%
+lesson.show_run(run_b, healthy, names, lesson.RUN_B)
+
+# %%
+fault_b = ...
+
+# %%
+lesson.fault_b.check(fault_b)
+
+# %% [markdown]
+# ### Exercise 3 · Run C
+#
+# This one draws what it is asked for. Can anything be wrong with it?
+
+# %%
+lesson.show_run(run_c, healthy, names, lesson.RUN_C)
+
+# %%
+fault_c = ...
+
+# %%
+lesson.fault_c.check(fault_c)
+
+# %% [markdown]
+# All three losses fall. Two of the three would have passed for good trainings by their loss alone, and
+# the third by its pictures. Look at all three plots, every time.
+#
+# ## In Stable Diffusion 1.5 this is …
+#
+# | here | in SD 1.5 | code | paper |
+# |---|---|---|---|
+# | 600 pictures, twelve captions | LAION-5B, and in the end the part of it that a network finds beautiful, "laion-aesthetics v2 5+" | [`picture_book.py`](../minisd/tiny/picture_book.py) | [Schuhmann et al. 2022](https://arxiv.org/abs/2210.08402) |
+# | `noise_loss` | the same | [`train/unet.py`](../minisd/train/unet.py) | Ho et al. 2020, eq. 14; Rombach et al. 2022, eq. 3 |
+# | `dropped`, one in ten | the same, from v1-3 on | [`train/unet.py`](../minisd/train/unet.py) | Ho & Salimans 2022, algorithm 1 |
+# | `train`: AdamW, 2e-3, batches of 32 | AdamW, 1e-4, batches of 2048 | [`train/loop.py`](../minisd/train/loop.py) | [model card](https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5) |
+# | 500 steps | 595,000, on top of those of v1-1 and v1-2 | [`train/unet.py`](../minisd/train/unet.py) | model card |
+# | `average` | the same; the file named "emaonly" has nothing else | [`loop.Average`](../minisd/train/loop.py) | Polyak & Juditsky 1992 |
+# | `velocity_loss` | not in 1.5; Stable Diffusion 2 at 768×768 | [`schedule.velocity`](../minisd/schedule.py) | Salimans & Ho 2022, appendix D |
+#
+# **Play.** Leave one caption out of the book, and ask for it in the end. Give `timestep_embedding` a
+# constant $t$: how much worse does it get? Multiply the loss by `recipe.min_snr_weights(alphas_cumprod)[t]`.
+# Train for 5000 steps, over a cup of tea.
+#
+# *Stuck in an exercise? The answers are in [`lesson_09.py`](../minisd/lessons/lesson_09.py).*

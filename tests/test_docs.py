@@ -1,0 +1,322 @@
+"""The documentation and the README: what they say is there is there, and what they say can be run is run.
+
+Programs in Python run as they stand, and so do commands that take seconds. Of trainings and evaluations the command line is parsed.
+Where a page names official weights, small random ones in the same layout stand in for them.
+"""
+
+import ast
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import warnings
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import begun, distance, randn, toy_model, trajectory
+from originals import averaged, original_tensors, write_original
+
+from minisd.evaluate.__main__ import parser as evaluation
+from minisd.generate import main as generate
+from minisd.schedule import add_noise
+from minisd.train.__main__ import parser as training
+from weights_convert.__main__ import main as convert
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+sys.path[:0] = [str(DOCS), str(DOCS / "extensions"), str(DOCS / "examples")]
+tables, sizes, repository, dpm_solver = map(importlib.import_module, ("tables", "sizes", "repository", "dpm_solver"))
+
+PAGES = [ROOT / "README.md", ROOT / "notebooks" / "README.md", *sorted(DOCS.glob("*.md"))]
+
+
+PROGRAM = re.compile(r"^```(\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
+FORMULA = re.compile(r"^\$\$(?:.+?)\$\$\n\n(?P<below>.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
+CREDIT = re.compile(r"(?P<paper>[^,]+ \d{4})(?:, (?P<place>.+))? · \[`[\w.]+`\]\((?P<file>\S+)\)")
+CITED = re.compile(r"[A-Z]\w+ (?:et al\.|& [A-Z]\w+) (?:19|20)\d\d")
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def on_pages(piece: str):
+    """The test is done for every page in which this stands."""
+    pages = [page for page in PAGES if piece in read(page)]
+    return pytest.mark.parametrize("page", pages, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+# The pages as they are written
+
+
+@on_pages("](")
+def test_links_lead_to_files_and_names_that_are_there(page):
+    """Where a link's text is a name in the code, the file behind it defines that name."""
+    for link in LINK.finditer(PROGRAM.sub("", read(page))):
+        if link["target"].startswith("https://"):
+            continue
+        file = (page.parent / link["target"]).resolve()
+        assert file.exists() and file.is_relative_to(ROOT), link[0]
+        name = re.fullmatch(r"`([\w.]+)`", link["text"])
+        if name and file.suffix == ".py" and not name[1].endswith(".py"):
+            assert repository.line_of(file, name[1]), f"{name[1]} is not defined in {link['target']}"
+
+
+@on_pages("\n$$")
+def test_a_formula_stands_above_its_paper_and_its_code(page):
+    """Below each, a line has paper, equation and the name in the code; and the code's file cites the same paper and equation."""
+    for formula in FORMULA.finditer(read(page)):
+        credit = CREDIT.fullmatch(in_one_line(formula["below"]))
+        assert credit, f"{formula[0]}\nhas no paper and no code below it"
+        code = in_one_line(read(page.parent / credit["file"]))
+        assert credit["paper"] in code and (credit["place"] or "").removeprefix("eq. ") in code, credit[0]
+
+
+def test_every_module_is_in_the_reference():
+    """But for commands, which `--help` describes, and the helpers of single lessons."""
+    described = set(re.findall(r"automodule:: ([\w.]+)", "".join(read(page) for page in DOCS.glob("api/*.md"))))
+    files = [*ROOT.glob("minisd/**/*.py"), *ROOT.glob("weights_convert/*.py")]
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if not path.stem.startswith(("__", "lesson_"))
+    }
+    assert modules == described - {"weights_convert"}
+
+
+def test_symbols_have_their_names_in_the_code():
+    rows = re.findall(r"^\| \$[^|]* \| ([^|]*) \| \[[^|]*\]\((.+?)\) \|$", read(DOCS / "glossary.md"), re.MULTILINE)
+    assert len(rows) > 15
+    for names, file in rows:
+        nodes = list(ast.walk(ast.parse(read(DOCS / file))))
+        known = {getattr(node, field, None) for node in nodes for field in ("id", "arg", "attr", "name")}
+        assert set(re.findall(r"`(\w+)`", names)) <= known, (names, file)
+
+
+def test_every_cited_paper_is_among_the_sources():
+    """By its name with a year, and by its link."""
+    files = [file for folder in ("minisd", "weights_convert", "notebooks/src", "docs") for file in (ROOT / folder).rglob("*.*")]
+    texts = [read(file) for file in files if file.suffix in (".py", ".md") and file.name != "sources.md"]
+    everything = in_one_line(re.sub(r"^# ?", "", "\n".join(texts), flags=re.MULTILINE))
+    sources = read(DOCS / "sources.md")
+    names = set(re.findall(r"^\* \*\*(.+?)\.\*\*", sources, re.MULTILINE))
+    assert set(CITED.findall(everything)) - names == set(), "docs/sources.md lacks them"
+    links = set(re.findall(r"https://(?:arxiv\.org/abs|doi\.org)/[\w./]+", everything))
+    assert {link for link in links if link not in sources} == set(), "docs/sources.md lacks them"
+
+
+@on_pages("<!-- table:")
+def test_tables_are_the_codes_own(page):
+    assert tables.filled(read(page)) == read(page), "run `python docs/tables.py`"
+
+
+def test_official_files_are_accounted_for_to_a_few_bytes():
+    """By names, shapes and dtypes alone; one tensor more would take 60 bytes at least."""
+    lengths = {name: sizes.length(tensors) for name, tensors in sizes.files().items()}
+    official = {file.name: file.size for file in tables.known.OFFICIAL if not file.name.endswith(".ckpt")}
+    assert official.keys() <= lengths.keys()
+    assert max(abs(size - lengths[name]) for name, size in official.items()) <= 6
+
+
+def test_the_model_has_as_many_lines_as_is_said():
+    core = "pipeline tokenizer layers clip unet vae schedule config schedulers/base schedulers/ddim schedulers/pndm schedulers/lms"
+    assert 1400 < sum(read(ROOT / "minisd" / f"{name}.py").count("\n") for name in core.split()) < 1700
+
+
+# The site
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """As `make docs` builds it; a warning is an error."""
+    folder = tmp_path_factory.mktemp("site")
+    options = ["-q", "-W", "--keep-going", "-c", "docs", "-d", str(folder / "doctrees")]
+    build = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, ".", str(folder / "html")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (build.returncode, build.stderr) == (0, "")
+    return folder / "html"
+
+
+class Tags(HTMLParser):
+    """What a page is called by, leads to, and is made of; and the words for its pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.ids, self.links, self.assets, self.alts = set(), [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids |= {found["id"]} if "id" in found else set()
+        if "href" in found:
+            (self.links if tag == "a" else self.assets).append(found["href"])
+        if "src" in found:
+            self.assets.append(found["src"])
+        if tag == "img":
+            self.alts.append(found.get("alt"))
+
+
+@cache
+def tags(page: Path) -> Tags:
+    parsed = Tags()
+    parsed.feed(read(page))
+    return parsed
+
+
+def test_nothing_is_fetched_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        assert not [asset for asset in tags(page).assets if re.match(r"(\w+:)?//", asset)], page
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"@import|url\([\"']?(\w+:)?//", read(sheet)), sheet
+
+
+def test_links_within_the_site_arrive(site):
+    for page in [*site.glob("docs/**/*.html"), *site.glob("notebooks/*.html")]:
+        for link in tags(page).links:
+            if not re.match(r"\w+:", link):
+                path, _, anchor = link.partition("#")
+                there = (page.parent / path).resolve() if path else page
+                assert there.is_file(), f"{page}: {link}"
+                assert not anchor or anchor in tags(there).ids, f"{page}: {link}"
+
+
+def test_every_notebook_is_a_page_whose_pictures_have_words(site):
+    for notebook in ROOT.glob("notebooks/*.ipynb"):
+        page = site / "notebooks" / f"{notebook.stem}.html"
+        assert tags(page).alts and all(len(alt or "") >= 40 for alt in tags(page).alts), page
+        assert f"notebooks/{page.name}" in read(site / "docs" / "index.html")
+
+
+def test_formulas_are_mathml(site):
+    page = read(site / "docs" / "samplers.html")
+    assert page.count('display="block"') == len(FORMULA.findall(read(DOCS / "samplers.md")))
+
+
+# The programs
+
+
+@pytest.fixture
+def stand_ins(folders, tmp_path, monkeypatch, small_presets) -> dict[str, Path]:
+    """What stands in for what the pages name; programs run in a folder of their own, which has the rest of it."""
+    folder = shutil.copytree(folders["v1"], tmp_path / "folder")
+    for weights in list(folder.glob("*/*.safetensors")):
+        shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
+    write_original(tmp_path / "v1-5-pruned-emaonly.safetensors", "v1")
+    torch.save({"state_dict": averaged(original_tensors("v1"))}, tmp_path / "v1-5-pruned-emaonly.ckpt")
+    monkeypatch.setattr("minisd.parts.VOCABULARY", str(folder))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line has one of its own
+    monkeypatch.chdir(tmp_path)
+    return dict.fromkeys(("CompVis/stable-diffusion-v1-4", "path/to/a/diffusers/folder", "my-model"), folder)
+
+
+def programs(page: Path, language: str, stand_ins: dict[str, Path]) -> list[str]:
+    found = [code for kind, code in PROGRAM.findall(read(page)) if kind == language]
+    for name, path in stand_ins.items():
+        found = [code.replace(name, str(path)) for code in found]
+    return found
+
+
+@on_pages("```python")
+def test_programs_run(page, stand_ins):
+    """Those of a page one after the other, as a reader would run them."""
+    names = {"__name__": "__main__"}
+    for code in programs(page, "python", stand_ins):
+        exec(compile(code, page.name, "exec"), names)
+
+
+@on_pages("```bash")
+def test_commands_are_run_or_accepted(page, stand_ins, capsys):
+    for line in "".join(programs(page, "bash", stand_ins)).replace("\\\n", "").splitlines():
+        if words := shlex.split(line.partition(" > ")[0], comments=True):
+            check_command([words[0].removeprefix(".venv/bin/"), *words[1:]])
+
+
+def check_command(words: list[str]):
+    match words:
+        case ["make", target]:
+            assert re.search(rf"^{target}:", read(ROOT / "Makefile"), re.MULTILINE)
+        case ["python3", "-m", "venv", ".venv"] | ["jupyter", "lab", "notebooks"]:
+            pass
+        case ["pip", "install", "-c", "constraints.txt", "-e", what, *_]:
+            extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+            assert what == "." or what.strip(".[]") in extras
+        case ["python", "-m", "minisd.generate", "--help"]:
+            with pytest.raises(SystemExit, match="0"):
+                generate(["--help"])
+        case ["python", "-m", "minisd.generate", *arguments]:
+            assert generate([*arguments, "--steps", "2", "--quiet"]) == 0
+        case ["python", "-m", "weights_convert", *arguments]:
+            assert convert(arguments) == 0
+        case ["python", "-m", "minisd.train", *arguments]:
+            training().parse_args(arguments)
+        case ["python", "-m", "minisd.evaluate", *arguments]:
+            evaluation().parse_args(arguments)
+        case ["python", "-m", "pytest", *arguments]:
+            assert all((ROOT / word).exists() for word in arguments if word.startswith("tests"))
+        case ["python", script, *_]:
+            assert (ROOT / script).is_file()
+        case _:
+            pytest.fail(f"nobody checks {shlex.join(words)}")
+
+
+# The worked example of docs/changing.md
+
+Sampler = dpm_solver.DPMSolverMultistepScheduler
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_worked_example_finds_the_picture(prediction):
+    """A model that knows it guesses it at every step, and the last latents are the picture with the little noise of t = 0."""
+    scheduler, x0, x = begun(Sampler, 10, prediction_type=prediction), randn(1, 4, 8, 8, seed=1), randn(1, 4, 8, 8)
+    for t in scheduler.timesteps:
+        alpha = scheduler.alphas_cumprod[t]
+        eps = (x - alpha**0.5 * x0) / (1 - alpha) ** 0.5
+        model_output = eps if prediction == "epsilon" else alpha**0.5 * eps - (1 - alpha) ** 0.5 * x0
+        x, guess = scheduler.step(model_output, t, x)
+        assert distance(guess, x0) <= 1e-3
+    assert distance(x, add_noise(x0, eps, scheduler.alphas_cumprod[0])) <= 1e-4
+
+
+def test_the_worked_example_is_of_second_order():
+    """For normal data of standard deviation s both the denoiser and its flow are formulas; from t = 961 to 201, all grids meet."""
+    s, start, errors = 0.5, randn(1, 4, 8, 8), []
+    alphas = Sampler().alphas_cumprod.double()
+    spread = (alphas * s**2 + 1 - alphas) ** 0.5
+    for n in (25, 50, 100):
+        scheduler, x = begun(Sampler, n), start
+        for t in scheduler.timesteps:
+            if 201 < t <= 961:
+                x = scheduler.step((1 - alphas[t]) ** 0.5 * x / spread[t] ** 2, t, x).prev_sample
+        errors.append((x - start * spread[201] / spread[961]).abs().mean())
+    assert [float((a / b).log2()) for a, b in zip(errors, errors[1:])] == pytest.approx([2, 2], abs=0.2)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_worked_example_is_diffusers(prediction, measure):
+    diffusers = pytest.importorskip("diffusers")
+    ours = begun(Sampler, 20, prediction_type=prediction)
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction,
+        algorithm_type="dpmsolver++", solver_type="midpoint", lower_order_final=False, final_sigmas_type="sigma_min",
+    )  # fmt: skip
+    theirs.set_timesteps(timesteps=ours.timesteps.tolist())
+    for a, b in zip(trajectory(ours, randn(1, 4, 8, 8)), trajectory(theirs, randn(1, 4, 8, 8)), strict=True):
+        assert measure(a, b) <= 1e-5
+
+
+def test_the_worked_example_begins_again():
+    scheduler, ends = Sampler(), []
+    for _ in range(2):
+        scheduler.set_timesteps(5)
+        *_, x = trajectory(scheduler, randn(1, 4, 8, 8), toy_model)
+        ends.append(x)
+    assert torch.equal(*ends)
