@@ -6,7 +6,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 .PHONY: demo test test-slow notebooks docs lint clean
 
 demo: .venv/demo
-	$(BIN)/python -m minisd.generate "an astronaut riding a horse"
+	$(BIN)/python -m minisd.generate "an astronaut riding a horse" --seed 0
 
 test: .venv/test lint
 	$(BIN)/python -m pytest -m "not slow"
