@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 
 from .. import tiny
@@ -18,11 +19,12 @@ from ..tiny.picture_book import Scene, Thing, draw
 from ..train.plot import curves
 from ..train.unet import GAMMA
 from .exercise import Exercise
-from .figures import GREY, INK, ORANGE, WIDTH, page, show
+from .figures import INK, ORANGE, PIXELS, WIDTH, page, show
 
 alphas_cumprod = DDIMScheduler().alphas_cumprod
 TIMES = torch.arange(0, 1000, 90)  # where errors are measured: 0, 90, … 990
 QUARTERS = (0, 250, 500, 750)
+DPI, SIDE = 2 * PIXELS, 3 * 64  # of figures as they are stored, and of pictures in them
 SHIPPED_LOG = Path(tiny.__file__).with_name("log.jsonl")  # what `python -m minisd.train unet` wrote for the built-in model
 
 
@@ -67,23 +69,24 @@ def smooth(losses: Sequence[float], span: int = 20) -> Tensor:
     return (total[1:] - total[first]) / (torch.arange(len(losses)) + 1 - first)
 
 
-def look(ax: Axes, picture: Tensor):
-    """A picture (3, H, W) in [-1, 1]."""
-    ax.set(xticks=(), yticks=())
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.imshow(to_pil(picture[None])[0], interpolation="nearest")
+def put(figure: Figure, picture: Tensor, left: int, top: int, title: str = ""):
+    """A picture (3, 64, 64) in [-1, 1] at a place of the page: a pixel is 3 × 3 of it; in few colours, as files must be small."""
+    page_width, page_height = WIDTH * DPI, figure.get_figheight() * DPI
+    ax = figure.add_axes((left / page_width, 1 - (top + SIDE) / page_height, SIDE / page_width, SIDE / page_height))
+    ax.set_axis_off()
+    ax.imshow(to_pil(picture[None])[0].quantize(16, dither=Image.Dither.NONE).convert("RGB"), interpolation="nearest")
+    ax.set_title(title, loc="center")
 
 
 def show_sheet(rows: Mapping[str, Tensor], captions: Sequence[str], alt: str):
-    """Rows of pictures (len(captions), 3, H, W), each with its name on the left; every column is one caption."""
-    figure, axes = page(len(rows), len(captions), height=(WIDTH - 0.7) / len(captions), squeeze=False)
-    for ax, caption in zip(axes[0], captions):
-        ax.set_title(caption, loc="center")
-    for row, (name, pictures) in zip(axes, rows.items()):
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for ax, picture in zip(row, pictures):
-            look(ax, picture)
+    """Rows of pictures (B, 3, 64, 64), each with its name on the left; every column is one caption."""
+    head, label, step = 48, 236, SIDE + 58
+    figure = Figure(figsize=(WIDTH, (head + len(rows) * (SIDE + 16)) / DPI))
+    for row, (name, pictures) in enumerate(rows.items()):
+        top = head + row * (SIDE + 16)
+        figure.text(0, 1 - (top + SIDE / 2) / (figure.get_figheight() * DPI), name, va="center")
+        for column, (picture, caption) in enumerate(zip(pictures, captions)):
+            put(figure, picture, label + column * step, top, "" if row else caption)
     show(figure, alt)
 
 
@@ -96,7 +99,7 @@ def ticks(ax: Axes, *values: float):
 
 def show_losses(losses: Sequence[float]):
     """The loss of one batch that is learnt by heart, as a logarithm."""
-    figure, ax = page(height=2.2)
+    figure, ax = page(height=1.8)
     ax.plot(range(1, len(losses) + 1), losses)
     ax.set(yscale="log", xlabel="step", title="the loss of one batch of 8, always the same")
     show(
@@ -106,9 +109,11 @@ def show_losses(losses: Sequence[float]):
 
 
 def show_progress(losses: Sequence[float], measured: Mapping[int, Tensor]):
-    """Left the loss of every step, and its mean; right the error in four parts of the timesteps, at some steps."""
-    figure, (left, right) = page(1, 2, height=3)
-    left.plot(range(1, len(losses) + 1), losses, "-", color=GREY, linewidth=0.7, alpha=0.6, label="of the step")
+    """Left the loss, its mean and its spread; right the error in four parts of the timesteps, at some steps."""
+    figure, (left, right) = page(1, 2, height=2.7)
+    last = torch.tensor(losses).unfold(0, 20, 1)
+    steps = range(20, len(losses) + 1)
+    left.fill_between(steps, last.amin(dim=1), last.amax(dim=1), color="#c9cdd1", linewidth=0, label="from … to, in 20 steps")
     left.plot(range(1, len(losses) + 1), smooth(losses), color=INK, label="mean of 20 steps")
     left.set(xlabel="step", title="the loss")
     ticks(left, 0.05, 0.1, 0.2, 0.5, 1)
@@ -117,7 +122,7 @@ def show_progress(losses: Sequence[float], measured: Mapping[int, Tensor]):
     right.set_title("the error on fresh pictures, by timestep")
     show(
         figure,
-        "Left, the loss over the steps: a ragged band that falls quickly at first and then slowly. Right, the error in four parts "
+        "Left, the loss over the steps: a broad band that falls quickly at first and then slowly. Right, the error in four parts "
         "of the timesteps, one below the other, the high timesteps lowest: the upper curve falls least, and the lower a curve the "
         "longer it goes on falling.",
     )
@@ -125,7 +130,7 @@ def show_progress(losses: Sequence[float], measured: Mapping[int, Tensor]):
 
 def show_by_timestep(lines: Mapping[str, Tensor], title: str, alt: str):
     """Several errors at TIMES, as a logarithm."""
-    figure, ax = page(height=3)
+    figure, ax = page(height=2.6)
     for (name, values), marker in zip(lines.items(), "os^D"):
         ax.plot(TIMES, values, marker=marker, markersize=4, label=name)
     ax.set(yscale="log", xlabel="timestep $t$", title=title)
@@ -135,7 +140,7 @@ def show_by_timestep(lines: Mapping[str, Tensor], title: str, alt: str):
 
 def show_average(raw: Mapping[int, Tensor], average: Mapping[int, Tensor]):
     """The error, its mean over all timesteps, of the weights themselves and of their average."""
-    figure, ax = page(height=2.8)
+    figure, ax = page(height=2.4)
     for name, measured, marker in (("the weights of the step", raw, "s"), ("their moving average", average, "o")):
         ax.plot(list(measured), [float(error.mean()) for error in measured.values()], marker=marker, markersize=4, label=name)
     ax.set(xlabel="step", title="the error on fresh pictures, mean over all timesteps")
@@ -148,27 +153,10 @@ def show_average(raw: Mapping[int, Tensor], average: Mapping[int, Tensor]):
     )
 
 
-def show_scores(scores: Mapping[str, Mapping[int, tuple[float, float]]], chance: tuple[float, float]):
-    """How often the colour and the thing are right over the steps, for several trainings."""
-    figure, axes = page(1, 2, height=2.6, sharey=True)
-    for i, (ax, what) in enumerate(zip(axes, ("colour", "thing"))):
-        for (name, points), marker in zip(scores.items(), "os"):
-            ax.plot(list(points), [score[i] for score in points.values()], marker=marker, markersize=5, label=name)
-        ax.axhline(chance[i], color=GREY, linewidth=1, linestyle="-")
-        ax.text(0.99, chance[i] + 0.02, "chance", transform=ax.get_yaxis_transform(), ha="right", color=GREY)
-        ax.set(xlabel="step", ylim=(0, 1.05), title=f"how often the {what} is right")
-    axes[0].legend(loc="center right")
-    show(
-        figure,
-        "Two plots of curves that rise from chance to 1: how often the colour is right, and how often the thing is. In both the "
-        "network that predicts v is ahead of the one that predicts ε.",
-    )
-
-
 def show_weights():
     """What an error of x0 counts in four losses, over t."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
-    figure, ax = page(height=2.8)
+    figure, ax = page(height=2.4)
     lines = {r"$\epsilon$: SNR": snr, "$v$: SNR + 1": snr + 1, "$x_0$: 1": torch.ones(1000)}
     for name, weight in {**lines, f"min-SNR: no more than {GAMMA:g}": snr.clamp(max=GAMMA)}.items():
         ax.plot(weight, label=name)
@@ -187,14 +175,12 @@ def show_logs(measured: Mapping[int, Tensor], shipped: Path = SHIPPED_LOG):
     if shipped.exists():
         curve = curves(shipped)
         logs["the built-in model"] = {low: curve[f"mse_{low}"] for low in QUARTERS}
-    figure, axes = page(1, len(logs), height=2.8, squeeze=False, sharey=True)
+    figure, axes = page(1, len(logs), height=2.4, squeeze=False, sharey=True)
     for ax, (name, lines) in zip(axes[0], logs.items()):
         plot_quarters(ax, lines)
         ax.set_title(f"{name}: error by timestep")
     beside = " Beside them those of the built-in model, in the same order, over very many more steps." if len(logs) == 2 else ""
-    show(
-        figure, f"Four curves of this notebook's training, an error for each quarter of the timesteps, the highest lowest.{beside}"
-    )
+    show(figure, f"Four falling curves, an error for each quarter of the timesteps, that of the highest timesteps lowest.{beside}")
 
 
 class Run(NamedTuple):
@@ -206,21 +192,19 @@ class Run(NamedTuple):
 
 
 def show_run(run: Run, healthy: Run, captions: Sequence[str], alt: str):
-    """A training's loss and its average's error by timestep, each beside a healthy training's, and what the average draws."""
-    figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
-    places = [["loss"] * (len(captions) // 2) + ["error"] * (len(captions) // 2), list(captions)]
-    axes = figure.subplot_mosaic(places, height_ratios=(1.6, 1))
+    """A training's loss and its average's error by timestep, each beside a healthy training's, and four pictures by the average."""
+    figure = Figure(figsize=(WIDTH, 2.6))
+    left, right = (figure.add_axes((x, 0.19, 0.27, 0.7)) for x in (0.045, 0.38))
     for name, training, color, style in (("this one", run, ORANGE, "-"), ("healthy", healthy, INK, "--")):
-        axes["loss"].plot(smooth(training.losses), style, color=color, label=name)
-        axes["error"].plot(TIMES, training.errors, style, color=color, marker="o", markersize=4)
-    axes["loss"].set(xlabel="step", title="the loss, mean of 20 steps")
-    ticks(axes["loss"], 0.1, 0.2, 0.5, 1)
-    axes["error"].set(xlabel="timestep $t$", title="the average's error on fresh pictures")
-    ticks(axes["error"], 0.01, 0.1, 1)
-    axes["loss"].legend()
-    for caption, picture in zip(captions, run.pictures):
-        look(axes[caption], picture)
-        axes[caption].set_title(caption, loc="center")
+        left.plot(smooth(training.losses), style, color=color, label=name)
+        right.plot(TIMES, training.errors, style, color=color, marker="o", markersize=4)
+    left.set(xlabel="step", title="the loss, mean of 20 steps")
+    right.set(xlabel="timestep $t$", title="the average's error")
+    ticks(left, 0.1, 0.2, 0.5, 1)
+    ticks(right, 0.01, 0.1, 1)
+    left.legend()
+    for i, (picture, caption) in enumerate(zip(run.pictures, captions)):
+        put(figure, picture, 1064 + i % 2 * (SIDE + 60), 48 + i // 2 * (SIDE + 60), caption)
     show(figure, alt)
 
 
@@ -289,10 +273,6 @@ fault_c = Exercise(
     },
 )
 
-HEALTHY = (
-    "Two plots and six pictures. The loss falls from 1 to a little above 0.1. The error falls over t, from about 1 to about "
-    "0.02. The pictures are hearts, trees and fish in the right colours, with ragged outlines."
-)
 RUN_A = (
     "The loss falls almost as the healthy one does. The error over t is a little larger, most so in the middle. The pictures "
     "are of things, but not of those that stand above them, and in the wrong colours."
