@@ -109,20 +109,18 @@ def show_losses(losses: Sequence[float]):
 
 
 def show_progress(losses: Sequence[float], measured: Mapping[int, Tensor]):
-    """Left the loss, its mean and its spread; right the error in four parts of the timesteps, at some steps."""
+    """Left the loss of every step, and its mean; right the error in four parts of the timesteps, at some steps."""
     figure, (left, right) = page(1, 2, height=2.7)
-    last = torch.tensor(losses).unfold(0, 20, 1)
-    steps = range(20, len(losses) + 1)
-    left.fill_between(steps, last.amin(dim=1), last.amax(dim=1), color="#c9cdd1", linewidth=0, label="from … to, in 20 steps")
+    left.plot(range(1, len(losses) + 1), losses, "-", color="#b9bdc2", linewidth=0.7, antialiased=False, label="of the step")
     left.plot(range(1, len(losses) + 1), smooth(losses), color=INK, label="mean of 20 steps")
     left.set(xlabel="step", title="the loss")
     ticks(left, 0.05, 0.1, 0.2, 0.5, 1)
-    left.legend(loc="lower left")
+    left.legend(loc="upper right")
     plot_quarters(right, quarters(measured))
     right.set_title("the error on fresh pictures, by timestep")
     show(
         figure,
-        "Left, the loss over the steps: a broad band that falls quickly at first and then slowly. Right, the error in four parts "
+        "Left, the loss over the steps: a ragged line that falls quickly at first and then slowly. Right, the error in four parts "
         "of the timesteps, one below the other, the high timesteps lowest: the upper curve falls least, and the lower a curve the "
         "longer it goes on falling.",
     )

@@ -268,15 +268,14 @@ for std in (1, 5.5):
 
 # %%
 noise = torch.randn(1, 4, 16, 16, generator=rng)
-sheet, titles = [], []
+sheet = {}
 for std in (1, 5.5):
     for t in (300, 600, 800, 999):
         noisy = add_noise(std * factor * z[:1], noise, alphas_cumprod[t])
         size = (std**2 * alphas_cumprod[t] + 1 - alphas_cumprod[t]) ** 0.5
-        sheet.append(preview(noisy / size / factor)[0])
-        titles.append(f"std {std}, t = {t}")
+        sheet[f"std {std}, t = {t}"] = preview(noisy / size / factor)[0]
 figures.show(
-    figures.pictures(sheet, titles, columns=4),
+    figures.pictures(list(sheet.values()), list(sheet), columns=4),
     "Previews of noisy latents. With std 1 the rider can be made out at t = 300, hardly anything at t = 600, and from t = 800 on"
     " there are only coloured squares. With std 5.5 the rider is clear at t = 600 and can be made out at t = 800.",
 )
