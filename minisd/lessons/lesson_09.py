@@ -74,7 +74,7 @@ def put(figure: Figure, picture: Tensor, left: int, top: int, title: str = ""):
     page_width, page_height = WIDTH * DPI, figure.get_figheight() * DPI
     ax = figure.add_axes((left / page_width, 1 - (top + SIDE) / page_height, SIDE / page_width, SIDE / page_height))
     ax.set_axis_off()
-    ax.imshow(to_pil(picture[None])[0].quantize(16, dither=Image.Dither.NONE).convert("RGB"), interpolation="nearest")
+    ax.imshow(to_pil(picture[None])[0].quantize(12, dither=Image.Dither.NONE).convert("RGB"), interpolation="nearest")
     ax.set_title(title, loc="center")
 
 
