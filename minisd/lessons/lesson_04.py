@@ -34,7 +34,7 @@ def show_roads(sigma: Sequence[float], numbers: Tensor, roads: Sequence[tuple[Se
         figure,
         "Nine roads lead from the left edge, where the noise is, to three data points on the right. They are nearly straight at "
         "first and bend to their point at the end. Four straight hops of DDIM follow most of them, but leave those that bend late "
-        "and miss the points; ten hops reach every point.",
+        "and miss their points; ten hops reach them.",
     )
 
 

@@ -49,13 +49,14 @@ def show_channels(latents: Tensor):
 
 
 def show_noise(by_noise: Mapping[float, float], marks: Mapping[str, float]):
-    """PSNR of what is decoded over the noise that was added to the latents, with some sizes of noise marked."""
+    """PSNR of what is decoded over the noise that was added to the latents, with two sizes of noise marked."""
     figure, ax = page(height=2.8)
     ax.plot(list(by_noise), list(by_noise.values()), "-o", markersize=4)
-    for (name, size), height in zip(marks.items(), (0.12, 0.32)):
+    for (name, size), (side, gap) in zip(sorted(marks.items(), key=lambda mark: mark[1]), (("right", -5), ("left", 5))):
         ax.axvline(size, color=ORANGE, linewidth=1.5, linestyle="--")
-        ax.annotate(name, (size, height), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", color=ORANGE)
-    ax.set(xscale="log", xlabel="std of the noise, in units of the latents' std", ylabel="PSNR in dB")
+        where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": side}
+        ax.annotate(name, (size, 0.2), (gap, 0), color=ORANGE, **where)
+    ax.set(xscale="log", xlim=(0.002, 1.3), xlabel="std of the noise, in units of the latents' std", ylabel="PSNR in dB")
     show(
         figure,
         "PSNR over the noise in the latents: level for noise of a few hundredths, falling from about a tenth on, and below 20 dB "

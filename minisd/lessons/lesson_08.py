@@ -20,6 +20,7 @@ from ..unet import UNet2DConditionModel
 from . import exact
 from .exercise import Exercise
 from .figures import BLUE, DENSITY, GREY, INK, ORANGE, TEAL, page, show
+from .lesson_10 import bars
 
 # The plane, where three captions have an arc each, and where what is drawn need not be a point of the data.
 SIDE = 2.6  # it is shown from -SIDE to SIDE
@@ -154,9 +155,8 @@ def book_pages(prompts: Sequence[Prompt]) -> Tensor:
 def show_sweep(scales: Sequence[float], rates: Sequence[Rate], measures: Mapping[str, tuple[Sequence[float], float]]):
     """Over the scale: the rate of right pictures with its intervals, and other measures, each with the book's own value."""
     figure, axes = page(1, 1 + len(measures), height=2.9)
-    ends = torch.tensor([rate.interval() for rate in rates])
-    shares = torch.tensor([rate.share for rate in rates])
-    axes[0].errorbar(scales, shares, torch.stack([shares - ends[:, 0], ends[:, 1] - shares]), fmt="o-", capsize=3)
+    shares = [rate.share for rate in rates]
+    axes[0].errorbar(scales, shares, list(zip(*map(bars, rates))), fmt="o-", capsize=3)
     axes[0].set(title="share of right pictures", ylim=(0, 1))
     for ax, (name, (values, book)) in zip(axes[1:], measures.items()):
         ax.plot(scales, values, "o-")
@@ -171,7 +171,7 @@ def show_sweep(scales: Sequence[float], rates: Sequence[Rate], measures: Mapping
     show(
         figure,
         f"Three curves over the scale, from {scales[0]:g} to {scales[-1]:g}. The share of right pictures goes from {shares[0]:.2f} "
-        f"to {shares[-1]:.2f}, with a maximum of {shares.max():.2f}; {drift}. Dashed are the values of the book's own pages.",
+        f"to {shares[-1]:.2f}, with a maximum of {max(shares):.2f}; {drift}. Dashed are the values of the book's own pages.",
     )
 
 
@@ -181,10 +181,9 @@ def show_exchange(rates: Mapping[str, Rate], saturations: Mapping[str, float], d
     figure, axes = page(1, 2, height=3.4, sharey=True)
     for ax, prices in zip(axes, (saturations, diversities)):
         for (name, rate), marker in zip(rates.items(), "osD^vX"):
-            low, high = rate.interval()
-            bars = [[rate.share - low], [high - rate.share]]
-            style = {"fmt": marker, "ecolor": GREY, "elinewidth": 0.8, "markersize": 8}
-            ax.errorbar([prices[name]], [rate.share], bars, color=ORANGE if "where" in name else BLUE, label=name, **style)
+            style = {"fmt": marker, "ecolor": GREY, "elinewidth": 0.8, "markersize": 8, "label": name}
+            reach = [[length] for length in bars(rate)]
+            ax.errorbar([prices[name]], [rate.share], reach, color=ORANGE if "where" in name else BLUE, **style)
         ax.margins(x=0.15)
     axes[0].axvline(book, color=GREY, linestyle="--", linewidth=1)
     axes[0].text(book, 0.97, " the book", color=GREY, va="top")

@@ -128,11 +128,11 @@ def show_progress(losses: Sequence[float], measured: Mapping[int, Tensor]):
 
 def show_by_timestep(lines: Mapping[str, Tensor], title: str, alt: str):
     """Several errors at TIMES, as a logarithm."""
-    figure, ax = page(height=2.6)
+    figure, ax = page(height=2.8)
     for (name, values), marker in zip(lines.items(), "os^D"):
         ax.plot(TIMES, values, marker=marker, markersize=4, label=name)
     ax.set(yscale="log", xlabel="timestep $t$", title=title)
-    ax.legend()
+    ax.legend(fontsize=9)
     show(figure, alt)
 
 
@@ -263,7 +263,7 @@ fault_b = Exercise(
 fault_c = Exercise(
     answer=SWAPPED,
     mistakes={
-        "but it draws what it is asked for": NO_WORDS,
+        "but the colours are those that were asked for": NO_WORDS,
         "then it would draw noise": STALE,
         "then the error would be right below t = 250 and wrong beyond; look where the two curves meet": FEW_TIMES,
         "then there would be no picture; look where the two curves meet: what is special about that t (notebook 02)?": WRONG_TARGET,
@@ -278,5 +278,5 @@ RUN_A = (
 RUN_B = "The loss lies on the healthy one. The error is about 1 at all timesteps. The pictures are coloured noise."
 RUN_C = (
     "The loss falls, but stays above the healthy one. The error over t is a valley: about as large as the healthy one near "
-    "t = 360, and larger and larger to both sides. The pictures are soft, and show what stands above them."
+    "t = 360, and larger and larger to both sides. The pictures are soft things in the colours that stand above them."
 )

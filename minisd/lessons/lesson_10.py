@@ -28,7 +28,7 @@ def from_the_top(found: Finding) -> str:
 
 
 def where(place: str) -> str:
-    return SCENERY[place][0] if place in SCENERY else f"on {place or 'pale'}"
+    return SCENERY[place][0] if place in SCENERY else f"on {place or 'the pale page'}"
 
 
 def total(rates: Sequence[Rate]) -> Rate:
@@ -42,12 +42,21 @@ def show_findings(images: Sequence[Tensor], findings: Sequence[Finding]):
     figure = pictures([*images, *drawn], titles, columns=len(images))
     for ax, found in zip(figure.axes, findings):
         for thing in found.things:
-            x, y, side = 128 * (thing.x - thing.scale), 128 * (thing.y - thing.scale), 256 * thing.scale
-            ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=INK, linewidth=1.2))
-            label = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-            ax.text(max(x, 1), max(y, 8), f"{thing.color} {thing.kind}", size=7, bbox=label, clip_on=True)
+            left, top, side = 128 * (thing.x - thing.scale), 128 * (thing.y - thing.scale), 256 * thing.scale
+            ax.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=INK, linewidth=1.2))
+            below = any(other.y < thing.y - 0.1 for other in found.things)  # so that labels don't hide each other
+            y = min(top + side, 124) if below else max(top, 4)
+            paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            x = min(max(left + side / 2, 34), 94)
+            ax.text(x, y, f"{thing.color} {thing.kind}", size=7, ha="center", va="center", bbox=paper)
     seen = "; ".join(words(found) for found in findings)
     show(figure, f"Pictures with frames around what the judge found, and below them its findings, drawn anew. It found: {seen}.")
+
+
+def bars(rate: Rate) -> tuple[float, float]:
+    """How far the interval reaches below the share, and above it."""
+    low, high = rate.interval()
+    return max(rate.share - low, 0.0), max(high - rate.share, 0.0)  # of 0 and 1, rounding makes it negative
 
 
 def show_rates(rates: Mapping[str, tuple[Rate, Rate]], independent: Mapping[str, float]):
@@ -55,17 +64,15 @@ def show_rates(rates: Mapping[str, tuple[Rate, Rate]], independent: Mapping[str,
     figure, ax = page(height=3)
     for at, (kind, pair) in enumerate(rates.items()):
         for rate, name, shift, color, marker in zip(pair, ("seen", "new"), (-0.12, 0.12), (BLUE, ORANGE), "os"):
-            low, high = rate.interval()
-            bars, style = [[rate.share - low], [high - rate.share]], {"color": color, "capsize": 4, "markersize": 8}
-            ax.errorbar([at + shift], [rate.share], bars, fmt=marker, **style, label=name if at == 0 else None)
+            style = {"color": color, "fmt": marker, "capsize": 4, "markersize": 8, "label": name}
+            ax.errorbar([at + shift], [rate.share], [[length] for length in bars(rate)], **style)
         if kind in independent:
-            level = [independent[kind]] * 2
-            label = None if ax.get_legend_handles_labels()[1][-1] == "if skills were independent" else "if skills were independent"
-            ax.plot([at - 0.25, at + 0.25], level, "--", color=GREY, label=label)
-    ax.set(xticks=range(len(rates)), xticklabels=list(rates), ylim=(-0.02, 1.02), ylabel="share of right pictures")
+            ax.plot([at - 0.25, at + 0.25], [independent[kind]] * 2, "--", color=GREY, label="if independent")
+    legend = {label: handle for handle, label in zip(*ax.get_legend_handles_labels())}
+    ax.set(xticks=range(len(rates)), xticklabels=list(rates), ylim=(-0.05, 1.05), ylabel="share of right pictures")
     ax.set_xlim(-0.5, len(rates) - 0.5)
     ax.grid(False, axis="x")
-    ax.legend(loc="upper right")
+    figure.legend(legend.values(), legend.keys(), loc="outside right center")
     said = "; ".join(f"{kind} {seen.share:.2f} seen, {new.share:.2f} new" for kind, (seen, new) in rates.items())
     show(figure, f"Shares of right pictures with 95 % intervals, seen combinations beside new ones: {said}.")
 

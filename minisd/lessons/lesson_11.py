@@ -137,7 +137,7 @@ def show_round_trip(drawn: Tensor, trips: Mapping[str, Tensor]):
 def show_museum(findings: Mapping[str, Finding], rounding: float):
     """All bugs, by the error of the part that each is in: left that error, and what rounding alone does; right the picture's."""
     order = sorted(findings, key=lambda name: findings[name].errors[PART[name]])
-    figure, (left, right) = page(1, 2, height=0.24 * len(order) + 1.1, sharey=True, width_ratios=(1.3, 1))
+    figure, (left, right) = page(1, 2, height=0.23 * len(order) + 1.1, sharey=True, width_ratios=(1.3, 1))
     for row, name in enumerate(order):
         finding = findings[name]
         left.plot(finding.errors[PART[name]], row, "o", color=BLUE)
@@ -146,10 +146,10 @@ def show_museum(findings: Mapping[str, Finding], rounding: float):
     left.axvspan(1e-7, rounding, color=PALE)
     left.axvline(TOLERANCE, color=INK, linewidth=1, linestyle="--")
     right.axvline(1, color=INK, linewidth=1, linestyle="--")
-    left.set(xscale="log", xlim=(1e-7, 2e3), xticks=[10.0**n for n in range(-6, 1)], title="error of the part that is wrong")
+    left.set(xscale="log", xlim=(1e-7, 2e3), xticks=[10.0**n for n in range(-6, 1, 2)], title="error of the part that is wrong")
     right.set(xscale="log", xlim=(5e-4, 300), title="the picture, in grey levels")
-    left.set_xlabel("shaded: no bug, only rounding; dashed: what a test allows", size=8.5)
-    right.set_xlabel("dashed: one level; hollow: less than a thousandth", size=8.5)
+    left.set_xlabel("shaded: no bug, only rounding\ndashed: what a test allows", size=8.5)
+    right.set_xlabel("dashed: one level\nhollow: less than a thousandth", size=8.5)
     left.set_yticks(range(len(order)), order)
     small = sum(findings[name].off < 1 for name in order)
     show(

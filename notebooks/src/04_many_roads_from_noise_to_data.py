@@ -338,7 +338,7 @@ print(f"DDIM off by {off_at['DDIM'][-1]:.3f}")
 # knows here; a walk with 500 calls has to do. (`guide` makes pictures obey their prompt: notebook 08.)
 
 # %%
-pipe = StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32)
+pipe = StableDiffusionPipeline.from_pretrained("tiny")
 context = pipe.encode_prompt(["", "a red ball on the beach"])
 
 
@@ -404,8 +404,8 @@ for n in calls[1:3]:
     print(f"PLMS with DDIM's last hop by {better:.2f}")
 
 # %% [markdown]
-# It is. (With 50 calls the last hop is short, and does little harm. Samplers that are meant for few calls
-# do what we did: those of diffusers call it `lower_order_final`.)
+# For the greater part it is. (With 50 calls the last hop is short, and does little harm. Samplers that are
+# meant for few calls do what we did: those of diffusers call it `lower_order_final`.)
 #
 # > **Predict.** The prompt is obeyed because guidance multiplies, here by 3, what it changes in
 # > $\hat\epsilon$. Which of the three will be helped most if we do without, `scale=1`?
@@ -418,8 +418,8 @@ for name, shares_of in blends.items():
     print(f"{name:<4} in 10 calls: off by {at_end[name][10]:.2f} guided, {unguided:.2f} unguided")
 
 # %% [markdown]
-# PLMS. Guidance multiplies what bends the road. All three pay for that, and whoever extrapolates the bend
-# with too bold a table pays most. That samplers of high order suffer from guidance, and can do worse
+# PLMS. Guidance multiplies what bends the road, and whoever extrapolates the bend with too bold a table
+# pays most. That samplers of high order suffer from guidance, and can do worse
 # than DDIM, is why [DPM-Solver++](https://arxiv.org/abs/2211.01095) was made (Lu et al. 2022). It has
 # a memory too, and blends guesses of $x_0$ instead of $\epsilon$.
 #

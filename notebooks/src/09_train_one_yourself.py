@@ -477,7 +477,7 @@ lesson.fault_b.check(fault_b)
 # %% [markdown]
 # ### Exercise 3 · Run C
 #
-# This one draws what it is asked for. Can anything be wrong with it?
+# This one draws soft things in the right colours. Is anything wrong, or does it only need more time?
 
 # %%
 lesson.show_run(run_c, healthy, names, lesson.RUN_C)

@@ -32,14 +32,15 @@ you_are_here("text encoder", "UNet", "scheduler", "VAE")
 # %% [markdown]
 # ## What it has never seen
 #
-# The training set of the UNet is 40,000 scenes, and scene number $i$ is the same on every machine. Here
-# they all are again.
+# Training scene number $i$ is made from nothing but the number $i$, so it is the same on every machine.
+# Here is the whole training set of the UNet again.
 #
 # > **Predict.** There are four riders and five mounts. How often did each pair occur?
 
 # %%
 training = [scene_number(i) for i in range(unless_fast(SCENES, 2000))]
 rides = Counter(kinds_of(scene) for scene in training if scene.relation == "riding")
+print(f"{len(training)} scenes, {rides.total()} of them rides:\n")
 mounts = sorted({mount for _, mount in rides})
 print(" " * 9 + "".join(f"{mount:>8}" for mount in mounts))
 for rider in sorted({rider for rider, _ in rides}):
@@ -155,9 +156,9 @@ for painter, paint in {"pages": protocol.render, "VAE": protocol.through(pipe.va
 # %% [markdown]
 # What is missing here will be missing for the model too, so these are its ceilings. The interval at the
 # end of a line is as important as the count. If 20 of 20 are right, the true share need not be 1: it may
-# be 0.9, and we were lucky. The interval holds the shares that go with what we saw, in 95 % of all such
-# experiments ([Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953)). From here on, no share
-# comes without it.
+# be 0.9, and we were lucky. The interval is made so that it contains the true share in 95 % of all such
+# experiments ([Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953)). From here on, nothing is
+# compared without it.
 #
 # ## Seen and new
 #
@@ -424,7 +425,7 @@ for text, images in ((FAMOUS, rider), ("a horse riding an astronaut", upside)):
 #
 # | here | in SD 1.5 | code | paper |
 # |---|---|---|---|
-# | 40,000 scenes, all at hand | up to two billion pictures with texts, from the web | [`train/unet.py`](../minisd/train/unet.py) | Schuhmann et al. 2022 |
+# | a training set that a program draws | up to two billion pictures with texts, from the web | [`train/unet.py`](../minisd/train/unet.py) | Schuhmann et al. 2022 |
 # | held-out combinations | unknown: nobody has listed what is in those pictures | [`picture_book.py`](../minisd/tiny/picture_book.py) | Okawa et al. 2023 |
 # | the judge, by drawing | an object detector, and CLIP for the colours | [`evaluate/geometry.py`](../minisd/evaluate/geometry.py) | Ghosh et al. 2023 |
 # | all right or wrong | the same in GenEval, 553 prompts with four pictures each | [`evaluate/findings.py`](../minisd/evaluate/findings.py) | Ghosh et al. 2023 |

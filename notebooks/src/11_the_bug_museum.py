@@ -341,7 +341,7 @@ for widths in ((16,), (16, 16), (16, 16, 16)):
     right = small.encode(case.drawn).latent_dist.mean
     with changed(every(Downsample, small), "pad", (1, 1, 1, 1)):
         wrong = small.encode(case.drawn).latent_dist.mean
-    print(f"{len(widths)} levels: {lesson.distance(wrong, right):.2f}")
+    print(f"levels: {len(widths)}   error: {lesson.distance(wrong, right):.2f}")
 
 # %% [markdown]
 # With one level there is nothing to pad. The sentence from the dark room again: the test ran, it was
