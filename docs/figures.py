@@ -4,28 +4,31 @@ What they show depends on the model's weights: after a new training, draw them a
 """
 
 import io
+import json
 import random
 import sys
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from minisd import StableDiffusionPipeline
+from minisd.evaluate.rates import Rate
 from minisd.generate import main as generate
 from minisd.image import to_tensor
-from minisd.lessons.figures import PIXELS, pictures
+from minisd.lessons.figures import COLORS, PIXELS, page, pictures
 from minisd.schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 from minisd.tiny import picture_book as book
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES, MEASURED = Path(__file__).parent / "images", Path(__file__).parent / "tiny_model"
 SAMPLERS = {"DDIM": DDIMScheduler, "PNDM": PNDMScheduler, "K-LMS": LMSDiscreteScheduler}
 PROMPT = "a white cat riding a green dragon at night"
 
 
 def loaded() -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained("tiny")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -41,9 +44,12 @@ def draw(pipe: StableDiffusionPipeline, prompt: str, **settings) -> Tensor:
 
 def save(images: list[Tensor], titles: list[str], columns: int, name: str):
     """A sheet on which the pictures take all the room that there is."""
-    large = [image.repeat_interleave(4, 1).repeat_interleave(4, 2) for image in images]
+    write(pictures([image.repeat_interleave(4, 1).repeat_interleave(4, 2) for image in images], titles, columns), name)
+
+
+def write(figure: Figure, name: str):
     file = io.BytesIO()
-    pictures(large, titles, columns).savefig(file, format="png", dpi=2 * PIXELS)
+    figure.savefig(file, format="png", dpi=2 * PIXELS)
     Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
 
 
@@ -94,7 +100,42 @@ def guidance():
     save(images, [f"w = {scale}" for scale in scales], 6, "guidance")
 
 
-FIGURES = {figure.__name__: figure for figure in (astronaut, way, latents, samplers, guidance)}
+def curves():
+    """Left, what is right at every guidance scale; right, by every sampler in few steps and many. Bars are Wilson's 95 %."""
+    measured = json.loads((MEASURED / "curves.json").read_text(encoding="utf-8"))
+    figure, (scales, steps) = page(1, 2, height=3.2, sharey=True)
+    for axes, curve, group, x in ((scales, "guidance", "set", "scale"), (steps, "steps", "sampler", "steps")):
+        points = [point for point in measured if point["curve"] == curve]
+        for i, name in enumerate(dict.fromkeys(point[group] for point in points)):
+            mine = [(point[x] * 1.02**i, Rate(point["right"], point["of"])) for point in points if point[group] == name]
+            shares = [rate.share for _, rate in mine]
+            whiskers = [[abs(end - rate.share) for _, rate in mine for end in rate.interval()[side : side + 1]] for side in (0, 1)]
+            axes.errorbar([at for at, _ in mine], shares, whiskers, marker="o", markersize=4, capsize=2, elinewidth=1, label=name)
+        ticks = sorted({point[x] for point in points})
+        axes.set(xscale="log", xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks], ylim=(0, 1.03), xlabel=x)
+        axes.minorticks_off()
+        axes.legend(loc="lower right")
+    scales.set(title="guidance scale, PNDM, 25 steps", xlabel="guidance scale", ylabel="pictures in which all is right")
+    steps.set(title='samplers, "two things"')
+    write(figure, "curves")
+
+
+def ablations():
+    """What short trainings that differ in one respect can draw, without guidance and with it."""
+    measured = json.loads((MEASURED / "ablations.json").read_text(encoding="utf-8"))
+    figure, axes = page(1, 2, height=3.0, sharey=True)
+    for ax, scale in zip(axes, next(iter(measured.values()))):
+        for i, (skill, color) in enumerate(zip(("things", "colours", "all"), COLORS)):
+            at = [row + 0.26 * (i - 1) for row in range(len(measured))]
+            ax.barh(at, [variant[scale][skill] for variant in measured.values()], height=0.24, color=color, label=skill)
+        ax.set(title=scale, xlim=(0, 1), xlabel="share of pictures in which it is right")
+        ax.set_yticks(range(len(measured)), list(measured))
+    axes[0].invert_yaxis()
+    axes[1].legend(loc="lower right")
+    write(figure, "ablations")
+
+
+FIGURES = {figure.__name__: figure for figure in (astronaut, way, latents, samplers, guidance, curves, ablations)}
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)

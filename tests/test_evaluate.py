@@ -135,7 +135,7 @@ def test_a_training_picture_is_its_own_nearest():
 @pytest.fixture(scope="module")
 def evaluation():
     """The protocol with a perfect painter in the place of the model, and another that paints nothing but a page."""
-    pipe = StableDiffusionPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained("tiny")
     blank = lambda prompts: torch.stack([to_tensor(draw(Scene((), "", ""))) for _ in prompts])  # noqa: E731
     judges = {"first": geometry.judge, "second": detector.judge}
     sets = {name: prompts_of(name, 3, 0) for name in ("one thing", "two things, new pair", FAMOUS)}

@@ -51,16 +51,16 @@ def quick(paint: Painter, count: int = 6, seed: int = 0) -> dict[str, Rate]:
     return {name: rate(right(geometry.judge(paint(prompts)), prompts)) for name, prompts in sets.items()}
 
 
-def load(args: argparse.Namespace) -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=torch.float32).to(best_device())
+def load(model: str, sampler: str | None = None) -> StableDiffusionPipeline:
+    pipe = StableDiffusionPipeline.from_pretrained(model).to(best_device())
     pipe.set_progress_bar_config(disable=True)
-    if args.sampler:
-        pipe.scheduler = SAMPLERS[args.sampler].from_config(pipe.scheduler.config)
+    if sampler:
+        pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
     return pipe
 
 
 def run(args: argparse.Namespace):
-    pipe = load(args)
+    pipe = load(args.model, args.sampler)
     if args.quick:
         for name, share in quick(painter(pipe, args.steps or QUICK_STEPS, args.guidance_scale), seed=args.seed).items():
             print(f"{shown(share)}  {name}")

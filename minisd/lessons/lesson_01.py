@@ -137,7 +137,7 @@ latents_shape = Exercise(
 @cache
 def tiny() -> SimpleNamespace:
     """The parts of the built-in model, and no pipeline that could be called in their place."""
-    return SimpleNamespace(**StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32).components)
+    return SimpleNamespace(**StableDiffusionPipeline.from_pretrained("tiny").components)
 
 
 def from_parts(parts, prompt, steps, scale, rng, texts=lambda prompt: ["", prompt], guide=guide, scaled=True):

@@ -20,7 +20,7 @@ from ..unet import UNet2DConditionModel, UNet2DConditionOutput
 from .loop import Recipe, device, finished, rank_and_world, train
 from .unet import CAPTION_DROPOUT, SCENES, cached_latents, ids_with, loss_with, parts
 
-RECIPE = Recipe(steps=2000, batch_size=32, learning_rate=1e-3, ema=0.998)
+RECIPE = Recipe(steps=2000, batch_size=32, learning_rate=1e-3, ema=0.998, decay=0.01)
 PROMPTS, STEPS = 60, 20
 
 
@@ -30,11 +30,13 @@ class Variant:
 
     dropout: float = CAPTION_DROPOUT
     scaling_factor: float | None = None  # of the latents; None is the one that gives them variance 1
+    averaged: bool = True  # False draws with the last weights instead
     joint: bool = False  # the text encoder starts from nothing, and learns what the UNet's loss teaches it
 
 
 VARIANTS = {
     "as it is": Variant(),
+    "weights not averaged": Variant(averaged=False),
     "no caption dropped": Variant(dropout=0.0),
     "latents too small": Variant(scaling_factor=0.18215),  # Stable Diffusion's own factor, which fits another autoencoder
     "text encoder trained jointly": Variant(joint=True),
@@ -65,10 +67,11 @@ def run(folder: Path, recipe: Recipe = RECIPE):
             model.text_encoder.requires_grad_(False)
         vae.config = replace(vae.config, scaling_factor=variant.scaling_factor or own)
         scaled = latents * (vae.config.scaling_factor / own)
-        place = folder / "ablations" / name.replace(" ", "-")
+        trained_as = next(name for name, other in VARIANTS.items() if other == replace(variant, averaged=True))
+        place = folder / "ablations" / trained_as.replace(" ", "-")
         train(place, model, recipe, loss_with(scaled, ids_with(tokenizer), recipe, variant.dropout))
 
-        finished(place, model)
+        finished(place, model, variant.averaged)
         pipe = StableDiffusionPipeline(vae, model.text_encoder, tokenizer, model.unet, PNDMScheduler())
         results[name] = {f"guidance {scale:g}": drawn_right(pipe.to(device()), scale) for scale in (1.0, 3.0)}
         if rank_and_world()[0] == 0:

@@ -165,11 +165,12 @@ def train(
     return average.model
 
 
-def finished(folder: Path, model: nn.Module) -> nn.Module:
-    """The averaged weights of a training, put into `model`. Raises FileNotFoundError if it has not begun."""
+def finished(folder: Path, model: nn.Module, averaged: bool = True) -> nn.Module:
+    """The averaged weights of a training, or the last ones, put into `model`. Raises FileNotFoundError if it has not begun."""
     if not (folder / "state.pt").exists():
         raise FileNotFoundError(f"{folder} has no training yet; begin with: python -m minisd.train {folder.name}")
-    model.load_state_dict(torch.load(folder / "state.pt", weights_only=True, map_location="cpu")["average"])
+    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    model.load_state_dict(state["average" if averaged else "model"])
     return model.eval().requires_grad_(False)
 
 

@@ -39,7 +39,7 @@ from .loop import (
 )
 from .vae import centred
 
-RECIPE = Recipe(steps=40000, batch_size=48, learning_rate=1e-3, ema=0.9995)
+RECIPE = Recipe(steps=20000, batch_size=48, learning_rate=1e-3, ema=0.9995)
 SCENES = 60_000
 CAPTION_DROPOUT = 0.1
 Contexts = Callable[[list[str], int], Tensor]  # captions and the step → states (B, T, D)

@@ -36,7 +36,7 @@ you_are_here("text encoder", "UNet", "scheduler", "VAE")
 # stored in 16 bits. A CPU is much faster with 32.)
 
 # %%
-pipe = StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32)
+pipe = StableDiffusionPipeline.from_pretrained("tiny")
 pipe.set_progress_bar_config(disable=True)
 
 

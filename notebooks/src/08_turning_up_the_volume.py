@@ -33,7 +33,7 @@ you_are_here("UNet")
 # told nothing, $\epsilon_\varnothing$.
 
 # %%
-pipe = StableDiffusionPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+pipe = StableDiffusionPipeline.from_pretrained("tiny")
 scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
 prompt = "an astronaut riding a horse"
 context = pipe.encode_prompt(["", prompt])  # nothing, then the caption

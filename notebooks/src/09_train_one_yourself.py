@@ -52,7 +52,7 @@ figures.show(
 # once; what is left to train is one network, on numbers that it can be given at once.
 
 # %%
-pipe = StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32)
+pipe = StableDiffusionPipeline.from_pretrained("tiny")
 pipe.set_progress_bar_config(disable=True)
 
 with torch.no_grad():

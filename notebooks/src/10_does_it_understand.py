@@ -55,7 +55,7 @@ for rider in sorted({rider for rider, _ in rides}):
 # The famous ride is one of them. Five drawings, and not the best five of fifty: the seeds are 0 to 4.
 
 # %%
-pipe = StableDiffusionPipeline.from_pretrained("tiny", torch_dtype=torch.float32)
+pipe = StableDiffusionPipeline.from_pretrained("tiny")
 pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
 pipe.set_progress_bar_config(disable=True)
 steps = unless_fast(12, 3)

@@ -56,7 +56,7 @@ def changed(things, name, value):
 # largest difference, as a share of the largest right number.
 
 # %%
-pipe = StableDiffusionPipeline.from_pretrained("tiny", dtype=torch.float32)
+pipe = StableDiffusionPipeline.from_pretrained("tiny")
 pipe.set_progress_bar_config(disable=True)
 case = lesson.Case(pipe, "an astronaut riding a horse")
 latent, picture = (4, 64, 64), (3, 512, 512)

@@ -1,0 +1,61 @@
+"""How much of what is asked for is drawn, at every guidance scale, and by every sampler in few steps and many.
+
+python -m minisd.evaluate.curves --out curves.json     # half an hour; stopped and started again, it goes on
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..generate import SAMPLERS
+from ..pipeline import StableDiffusionPipeline
+from . import geometry
+from .__main__ import load
+from .prompts import prompts_of
+from .protocol import painter
+from .rates import rate, right
+
+SCALES, SCALE_STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0), 25
+STEPS = (3, 5, 10, 20, 50)
+ASKED = ("one thing", "two things", "riding")
+
+
+def points() -> Iterator[dict]:
+    """Where the curves are measured; a scale of None is the model's own."""
+    for scale in SCALES:
+        for name in ASKED:
+            yield {"curve": "guidance", "set": name, "sampler": "pndm", "steps": SCALE_STEPS, "scale": scale}
+    for sampler in SAMPLERS:
+        for steps in STEPS:
+            yield {"curve": "steps", "set": "two things", "sampler": sampler, "steps": steps, "scale": None}
+
+
+def measure(pipe: StableDiffusionPipeline, point: dict, count: int) -> dict:
+    """The point, and how many of `count` pictures are right there."""
+    pipe.scheduler = SAMPLERS[point["sampler"]].from_config(pipe.scheduler.config)
+    prompts = prompts_of(point["set"], count, 0)
+    share = rate(right(geometry.judge(painter(pipe, point["steps"], point["scale"])(prompts)), prompts))
+    return {**point, "right": share.right, "of": share.of}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    p = argparse.ArgumentParser(prog="python -m minisd.evaluate.curves", description="Adherence by scale, sampler and steps.")
+    p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
+    p.add_argument("--prompts", type=int, default=60, metavar="N", help="at every point (default: 60)")
+    p.add_argument("--out", type=Path, default=Path("curves.json"), metavar="FILE", help="default: curves.json")
+    args = p.parse_args(arguments)
+    pipe = load(args.model)
+    measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
+    known = [{name: value for name, value in point.items() if name not in ("right", "of")} for point in measured]
+    for point in points():
+        if point not in known:
+            measured.append(measure(pipe, point, args.prompts))
+            print("{right:3}/{of}  {curve}: {set}, {sampler}, {steps} steps, scale {scale}".format(**measured[-1]))
+            args.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
