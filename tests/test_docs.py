@@ -73,6 +73,13 @@ def test_links_lead_to_files_and_names_that_are_there(page):
             assert repository.line_of(file, name[1]), f"{name[1]} is not defined in {link['target']}"
 
 
+def test_the_tests_that_pages_and_notebooks_name_are_there():
+    texts = [read(page) for page in [*PAGES, *ROOT.glob("notebooks/src/*.py")]]
+    defined = {name for file in ROOT.glob("tests/*.py") for name in re.findall(r"^def (test_\w+)", read(file), re.MULTILINE)}
+    named = {name for text in texts for name in re.findall(r"`(test_\w+)`", text)}
+    assert named and named <= defined
+
+
 @on_pages("\n$$")
 def test_a_formula_stands_above_its_paper_and_its_code(page):
     """Below each, a line has paper, equation and the name in the code; and the code's file cites the same paper and equation."""

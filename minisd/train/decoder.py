@@ -16,7 +16,7 @@ from ..vae import AutoencoderKL
 from .loop import Recipe, batch_noise, device, finished, sample_seeds, train
 from .vae import reconstruction_loss, show
 
-RECIPE = Recipe(steps=12000, batch_size=4, learning_rate=8e-4, ema=0.999, decay=0.6)
+RECIPE = Recipe(steps=5000, batch_size=4, learning_rate=8e-4, ema=0.999, decay=0.6)
 NOISE = 0.05  # in units of the latents
 
 

@@ -85,7 +85,7 @@ def batch_noise(recipe: Recipe, step: int, *shape: int, uniform: bool = False) -
     rank, world = rank_and_world()
     generator = torch.Generator().manual_seed(2 * (recipe.seed * 10**9 + step) + uniform)
     draw = torch.rand if uniform else torch.randn
-    return draw((recipe.batch_size, *shape), generator=generator)[rank::world].to(device())
+    return draw((recipe.batch_size, *shape), generator=generator)[rank::world].contiguous().to(device())
 
 
 class Average:

@@ -42,6 +42,7 @@ from .vae import centred
 RECIPE = Recipe(steps=20000, batch_size=48, learning_rate=1e-3, ema=0.9995)
 SCENES = 60_000
 CAPTION_DROPOUT = 0.1
+GUIDANCE_SCALE = 2.0  # what the model takes when nothing is said; `minisd.evaluate.curves` has measured it
 Contexts = Callable[[list[str], int], Tensor]  # captions and the step → states (B, T, D)
 GAMMA = 5.0  # Hang et al. 2023: no timestep counts more than one with this signal-to-noise ratio
 
@@ -158,7 +159,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
     torch.manual_seed(recipe.seed)
     unet = UNet2DConditionModel(TINY_UNET)
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=3.0)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=GUIDANCE_SCALE)
     pipe.set_progress_bar_config(disable=True)
     train(folder / "unet", unet, recipe, loss_with(latents, contexts, recipe), show_with(pipe))
 
@@ -167,5 +168,5 @@ def pack(folder: Path, to: Path):
     """The three trained parts as a checkpoint."""
     vae, text_encoder, tokenizer = parts(folder)
     unet = finished(folder / "unet", UNet2DConditionModel(TINY_UNET))
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=3.0)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=GUIDANCE_SCALE)
     pipe.to(torch.float16).save_pretrained(to)
