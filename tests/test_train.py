@@ -156,8 +156,8 @@ def test_a_twin_differs_and_is_not_held_out():
 
 
 def test_next_to_means_the_same_both_ways():
-    scene = compose(random.Random(0), "next", ("cat", "box"), ("red", "blue"))
-    other = compose(random.Random(1), "next", ("box", "cat"), ("blue", "red"))
+    scene = compose(random.Random(0), "next", ("cat", "box"), ("red", "blue"), "")
+    other = compose(random.Random(1), "next", ("box", "cat"), ("blue", "red"), "")
     assert clip.meaning(scene) == clip.meaning(other)
     scene, other = (compose(random.Random(0), "left", kinds) for kinds in (("cat", "box"), ("box", "cat")))
     assert clip.meaning(scene) != clip.meaning(other)
