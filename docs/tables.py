@@ -149,7 +149,7 @@ def text_encoders() -> str:
         return [*(f"{value:,}" for value in values), f"`{settings.hidden_act}`", padding, numbers(model)]
 
     head = [
-        "tokens in the vocabulary", "width D of a state", "blocks", "heads", "channels a head", "width of the perceptron",
+        "tokens in the vocabulary", "width D of a state", "blocks", "heads", "channels a head", "width of the MLP",
         "activation", "padding", "parameters",
     ]  # fmt: skip
     columns = [column(text) for text, _, _ in MODELS.values()]
@@ -267,7 +267,7 @@ def world() -> str:
         ["things", len(book.THINGS), ", ".join(book.THINGS)],
         ["colours", len(book.COLORS), ", ".join(book.COLORS)],
         ["places", len(book.SCENERY), ", ".join(book.SCENERY) + "; or a page of one colour, or the pale one"],
-        ["relations", len(book.RELATIONS), "left of (and right of), above (and below), next to, riding"],
+        ["relations", 6, "left of, right of, above, below, next to, riding"],
         ["riders, mounts", f"{len(book.RIDERS)}, {len(book.SEATS)}", f"{', '.join(book.RIDERS)}; {', '.join(book.SEATS)}"],
         ["words", len(book.WORDS), "every word that a caption can have, synonyms included"],
         ["held out: colours of things", len(book.HELD_OUT_COLORS), f"of {len(book.THINGS) * len(book.COLORS)}, one for each thing"],

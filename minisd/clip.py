@@ -29,7 +29,7 @@ class CLIPTextOutput(NamedTuple):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then a two-layer perceptron, each normalised before and added after (Radford et al. 2019, §2.3)."""
+    """Attention, then a two-layer MLP, each normalised before and added after (Radford et al. 2019, §2.3)."""
 
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig):
         super().__init__()

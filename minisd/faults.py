@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 
+class PictureWarning(UserWarning):
+    """A picture was drawn, and yet there is nothing to be seen in it."""
+
+
 def refuse_faults(x: Tensor, what: str, dtype: torch.dtype):
     """Raises FloatingPointError, with the way out, if there is NaN or infinity in what a network of this dtype computed."""
     if x.isfinite().all():
@@ -22,4 +26,4 @@ def warn_if_flat(pictures: Tensor):
     shown = pictures.float().clamp(-1, 1)
     flat = (shown.amax(dim=(2, 3)) - shown.amin(dim=(2, 3)) < 1 / 255).all(dim=1)  # half a step of 8 bits
     for i in flat.nonzero().flatten().tolist():
-        warnings.warn(f"picture {i} is all of one colour: another dtype, guidance_scale or seed may help", stacklevel=4)
+        warnings.warn(f"picture {i} is all of one colour: another dtype, guidance_scale or seed may help", PictureWarning, 4)

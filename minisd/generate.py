@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from . import __version__
+from .faults import PictureWarning
 from .image import image_grid, save_gif, save_png, to_pil
 from .pipeline import StableDiffusionPipeline
 from .schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
@@ -25,6 +26,12 @@ from .schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 SAMPLERS = {"pndm": PNDMScheduler, "ddim": DDIMScheduler, "lms": LMSDiscreteScheduler}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BATCH = 4  # pictures that are drawn at once
+NOT_NEEDED = {  # flags of CompVis' script, accepted and without effect
+    "config": "a checkpoint brings its own",
+    "C": "a checkpoint knows its channels",
+    "f": "a checkpoint knows its factor",
+    "n_rows": "--grid finds its columns",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
     model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
     p.add_argument(*model, default="tiny", help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub')
+    p.add_argument("--variant", metavar="NAME", help='of a folder or an id: "fp16" takes the files in half precision')
+    p.add_argument("--revision", metavar="NAME", help="of an id: a branch, a tag or a commit")
+    p.add_argument("--tokenizer", metavar="WHERE", help="of an original single file: the folder or id that has its vocabulary")
+    p.add_argument(
+        "--prediction-type", choices=["epsilon", "v_prediction"], help="of an original single file, where it is guessed wrong"
+    )
+    p.add_argument("--no-safety-checker", action="store_true", help="leave out the safety checker, where a checkpoint has one")
     p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
     p.add_argument("--guidance-scale", "--scale", type=float, metavar="W", help="how strongly to follow the prompt; 1: not at all")
     p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
@@ -64,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
     p.add_argument("--precision", choices=["full", "autocast"], help=argparse.SUPPRESS)
+    for flag in NOT_NEEDED:
+        p.add_argument(f"--{flag.replace('_', '-')}", dest=flag, help=argparse.SUPPRESS)
     p.add_argument("--quiet", action="store_true", help="say nothing but the paths, and errors")
     p.add_argument("--version", action="version", version=f"minisd {__version__}")
     return p
@@ -79,6 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in str(error):
+            raise
+        print("error: not enough memory: ask for a smaller --height and --width, or --dtype bfloat16", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -91,14 +112,20 @@ def run(args: argparse.Namespace):
         return
     say = (lambda *words: None) if args.quiet else (lambda *words: print(*words, file=sys.stderr))
     if args.model == "tiny":
-        for prompt in dict.fromkeys(order.prompt for order in orders):
+        for prompt in dict.fromkeys([*(order.prompt for order in orders), args.negative_prompt]):
             for hint in unknown_words(prompt):
                 say("note:", hint)
 
-    device = best_device() if args.device == "auto" else args.device
+    for flag, why in NOT_NEEDED.items():
+        if getattr(args, flag) is not None:
+            say(f"note: --{flag} has no effect: {why}")
+    if args.quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+    device = device_of(args.device)
     half = device == "cuda" and args.precision != "full"
     dtype = DTYPES[args.dtype or ("float16" if half else "float32")]
-    pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=dtype).to(device)
+    pipe = StableDiffusionPipeline.from_pretrained(args.model, dtype=dtype, **how_to_load(args)).to(device)
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
     if args.sampler:
         pipe.scheduler = SAMPLERS[args.sampler].from_config(pipe.scheduler.config)
@@ -107,19 +134,23 @@ def run(args: argparse.Namespace):
     started, pictures = time.perf_counter(), []
     for first in range(0, len(orders), BATCH):
         batch = orders[first : first + BATCH]
-        images, films = draw(pipe, batch, args)
-        for order, image, film in zip(batch, images, films):
+        for order, (image, film, hidden) in zip(batch, draw(pipe, batch, args)):
             path = save_png(image, file_name(args.out, order), settings(pipe, order, image, args))
             print(path, flush=True)
+            if hidden:
+                say(f"note: the safety checker made {path} black: another seed or prompt may pass")
+            elif all(low == high for low, high in image.getextrema()):
+                say(f"note: {path} is all of one colour: another --dtype, --guidance-scale or --seed may help")
             if args.gif:
                 print(save_gif(film, path.with_suffix(".gif")), flush=True)
-        pictures += images
+            pictures.append(image)
     if args.grid:
         columns = args.num_images if args.num_images > 1 else round(len(pictures) ** 0.5)
         while len(pictures) % columns:
             columns -= 1
         grid = image_grid(pictures, len(pictures) // columns, columns)
-        print(save_png(grid, file_name(args.out, orders[0], "-grid"), settings(pipe, orders[0], grid, args)), flush=True)
+        again = settings(pipe, orders[0], pictures[0], args) | {"grid": [[order.prompt, order.seed] for order in orders]}
+        print(save_png(grid, file_name(args.out, orders[0], "-grid"), again), flush=True)
     say(f"{time.perf_counter() - started:.1f} s")
 
 
@@ -127,9 +158,19 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
     """Every prompt, `num_images` times, each with its seed; under torchrun, this process's share of them."""
     prompts = args.prompts + args.more_prompts
     if args.from_file:
-        prompts += [line for line in args.from_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = args.from_file.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            raise ValueError(f"there is no file {args.from_file} to read prompts from") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{args.from_file} is not a text in UTF-8: a file of prompts has one a line") from None
+        prompts += [line for line in lines if line.strip()]
     if not prompts:
         raise ValueError('say what to draw, for example: python -m minisd.generate "an astronaut riding a horse"')
+    if args.out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+        raise ValueError(f"pictures are written as PNG: call it {args.out.with_suffix('.png')}, or name a folder")
+    if args.out.is_file() and args.out.suffix.lower() != ".png":
+        raise ValueError(f"{args.out} is a file; name a folder, or a new .png file")
     count = args.num_images * args.n_iter
     if count < 1:
         raise ValueError(f"--num-images must be at least 1, not {count}")
@@ -137,12 +178,34 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
     if world > 1 and args.seed is None:
         raise ValueError("several processes need one --seed, from which each takes its share")
     seed = random.randrange(2**32) if args.seed is None else args.seed
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed must be from 0 to {2**63 - 1}, not {seed}")
     orders = [Order(prompt, seed + i) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
     return orders[rank::world]
 
 
+def device_of(name: str) -> str:
+    if name == "auto":
+        return best_device()
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[name]:
+        raise ValueError(f"this machine, or this PyTorch, has no {name}; leave --device out, or say --device cpu")
+    return name
+
+
+def how_to_load(args: argparse.Namespace) -> dict:
+    """What `from_pretrained` has to know besides the name."""
+    more: dict = {"variant": args.variant, "revision": args.revision}
+    of_files = {"tokenizer": args.tokenizer, "prediction_type": args.prediction_type}
+    given = {name: value for name, value in of_files.items() if value}
+    if given and not Path(args.model).is_file():
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{flags}: only for an original single file, and {args.model} is none")
+    return more | given | ({"safety_checker": None} if args.no_safety_checker else {})
+
+
 def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace):
-    """The pictures of a batch and, if asked, the film of each: what the model guessed at every step."""
+    """Of each order the picture, if asked the film of what the model guessed at every step, and whether the checker hides both."""
     steps = pipe.denoise(
         [order.prompt for order in batch],
         args.height,
@@ -157,11 +220,13 @@ def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Names
     for step in steps:
         if args.gif:
             frames.append(to_pil(pipe.decode(step.pred_original_sample)))
-    pictures, flags = pipe.run_safety_checker(pipe.decode(step.latents))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PictureWarning)  # said later, with the name of the file
+        pictures, flags = pipe.run_safety_checker(pipe.decode(step.latents))
     images = to_pil(pictures)
     films = list(zip(*frames)) or [()] * len(images)
     hidden = flags or [False] * len(images)
-    return images, [[image] if hide else [*film, image] for film, image, hide in zip(films, images, hidden)]
+    return [(image, [image] if hide else [*film, image], hide) for image, film, hide in zip(images, films, hidden)]
 
 
 def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, args: argparse.Namespace) -> dict:

@@ -15,7 +15,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
     """softmax(q kᵀ / √d) v, written out (Vaswani et al. 2017, eq. 1); `causal` lets no token see a later one.
 
     q (B, n, T, d) with k, v (B, n, S, d) → (B, n, T, d). The networks call PyTorch's fused form of the same sum, which adds up in
-    float32 whatever the dtype: v2's scores, written out in float16 as here, would overflow.
+    float32 whatever the dtype: 2.1's scores, written out in float16 as here, would overflow.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, n, T, S)
     if causal:

@@ -54,12 +54,14 @@ def randn(
 
     A list of generators draws image i with generator i, which makes it independent of the batch it is in.
 
-    Raises ValueError when the list is not as long as the batch.
+    Raises ValueError when the list is not as long as the batch, and TypeError for what is no generator.
     """
     if isinstance(generator, Sequence):
         if len(generator) != shape[0]:
             raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: give one for each image, or a single one")
         return torch.cat([randn((1, *shape[1:]), one, device, dtype) for one in generator])
+    if not (generator is None or isinstance(generator, Generator)):
+        raise TypeError(f"a generator is a torch.Generator, a CudaNoise, or a list of them, not {generator!r}")
     if isinstance(generator, CudaNoise):
         return generator.randn(shape).to(device, dtype)
     source = generator.device if generator is not None else "cpu"

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .checkpoint import either, write_folder
 from .clip import CLIPTextModel
-from .faults import refuse_faults, warn_if_flat
+from .faults import PictureWarning, refuse_faults, warn_if_flat
 from .image import to_pil
 from .noise import Generators, randn
 from .parts import from_file, from_folder, write_parts
@@ -142,7 +142,7 @@ class StableDiffusionPipeline:
         width = self.unet.config.sample_size * factor if width is None else width
         steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        prompts, negatives = check(prompt, negative_prompt, height, width, factor, scale, num_images_per_prompt)
+        prompts, negatives = check(prompt, negative_prompt, height, width, factor, steps, scale, eta, num_images_per_prompt)
         guided = scale > 1
         more = {"eta": eta, "generator": generator} if isinstance(self.scheduler, DDIMScheduler) else {}
         if eta and not more:
@@ -199,7 +199,7 @@ class StableDiffusionPipeline:
         flags = self.safety_checker(to_pil(pictures))
         if any(flags):
             which = ", ".join(str(i) for i, flag in enumerate(flags) if flag)
-            warnings.warn(f"the safety checker hides picture {which}: another seed or prompt may pass", stacklevel=3)
+            warnings.warn(f"the safety checker hides picture {which}: another seed or prompt may pass", PictureWarning, 3)
         return pictures.masked_fill(torch.tensor(flags, device=pictures.device).view(-1, 1, 1, 1), -1), flags
 
     @property
@@ -288,7 +288,7 @@ class StableDiffusionPipeline:
         write_parts(folder, self.components, defaults)
 
 
-def check(prompt, negative_prompt, height, width, factor, guidance_scale, num_images) -> tuple[list[str], list[str]]:
+def check(prompt, negative_prompt, height, width, factor, steps, guidance_scale, eta, num_images) -> tuple[list[str], list[str]]:
     """The prompts and the negative prompts as lists of one length; raises TypeError or ValueError for what cannot be drawn."""
     if not (isinstance(prompt, str) or (isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt))):
         raise TypeError(f"a prompt is a string or a list of strings, not {prompt!r}"[:200])
@@ -298,11 +298,21 @@ def check(prompt, negative_prompt, height, width, factor, guidance_scale, num_im
     negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or [""] * len(prompts)
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts")
+    for name, number in {
+        "height": height,
+        "width": width,
+        "num_inference_steps": steps,
+        "num_images_per_prompt": num_images,
+    }.items():
+        if not isinstance(number, int):
+            raise TypeError(f"{name} must be a whole number, not {number!r}")
     if height % factor or width % factor or height <= 0 or width <= 0:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
         raise ValueError(f"height and width must be multiples of {factor}: {height}×{width} is not, {near[0]}×{near[1]} is")
     if not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale must be a number, not {guidance_scale}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be from 0 to 1, not {eta}")
     if num_images < 1:
         raise ValueError(f"num_images_per_prompt must be at least 1, not {num_images}")
     return prompts, negatives

@@ -52,6 +52,6 @@ def transfer(x: Tensor, eps: Tensor, alpha: Tensor | float, alpha_next: Tensor |
     """From one noise level to another along ε: go to x0, come back with the same noise.
 
     At once the DDIM step with η = 0 (Song et al. 2020, eq. 12), PNDM's transfer (Liu et al. 2022, eq. 11), and an Euler step in
-    σ = √((1−ᾱ)/ᾱ) (Karras et al. 2022, algorithm 1). The samplers differ only in the ε that they put in.
+    σ = √((1−ᾱ)/ᾱ) (Karras et al. 2022, eq. 1). The samplers differ only in the ε that they put in.
     """
     return add_noise(to_x0(x, eps, alpha), eps, alpha_next)

@@ -50,7 +50,7 @@ class CLIPTokenizer:
             raise CheckpointError(f"the vocabulary lacks {min(lacking)}, as no vocabulary of CLIP does")
         self.vocab, self.merges, self.pad = vocab, merges, pad
         self.bpe = byte_pair_encoding(vocab, merges)
-        if pad != END:  # in the official v2 tokenizers padding is a special token: a typed "!" becomes it too
+        if pad != END:  # in v2's folders for diffusers padding is a special token: a typed "!" becomes it too
             self.bpe.add_special_tokens([AddedToken(pad, special=True)])
         self.start_id, self.end_id, self.pad_id = vocab[START], vocab[END], vocab[pad]
 

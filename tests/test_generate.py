@@ -90,7 +90,11 @@ def test_a_grid_and_a_film(generate):
     _, paths, _ = generate(
         "a red ball", "a blue cat", "--num-images", "2", "--seed", "0", "--grid", "--gif", "--sampler", "ddim", steps=4
     )
-    assert paths[-1] == "a-red-ball-0-grid.png" and Image.open(paths[-1]).size == (128, 128)
+    grid = Image.open(paths[-1])
+    assert paths[-1] == "a-red-ball-0-grid.png" and grid.size == (128, 128)
+    told = json.loads(grid.text["minisd"])
+    assert told["grid"] == [["a red ball", 0], ["a red ball", 1], ["a blue cat", 2], ["a blue cat", 3]]
+    assert (told["width"], told["height"]) == (64, 64)
     film = Image.open("a-red-ball-0.gif")
     assert film.n_frames == 5  # a guess for each step, and the picture
     assert film.size == (64, 64)
@@ -115,6 +119,32 @@ def test_flags_of_other_scripts_mean_the_same(generate):
     assert generate("a dog", "--seed", "1", *more)[1] == [f"a-dog-{seed}.png" for seed in (1, 2, 3, 4)]
 
 
+def test_flags_without_effect_are_accepted_and_named(generate):
+    status, paths, said = generate("a cat", "--seed", "1", "--config", "v1-inference.yaml", "--C", "4", "--f", "8", "--n_rows", "2")
+    assert status == 0 and len(paths) == 1
+    assert [re.search(r"note: --(\w+) has no effect", line)[1] for line in said.splitlines() if "no effect" in line] == [
+        "config", "C", "f", "n_rows",
+    ]  # fmt: skip
+
+
+def test_every_flat_picture_is_named(generate, folders, tmp_path):
+    """More of them than are drawn at once: a warning that is the same twice is shown once."""
+    pipe = StableDiffusionPipeline.from_pretrained(folders["v1"])
+    pipe.vae.decoder.conv_out.weight.data.zero_()
+    pipe.save_pretrained(tmp_path / "flat")
+    _, paths, said = generate("a cat", "--seed", "1", "--num-images", "6", model=tmp_path / "flat")
+    assert re.findall(r"note: (\S+) is all of one colour", said) == paths and len(paths) == 6
+
+
+def test_a_folder_is_loaded_as_told(generate, folders, tmp_path):
+    pipe = StableDiffusionPipeline.from_pretrained(folders["v1"])
+    pipe.save_pretrained(tmp_path / "half")
+    for file in (tmp_path / "half").rglob("*.safetensors"):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    assert generate("a cat", "--seed", "1", model=tmp_path / "half")[0] == 1
+    assert generate("a cat", "--seed", "1", "--variant", "fp16", "--no-safety-checker", model=tmp_path / "half")[0] == 0
+
+
 def test_quiet_says_only_the_paths(generate):
     assert generate("a cat", "--seed", "1", "--quiet") == (0, ["a-cat-1.png"], "")
 
@@ -137,11 +167,20 @@ def test_processes_under_torchrun_share_the_prompts(generate, monkeypatch):
         (["a cat", "--height", "70"], "multiples of 8"),
         (["a cat", "--guidance-scale", "nan"], "guidance_scale must be a number"),
         (["a cat", "--num-images", "0"], "at least 1"),
-        (["a cat", "--from-file", "missing.txt"], "missing.txt"),
+        (["a cat", "--from-file", "missing.txt"], "there is no file missing.txt"),
+        (["a cat", "--from-file", sys.executable], "is not a text in UTF-8"),
         (["a cat", "--eta", "1"], "eta is a setting of DDIMScheduler"),
+        (["a cat", "--eta", "2", "--sampler", "ddim"], "eta must be from 0 to 1"),
+        (["a cat", "--seed", str(10**30)], "--seed must be from 0 to"),
+        (["a cat", "--out", "cat.jpg"], "call it cat.png"),
+        (["a cat", "--out", __file__], "is a file; name a folder"),
+        (["a cat", "--tokenizer", "folder"], "--tokenizer: only for an original single file"),
+        (["a cat", "--device", "mps"], "has no mps"),
+        (["a cat", "--height", "64000000", "--width", "64000000"], "not enough memory"),
     ],
 )
-def test_errors_are_one_sentence_and_leave_nothing(generate, tmp_path, arguments, sentence):
+def test_errors_are_one_sentence_and_leave_nothing(generate, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     status, paths, said = generate(*arguments)
     assert status == 1 and not paths and not list(tmp_path.iterdir())
     assert sentence in said and "Traceback" not in said

@@ -1,4 +1,4 @@
-"""K-LMS: PLMS's idea for steps of unequal length, in σ, the noise's share relative to the picture's. Karras et al. 2022."""
+"""K-LMS: PLMS's idea for steps of unequal length, in σ, the noise's share relative to the picture's (Crowson 2022)."""
 
 import math
 

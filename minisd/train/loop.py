@@ -89,7 +89,7 @@ def batch_noise(recipe: Recipe, step: int, *shape: int, uniform: bool = False) -
 
 
 class Average:
-    """An exponential moving average of a model's weights, in a copy of the model (Polyak & Juditsky 1992)."""
+    """An exponential moving average of a model's weights, in a copy (after Polyak & Juditsky 1992)."""
 
     def __init__(self, model: nn.Module, keep: float):
         self.model, self.keep = copy.deepcopy(model).requires_grad_(False).eval(), keep

@@ -112,7 +112,7 @@ def loss_with(latents: Tensor, contexts: Contexts, recipe: Recipe = RECIPE, drop
 
 
 def by_timestep(error: Tensor, t: Tensor) -> dict[str, float]:
-    """The error at early, middle and late times apart: their sizes differ so much that a mean over all hides what goes on."""
+    """The error in four spans of timesteps apart: their sizes differ so much that a mean over all hides what goes on."""
     spans = {f"mse_{low}": error[(low <= t) & (t < low + 250)] for low in (0, 250, 500, 750)}
     return {name: float(part.mean()) for name, part in spans.items() if len(part)}
 

@@ -32,8 +32,7 @@ you_are_here("text encoder", "UNet", "scheduler", "VAE")
 # %% [markdown]
 # ## Ask for a picture
 #
-# A *pipeline* holds all the parts. We call it with a prompt, and it returns pictures. (The weights are
-# stored in 16 bits. A CPU is much faster with 32.)
+# A *pipeline* holds all the parts. We call it with a prompt, and it returns pictures.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -125,8 +124,9 @@ figures.show(
 )
 
 # %% [markdown]
-# Beyond some number of steps you pay for nothing. Where that is depends on the sampler, the part that
-# takes the steps (notebook 04). We go on with 20; the usual number is 50.
+# Beyond some number of steps you pay for nothing. Where that is depends on the *sampler*, the part that
+# takes the steps (on the map, and in the code, it is the *scheduler*: notebook 04). We go on with 20;
+# the usual number is 50.
 #
 # ## How large?
 #
@@ -183,7 +183,8 @@ shapes(latents=(latents, (22, 4, 64, 64)), guesses=(guesses, (21, 4, 64, 64)))
 # The noise, and the latents after each step: 22 of them, as this sampler walks its first step twice. In
 # every step the UNet looks at the latents $x_t$ and guesses what in them is noise. Take that noise away,
 # and what remains is a guess of the finished latents, called $x_0$. The timestep $t$ tells the UNet how
-# noisy the latents are, from 999 (nothing but noise) down to 0.
+# noisy the latents are, from 999 (nothing but noise) down to 0. It was trained on all 1000; a walk of 20
+# steps visits every fiftieth of them, 951, 901, … 1.
 #
 # > **Predict.** When can you tell what it will be: in the latents, and in the guesses?
 
@@ -235,6 +236,8 @@ shapes(context=(context, (2, 77, 768)))
 # loosely (notebook 08).
 #
 # $$\epsilon = \epsilon_\text{without} + w\,(\epsilon_\text{with} - \epsilon_\text{without})$$
+#
+# The $w$ is the *guidance scale*, `pipe.guidance_scale` below.
 
 # %%
 pipe.scheduler.set_timesteps(20)

@@ -90,13 +90,17 @@ figures.show(
 #
 # ## One jump
 #
-# A thousand steps for every training example would be a nuisance. But a sum of Gaussians is a
-# Gaussian, so they multiply out. With $\alpha_t = 1 - \beta_t$ and
-# $\bar\alpha_t = \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
+# A thousand steps for every training example would be a nuisance. But they multiply out. Put one step
+# into the next: the picture is multiplied by $\sqrt{\alpha_0}$, then by $\sqrt{\alpha_1}$, and so on, with
+# $\alpha_t = 1 - \beta_t$. Two noises added are one noise (a sum of Gaussians is a Gaussian), and their
+# variances add. As the variances of picture and noise sum to 1 after every step, the noise has what the
+# picture has lost. With $\bar\alpha_t = \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
 #
 # $$x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon \sim \mathcal N(0, 1)$$
 #
-# One jump, one draw of noise, any $t$. In code, $\bar\alpha$ is called `alphas_cumprod`.
+# One jump, one draw of noise, any $t$. Mind the names. In the code `alphas_cumprod` is all the
+# $\bar\alpha$, and `alpha` is one of them, always *with* the bar, never $1 - \beta$. And $x_0$ is the clean
+# picture, while at $t = 0$ one step of noise has been added already.
 #
 # ### Exercise 1 · Write the jump
 #
@@ -114,7 +118,9 @@ lesson.add_noise.check(my_add_noise)
 
 # %% [markdown]
 # Is one jump really many small steps? Let us ask the walk that we took. How much of $x_0$ is left in
-# an $x_t$ is a projection. Whatever else is in it must be noise, and noise has a standard deviation.
+# an $x_t$? The factor $s$ for which $s\,x_0$ comes nearest to $x_t$: the sum of $x_t \cdot x_0$ over all
+# pixels, divided by that of $x_0 \cdot x_0$. Whatever else is in it must be noise, and noise has a
+# standard deviation.
 #
 # > **Predict.** The picture's share falls, the noise's rises. At which $t$ do they cross: 250, 350,
 # > 500?
@@ -169,8 +175,8 @@ figures.show(
 shapes(noise=(noise, (4, 64, 64)), x_t=(noisy[0], (4, 64, 64)))
 
 # %% [markdown]
-# In cosine's, by far. A $t$ by itself means nothing; an SNR does. That is why samplers (notebook 04) think in SNR, or in
-# $\sigma = 1/\sqrt{\mathrm{SNR}}$, and treat $t$ as a mere label.
+# In cosine's, by far. A $t$ by itself means nothing; an SNR does. That is why samplers (notebook 04)
+# think in SNR, or in $\sigma = 1/\sqrt{\mathrm{SNR}}$, and treat $t$ as a mere label.
 #
 # ### Exercise 2 · As much noise as picture
 #

@@ -49,8 +49,10 @@ lesson.show_clouds(clouds, origin)
 # ## The best guess
 #
 # A noisy $x$ may have come from any of the points $y_i$. The cloud around $y_i$ is a Gaussian, centred
-# at $\sqrt{\bar\alpha_t}\,y_i$, of variance $1-\bar\alpha_t$. So, all points being equally likely,
-# Bayes' rule gives each the weight
+# at $\sqrt{\bar\alpha_t}\,y_i$, of variance $1-\bar\alpha_t$. Such a
+# Gaussian falls like $\exp(-d^2/2s)$ with the distance $d$ from its middle, where $s$ is the variance. All
+# points being equally likely, the chance that $x$ came from $y_i$ is its cloud's density at $x$, divided by
+# the sum of all five (Bayes' rule). Exponentials divided by their sum are a softmax:
 #
 # $$w_i(x) = \underset{i}{\mathrm{softmax}}\left(-\frac{\lVert x - \sqrt{\bar\alpha_t}\,y_i\rVert^2}{2\,(1-\bar\alpha_t)}\right)
 # \qquad\text{and the best guess is}\qquad \hat x_0(x) = \mathrm E[x_0 \mid x_t = x] = \sum_i w_i(x)\,y_i.$$
@@ -124,8 +126,9 @@ print(f"and by the formula: {exact.epsilon(x[None], points, alpha)[0].numpy().ro
 lesson.show_arrows(points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)})
 
 # %% [markdown]
-# They point uphill, from where noisy data are rare to where they are common (the shade of blue). That
-# is no accident, and exact: the arrows are the slope of the log-density, called the *score*
+# They point uphill, from where noisy data are rare to where they are common (the shade of blue: the
+# density $q_t$ of noisy data). That is no accident. But for their length, the arrows are exactly the slope
+# of $\log q_t$, called the *score*
 # ([Vincent 2011](https://doi.org/10.1162/NECO_a_00142); [Song & Ermon
 # 2019](https://arxiv.org/abs/1907.05600)):
 #
@@ -147,8 +150,12 @@ print(f"largest difference at 1000 places: {(slope - score).abs().max():.1e}")
 #
 # Take a step along $-\hat\epsilon$: to where there is a little less noise, and no further, for there the
 # arrows are others. One step is [`transfer`](../minisd/schedule.py): go to $\hat x_0$, and come back
-# with the same noise, but less of it ([Song et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with
-# $\eta = 0$, known as DDIM).
+# with the same noise, but less of it. From the level $\bar\alpha$ to the next one, $\bar\alpha'$ ([Song
+# et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with $\eta = 0$, known as DDIM):
+#
+# $$x' = \sqrt{\bar\alpha'}\;\hat x_0 + \sqrt{1-\bar\alpha'}\;\hat\epsilon$$
+#
+# It is the jump of notebook 02, with the guesses in the places of picture and noise.
 #
 # Five points would be dull. Let us have some 200, in the shape of something.
 
@@ -320,4 +327,5 @@ lesson.x0_from_v.check(my_x0_from_v)
 # **Play.** Move the five points: put two close together, and see until which $t$ they are one. Walk in
 # 5 steps instead of 50. Give the book 1 page, or 1000. Start all walkers at the same place.
 #
-# *Stuck in an exercise? The answers are in [`lesson_03.py`](../minisd/lessons/lesson_03.py).*
+# *Stuck in an exercise? The answers are in [`lesson_03.py`](../minisd/lessons/lesson_03.py), and that of
+# Exercise 1 is [`exact.denoise`](../minisd/lessons/exact.py).*

@@ -10,8 +10,8 @@
 # question, and they differ in what they make of the answers.
 #
 # How good is one, then? With a real network nobody can say, as nobody knows where the walk should have
-# ended. With the perfect denoiser we can know it to ten digits. So we go back to the small worlds of
-# notebook 03, measure there, and only then let the same samplers draw.
+# ended. With the perfect denoiser we can know it to five digits and more. So we go back to the small
+# worlds of notebook 03, measure there, and only then let the same samplers draw.
 
 # %%
 from functools import partial
@@ -32,12 +32,15 @@ you_are_here("scheduler")
 # %% [markdown]
 # ## The road
 #
-# Notebook 03 took every step with `transfer`. Divide everything in it by $\sqrt{\bar\alpha}$, so that
-# the picture keeps its size and only the noise changes, and something simple appears. With
+# Notebook 03 took every step with `transfer`: to $\hat x_0$, and back with the same noise, but less of
+# it. Divide $x$ by $\sqrt{\bar\alpha}$, so that the picture keeps its size and only the noise changes:
 #
-# $$\tilde x = \frac{x}{\sqrt{\bar\alpha}} \qquad\text{and}\qquad \sigma = \sqrt{\frac{1-\bar\alpha}{\bar\alpha}}
-# \qquad\text{we have}\qquad \tilde x = x_0 + \sigma\,\epsilon, \qquad\text{and a step is}\qquad
-# \tilde x' = \tilde x + (\sigma' - \sigma)\,\hat\epsilon.$$
+# $$\tilde x = \frac{x}{\sqrt{\bar\alpha}}, \qquad \sigma = \sqrt{\frac{1-\bar\alpha}{\bar\alpha}}$$
+#
+# Before the step $\tilde x$ is $\hat x_0 + \sigma\,\hat\epsilon$, after it
+# $\hat x_0 + \sigma'\,\hat\epsilon$. So the step is
+#
+# $$\tilde x' = \tilde x + (\sigma' - \sigma)\,\hat\epsilon$$
 #
 # Change $\sigma$ by a little, and go along $\hat\epsilon$ by as much. So $\hat\epsilon$ is the direction of a
 # road: $\mathrm d\tilde x/\mathrm d\sigma = \hat\epsilon(\tilde x, \sigma)$
@@ -187,6 +190,9 @@ lesson.second_order.check(my_step)
 #   table (Adams & Bashforth 1883; [Liu et al. 2022](https://arxiv.org/abs/2202.09778), eq. 12).
 # * **LMS** takes a polynomial in $\sigma$, and hops as long as they are. Its shares are computed for each
 #   hop anew ([`lms.blend`](../minisd/schedulers/lms.py)).
+#
+# (In a hurry? Run the cells, and read on at *A real network*. What lies between is why these samplers win
+# and lose. Later notebooks need of it only that there are such samplers.)
 
 
 # %%
@@ -231,9 +237,10 @@ for name, sigmas, sigma_next in (
         print(f"{name}, {shares_of.__name__:<4} {shares}   over 24")
 
 # %% [markdown]
-# At equal hops not at all: 55, −59, 37, −9. The table is a special case of the integral. But the hops of
-# a real road shrink in $\sigma$, from 6.3 for the first to 0.3 for the last, and there LMS relies less on
-# the past than the table does. This is what each of them expects, at two places of one road:
+# At equal hops not at all: 55, −59, 37, −9. The table is what that mean comes to when all hops are
+# alike. But the hops of a real road shrink in $\sigma$, from 6.3 for the first to 0.3 for the last, and
+# there LMS relies less on the past than the table does. This is what each of them expects, at two places
+# of one road:
 
 # %%
 times = range(999, -1, -1)
@@ -465,4 +472,5 @@ for name, times in places.items():
 # step from Exercise 2 into the race. Ask ten times, where you think it matters most, and try to beat
 # "leading".
 #
-# *Stuck in an exercise? The answers are in [`lesson_04.py`](../minisd/lessons/lesson_04.py).*
+# *Stuck in an exercise? The answers are in [`lesson_04.py`](../minisd/lessons/lesson_04.py), and that of
+# Exercise 1 is [`transfer`](../minisd/schedule.py).*

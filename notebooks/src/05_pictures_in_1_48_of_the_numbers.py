@@ -119,7 +119,8 @@ figures.show(
 #
 # Find the linear map from the four numbers at a position, and a 1, to the mean red, green and blue of
 # its 8×8 pixels, with the least square error: a matrix (5, 3). (`torch.linalg.lstsq(a, b).solution` is
-# the $m$ that brings $a\,m$ nearest to $b$; all positions of all pictures are rows.)
+# the $m$ that brings $a\,m$ nearest to $b$; all positions of all pictures are rows,
+# `t.permute(0, 2, 3, 1).flatten(0, 2)`, and the 1 is a fifth column.)
 
 
 # %%
@@ -248,9 +249,10 @@ print(f"so the factor is {1 / latents.std():.3f}; the configuration says {factor
 lesson.show_channels(factor * latents)
 
 # %% [markdown]
-# The configuration's was measured on 512 other pictures, when training was over. It is not far from 1, for
-# a reason that comes below. In Stable Diffusion it is 0.18215, as latents there have a std of 5.5; it was
-# measured on a single batch ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), appendix G).
+# The configuration's was measured on 512 other pictures, when training was over. It is not far from 1,
+# for a reason that comes below. In Stable Diffusion it is 0.18215, as latents there have a std of 5.5;
+# such a factor is measured on a first batch ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752),
+# appendix G), but this number is only in the code.
 #
 # One thing is neater here: our channels also have a mean near 0. That cost nothing. Subtract a mean
 # behind the encoder's last 1×1 convolution, and add it before the decoder's first: two biases change, and
@@ -282,16 +284,18 @@ figures.show(
 
 # %% [markdown]
 # Such a UNet would spend most of its timesteps on pictures that are hardly noisy, and would never learn to
-# begin from nothing: at $t = 999$ it sees thirty times as much of the picture as it should. Both networks
+# begin from nothing: at $t = 999$ its SNR is thirty times what it should be. Both networks
 # have to agree on one number, and this is it.
 #
 # ## What the K and the L are for
 #
-# The encoder of a *KL* autoencoder does not answer with numbers. It answers with a Gaussian for each:
-# a mean, and how sure it is of it (`latent_dist`; `mode()` is the mean). In training the decoder gets a
-# draw, so it sees latents with noise. Left to itself, the encoder would make that noise vanish, or its
-# means so large that no noise matters. Therefore the loss has a second term, which pulls each Gaussian
-# towards the standard one ([Kingma & Welling 2013](https://arxiv.org/abs/1312.6114), appendix B):
+# The encoder does not answer with numbers. It answers with a Gaussian for each: a mean, and how sure it
+# is of it (`latent_dist`; `mode()` is the mean). That makes it a *variational autoencoder*, a VAE. In
+# training the decoder gets a draw, so it sees latents with noise. Left to itself, the encoder would make
+# that noise vanish, or its means so large that no noise matters. Therefore the loss has a second term,
+# which pulls each Gaussian towards the standard one. How far the two are apart is the *Kullback–Leibler
+# divergence*, the KL of `AutoencoderKL` ([Kingma & Welling 2013](https://arxiv.org/abs/1312.6114),
+# appendix B):
 #
 # $$\mathrm{loss} = \text{error of the picture} + w \cdot \mathrm{KL}, \qquad
 # \mathrm{KL} = \tfrac12\left(\mu^2 + s^2 - 1 - \ln s^2\right) \text{ for each latent number}$$
@@ -311,8 +315,9 @@ nats = posterior.kl().mean()
 print(f"KL of a picture: {nats:.0f} nats = {nats / 0.6931 / 8:.0f} bytes")
 
 # %% [markdown]
-# A few hundredths at most, and it costs next to nothing. (The KL is also how much the latents *tell* of a
-# picture, in units of information. The picture itself has 49,152 bytes.)
+# A few hundredths at most, and it costs next to nothing. (The mean KL is also an upper bound of how much
+# the latents *tell* of a picture, in nats, of which one is 1.44 bits. The picture itself has 49,152
+# bytes.)
 #
 # > **Predict.** How much noise can the decoder take before it is seen, 3 %, 10 %, 30 %?
 
@@ -385,10 +390,11 @@ lesson.show_collapse(variances, trained)
 # They go one after another, the one that explains least of the pictures first. At $s = 1$ a channel has
 # given up: it is pure noise, and the decoder ignores it (*posterior collapse*). For matrices the best
 # answer is known, and is what the lines show ([Lucas et al. 2019](https://arxiv.org/abs/1911.02469)):
-# the channels are the principal components, and one lives as long as its variance is more than $24\,w$.
+# the channels are the principal components (the directions in which the patches differ most), and one lives
+# as long as its variance is more than $24\,w$ (192 numbers for 4 channels, and the ½ of the KL).
 #
 # So a large $w$ costs detail, and a tiny one lets latents be as large as they like. Stable Diffusion's is
-# tiny: $10^{-6}$ for sums over pixels and latents (Rombach et al. 2022, appendix G), which is 48 times less
+# tiny: $10^{-6}$ for sums over pixels and latents (in its code), which is 48 times less
 # for means as we take them. That is why its latents are far from a std of 1, and why it needs a scaling
 # factor. Ours is much larger (`KL_WEIGHT` in [`train/vae.py`](../minisd/train/vae.py)), and its latents
 # are near a std of 1 by themselves.

@@ -33,7 +33,8 @@ you_are_here("text encoder")
 # A network wants a list of numbers from a fixed vocabulary. Words would make a vocabulary without end:
 # there is always one more, and a typing error is a new one. Letters would do, but a prompt would be
 # hundreds of them, and `h` means nothing. *Byte-pair encoding* is what lies between: frequent words
-# whole, rare ones in pieces ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), §3.2).
+# whole, rare ones in pieces ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), §3.2; with bytes
+# for letters, Radford et al. 2019, §2.2).
 #
 # The pieces are learnt by counting. Begin with letters. Find the pair of neighbours that occurs most
 # often, and make it one piece. Again, and again. Here are 2000 captions of the
@@ -119,9 +120,10 @@ lesson.merge_loop.check(my_pieces)
 # %% [markdown]
 # ## 77 boxes
 #
-# The ids of a prompt stand between a start and an end token, and what is left of 77 positions is padding.
-# Stable Diffusion 1 pads with the end token, Stable Diffusion 2 with id 0, which is the `!`. (In its
-# official tokenizers a `!` that you type is padding, too.)
+# The ids of a prompt stand between a start and an end token, and what is left of 77 positions is
+# padding. Stable Diffusion 1 pads with the end token, Stable Diffusion 2 with id 0, which is the `!`.
+# (In its folders for diffusers a `!` that you type is padding, too; OpenCLIP's own tokenizer makes a
+# word of it.)
 
 # %%
 prompt = "a cat riding a horse at sunset"
@@ -162,6 +164,8 @@ states = text_encoder(ids).last_hidden_state  # and after all of its layers
 shapes(ids=(ids, (1, 77)), x=(x, (1, 77, 768)), states=(states, (1, 77, 768)))
 
 # %% [markdown]
+# What comes out behind the last layer are *states*: one vector for each of the 77 positions.
+#
 # In the picture book `kitten` is another word for `cat`, and `sphere` for `ball`: the same pictures.
 #
 # > **Predict.** Take the cosine between two words: 1 is the same direction, 0 is unrelated. For cat and
@@ -191,8 +195,8 @@ for a, b in (("cat", "kitten"), ("ball", "sphere"), ("astronaut", "spaceman"), (
 # ## Who hears whom
 #
 # On the way are four transformer blocks. In each, every row looks at the others (attention: notebook
-# 07) and takes over some of what it sees. But with a *causal mask*: a row sees itself and those before
-# it, never those behind.
+# 07) and takes over some of what it sees; then two linear layers work on each row by itself. But there is
+# a *causal mask*: a row sees itself and those before it, never those behind.
 #
 # > **Predict.** Replace one token of the prompt by another, `box`. Which of the states will move? Do it
 # > for each of the tokens: what does the table of all changes look like?
@@ -209,11 +213,12 @@ lesson.show_changes(changes, tokens)
 # A triangle. Token $k$ moves the states from $k$ onwards. Before it the change is not small, it is
 # exactly 0: the first `a` cannot know that a cat will come.
 #
-# The mask is a language model's, which must not see the word that it has to guess. CLIP guesses no
-# words. Its authors wanted to be able to start from a language model, or to train one beside it, and
-# did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). Two things follow. The
-# end token has read the whole prompt. And whatever stands behind it, as the `!` of Stable Diffusion 2,
-# changes no state before:
+# The mask is a language model's, which must not see the word that it has to guess. Our text encoder
+# guesses no words. It is half of a CLIP (*contrastive language–image pre-training*, the last section of
+# this notebook), whose authors wanted to be able to start from a language model, or to train one beside
+# it, and did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). Two things follow.
+# The end token has read the whole prompt. And whatever stands behind it, as the `!` of Stable Diffusion
+# 2, changes no state before:
 
 # %%
 moved = (text_encoder(v2).last_hidden_state - states)[0].norm(dim=1)
@@ -405,9 +410,9 @@ lesson.show_training(before, after, colors)
 # The colours have arranged themselves as in a paintbox, and all that the network was told is which
 # words met which picture.
 #
-# The encoder of our tiny model has played the same game with larger networks for longer, and with a
-# twin of every page in the batch that differs in one word, so that it has to get every word right. The
-# one of Stable Diffusion 1 is OpenAI's CLIP: 400 million pictures of the internet with what was written
+# The encoder of our tiny model has played the same game with larger networks for longer, and with a twin
+# of every page in the batch that differs in one respect, so that it has to get every word right. The one
+# of Stable Diffusion 1 is OpenAI's CLIP: 400 million pictures of the internet with what was written
 # beside them (Radford et al. 2021, §2.2).
 #
 # When the game is over, the network that sees is put aside. The one that reads is *frozen*, and the UNet

@@ -45,9 +45,13 @@ lesson.show_u(tiny, sd15, skips=(2, 3))
 
 # %% [markdown]
 # Each rectangle is a block's feature map: as high as the map's side, as wide as it has channels, and the
-# lines are the skips. A block is one to three ResNet blocks (two convolutions around a shortcut), and
-# behind each of them, but on Stable Diffusion's lowest level, a transformer, of which more below. The
-# whole of it is [`unet.py`](../minisd/unet.py), in one sitting.
+# lines are the skips. A block is one to three *ResNet blocks*, and behind each of them, but on Stable
+# Diffusion's lowest level, a transformer, of which more below.
+#
+# A ResNet block does this twice: normalise, bend, convolve. What came in is added to what comes out; that
+# is the shortcut. GroupNorm normalises: it brings groups of channels to mean 0 and variance 1. SiLU bends:
+# $x$ times its sigmoid, a ReLU with a soft corner. The whole UNet is [`unet.py`](../minisd/unet.py), in one
+# sitting.
 #
 # > **Predict.** Where in the U are most of the parameters, and where is most of the work: at the top,
 # > where the maps are large, or at the bottom, where they are thick? (Work is counted in multiplications
@@ -239,8 +243,15 @@ lesson.by_hand.check(my_attention)
 # Every transformer in the UNet has two of these. In the first the positions of the map ask each other:
 # *self-attention*. In the second they ask the words: questions from the picture, labels and messages
 # from the 77 states of the prompt. That is *cross-attention*
-# ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), §3.3). **It is the only place in the whole
-# model where words meet the picture.** In our U there are ten:
+# ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), §3.3).
+#
+# Behind the two comes a *feed-forward* layer, in which each position thinks for itself. One linear layer
+# makes a value and a *gate* of it. The gate, bent by a GELU (another soft ReLU), multiplies the value, and
+# a second linear layer makes the result narrow again. Each of the three has a norm in front, and is added
+# to what came in.
+#
+# **Cross-attention is the only place in the whole model where words meet the picture.** In our U there are
+# ten:
 
 # %%
 cross = [block.attn2 for block in pipe.unet.modules() if hasattr(block, "attn2")]
@@ -278,8 +289,9 @@ shapes(x=(film[0].latents, (1, 4, 64, 64)), maps=(maps, (51, 77, 64, 64)))
 
 # %% [markdown]
 # > **Predict.** For each word a map of the page: dark is where it is listened to. Where will `cat` be
-# > dark, where `horse`, where `sunset`? And the words that name nothing? Above each stands its share of
-# > all attention: who gets most?
+# > dark, where `horse`, where `sunset`? And the words that name nothing? (Each map has a scale
+# > of its own: compare places within a map, not maps.) Above each stands its share of all attention: who
+# > gets most?
 
 # %%
 words = ["start", *prompt.split()]
@@ -430,4 +442,5 @@ for name, sheet in drawn.items():
 # Double a row instead of muting it: `torch.cat([states, states[:, 3:4]], dim=1)`. Record the maps of the
 # self-attention. Swap `cat` for `robot` after the tenth step.
 #
-# *Stuck in an exercise? The answers are in [`lesson_07.py`](../minisd/lessons/lesson_07.py).*
+# *Stuck in an exercise? The answers are in [`lesson_07.py`](../minisd/lessons/lesson_07.py); that of
+# Exercise 1, written out, is [`attention`](../minisd/layers.py) in `layers.py`.*

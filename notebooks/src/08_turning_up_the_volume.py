@@ -99,7 +99,8 @@ lesson.guided.check(my_guided)
 # %% [markdown]
 # ## Turning the knob
 #
-# Here is the whole loop. (`negative`, `low` and `high` will be of use later.)
+# Here is the whole loop. It asks twice, as some steps will do without the second guess. (`negative`,
+# `low` and `high` will be of use later.)
 
 # %%
 steps = unless_fast(10, 3)
@@ -224,9 +225,10 @@ for scale, x in clouds.items():
 #
 # Then why does everybody use it? Because networks are not perfect. Told the caption, a network hedges:
 # it has not seen enough to be sure what belongs to the caption, and its guess is too close to the mean
-# of everything. Going further in the direction in which the words have pushed makes up for that
-# ([Karras et al. 2024](https://arxiv.org/abs/2406.02507) take this apart). How far is too far? That has
-# to be measured.
+# of everything. Going further in the direction in which the words have pushed makes up for that. (Much
+# of the gain in quality needs no words: to go away from a worse version of the same network, told the
+# same caption, does it too, as [Karras et al. 2024](https://arxiv.org/abs/2406.02507) found.) How far is
+# too far? That has to be measured.
 #
 # ## Measuring it
 #
@@ -319,10 +321,10 @@ print(f"what the built-in model takes when nothing is said: w = {pipe.guidance_s
 # ## Negative prompts
 #
 # Nothing in the formula demands that the line begins at the empty prompt. Begin it at another one, and
-# you have a *negative prompt*: away from *that*. (Steering away from words is in [Liu et al.
+# you have a *negative prompt*: away from *that*. (Steering away from words is in [N. Liu et al.
 # 2022](https://arxiv.org/abs/2206.01714); the form that everybody uses came from user interfaces.) In
-# code it is a text in place of `""`. But what have we asked for? In the plane we can see. The prompt
-# now allows two arcs, the upper and the left, and the left one is the negative prompt.
+# code it is a text in place of `""`. But what have we asked for? In the plane we can see. The prompt now
+# allows two arcs, the upper and the left, and the left one is the negative prompt.
 #
 # > **Predict.** Where do the walkers go: all to the upper arc?
 
@@ -409,10 +411,10 @@ for name, (low, high) in spans.items():
 
 # %% [markdown]
 # This is the finding of [Kynkäänniemi et al. 2024](https://arxiv.org/abs/2404.07724), made there with
-# models of photographs: guidance harms at the beginning, is of little use at the end, and does its work
-# in the middle. At high noise $\hat x_0$ is a mean of many pictures, and pushing it $w$ times further
-# only decides too soon, and too much alike. See for yourself how much of it holds here, with the
-# intervals in mind. And whatever is left out need not be computed.
+# ImageNet models and Stable Diffusion XL: guidance harms at the beginning, is of little use at the end,
+# and does its work in the middle. At high noise $\hat x_0$ is a mean of many pictures, and pushing it
+# $w$ times further only decides too soon, and too much alike. See for yourself how much of it holds
+# here, with the intervals in mind. And whatever is left out need not be computed.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -421,7 +423,7 @@ for name, (low, high) in spans.items():
 # | one caption in ten left out | the same, from v1-3 on | [`train/unet.py`](../minisd/train/unet.py) | Ho & Salimans 2022, algorithm 1 |
 # | `context` (2, 77, 128), [uncond, cond] | (2, 77, 768), in the same order | [`pipeline.denoise`](../minisd/pipeline.py) | |
 # | `guide(eps_uncond, eps_cond, scale)` | the same line, `guidance_scale=7.5` | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6 |
-# | `negative` in place of `""` | `negative_prompt="…"`; at `guidance_scale` 1 or less it has no effect | [`pipeline.denoise`](../minisd/pipeline.py) | Liu et al. 2022 |
+# | `negative` in place of `""` | `negative_prompt="…"`; at `guidance_scale` 1 or less it has no effect | [`pipeline.denoise`](../minisd/pipeline.py) | N. Liu et al. 2022 |
 # | `low`, `high` | not built in: write the loop by hand, as here | | Kynkäänniemi et al. 2024 |
 #
 # **Play.** Use the prompt itself as its negative: what does the scale do now? Give `draw` a scale below

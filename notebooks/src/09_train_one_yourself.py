@@ -294,9 +294,9 @@ lesson.show_average(raw, averaged)
 # %% [markdown]
 # At first the average drags behind, as it still remembers the random start. Then it wins. Each step of
 # the optimiser follows the noise of its batch, and a mean over the last 50 steps forgets that noise
-# ([Polyak & Juditsky 1992](https://doi.org/10.1137/0330046)). It costs a copy of the weights and no
-# gradient. (Longer trainings average over more. [`loop.Average`](../minisd/train/loop.py) keeps less at
-# first, so that it does not drag.)
+# (after [Polyak & Juditsky 1992](https://doi.org/10.1137/0330046), whose mean is a plain one). It costs
+# a copy of the weights and no gradient. (Longer trainings average over more.
+# [`loop.Average`](../minisd/train/loop.py) keeps less at first, so that it does not drag.)
 #
 # ## ε or v
 #
@@ -436,6 +436,15 @@ lesson.show_logs(averaged)
 #
 # Three more trainings follow, half as long as ours, from the same start and on the same batches. In each,
 # one line is wrong: one of these six. (Don't look them up in `lesson_09.py`. This is the fun part.)
+#
+# * **roots swapped**: $\sqrt{\bar\alpha}$ and $\sqrt{1-\bar\alpha}$ have changed places in `add_noise`;
+# * **learning rate too high**: far more than 2e-3;
+# * **every caption dropped**: the context is always that of the empty prompt;
+# * **x0 as the target**: the loss compares `eps` with `x0` instead of `noise`;
+# * **average never updated**: the line with `lerp_` is missing;
+# * **timesteps from 0 to 249 only**: `torch.randint(250, …)` in `draw_batch`.
+#
+# The loss is that of the weights; the error and the pictures are those of their average.
 
 # %%
 print(*lesson.suspects, sep="\n")
@@ -489,6 +498,9 @@ fault_c = ...
 lesson.fault_c.check(fault_c)
 
 # %% [markdown]
+# (Why Run C draws at all, told the wrong amount of noise at nearly every $t$, stands beside its answer in
+# `lesson_09.py`: read it when you have named all three.)
+#
 # All three losses fall. Two of the three would have passed for good trainings by their loss alone, and
 # the third by its pictures. Look at all three plots, every time.
 #

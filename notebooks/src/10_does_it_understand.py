@@ -65,7 +65,7 @@ def draw(prompts):
     """A picture for each prompt, from the prompt's own seed: (B, 3, 128, 128) in [-1, 1]."""
     seeds = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
     texts = [prompt.text for prompt in prompts]
-    return 2 * pipe(texts, None, None, steps, generator=seeds, output_type="pt").images - 1
+    return 2 * pipe(texts, num_inference_steps=steps, generator=seeds, output_type="pt").images - 1
 
 
 # %%
@@ -83,9 +83,10 @@ figures.show(
 # ## A judge
 #
 # [Ours](../minisd/evaluate/geometry.py) is not a network, and has learnt nothing. It knows how the book
-# draws, and looks for the drawing that explains a picture best: on which of the 16 places is it? Which
-# thing, in which colour and size and where, brings a drawing nearest to the picture? Does one more thing
-# bring it nearer still? What it finds is a scene, so that we can have it drawn.
+# draws, and looks for the drawing that explains a picture best: on which of the 16 places is it (five
+# scenes, ten plain colours, the pale page)? Which thing, in which colour and size and where, brings a
+# drawing nearest to the picture? Does one more thing bring it nearer still? What it finds is a scene, so
+# that we can have it drawn.
 #
 # > **Predict.** Here are five pages of the book. What could the judge overlook?
 
@@ -103,7 +104,7 @@ lesson.show_findings(rider, ridden)
 # %% [markdown]
 # Is that what was asked for? We are strict: all that the prompt says must be right, and there must be
 # nothing else. Colours that it does not name must be the usual ones, and a place that it does not name
-# must be the pale page.
+# must be the pale page. With a thing too few or too many, only the place can still be right.
 
 # %%
 scene = prompts_of(FAMOUS, 1, seed=0)[0].scene
@@ -223,10 +224,11 @@ for name, pair in compared.items():
 # ### Exercise 2 · How many pictures tell 70 % from 80 %?
 #
 # Let two models draw $n$ pictures each, and let $p$ and $q$ be their true shares of right ones. What we
-# count wobbles around the truth, with variance $p(1-p)/n$ for one and $q(1-q)/n$ for the other. To be
-# believed, the difference must be 1.96 of its own standard deviations away from 0. But it wobbles as
-# well: were it 1.96 on average, every second experiment would miss it. In order that 8 of 10 find it, it
-# must be $1.96 + 0.84$ of them. How large is $n$?
+# count wobbles around the truth, with variance $p(1-p)/n$ for one and $q(1-q)/n$ for the other. For the
+# difference these variances add; call its standard deviation $s$. To be believed, a difference must be
+# $1.96\,s$ away from 0. Were the true one just as large, every second experiment would miss it. A Gaussian
+# falls more than 0.84 of its standard deviations short in 2 of 10 cases only. So 8 of 10 experiments find
+# it if $|p - q| = (1.96 + 0.84)\,s$. How large is $n$?
 
 
 # %%
@@ -293,7 +295,8 @@ for skill, luck in rates.skills(geometry.judge(protocol.render(two)), [*two[1:],
 
 # %% [markdown]
 # Luck does not get everything right, so the strict count stands for something. A single respect is a
-# different matter. There are only three relations between two things, and a guess is often right. Who
+# different matter. Besides riding there are only three relations (left or right, above or below, next to),
+# and a guess is often right. Who
 # reports "60 % of the relations" and not what a guess would bring has reported little.
 #
 # ## Does it draw from memory?
@@ -399,11 +402,11 @@ for text, images in ((FAMOUS, rider), ("a horse riding an astronaut", upside)):
         print(f"{text}: {times} × {found}")
 
 # %% [markdown]
-# If the horse is on top, the order of words means something to this model beyond what it has seen. If the
-# astronaut is, then "riding" is no relation to it but a kind of picture, in which each word has its
-# accustomed place. No held-out pair could have told the two apart. CLIP, to whose text half Stable
-# Diffusion listens, was put to this test too: shown two captions of the same words in different order, it
-# chooses the one that fits hardly more often than chance ([Thrush et al.
+# If the horse is on top, the order of words means something to this model beyond what it has seen. If
+# the astronaut is, then "riding" is no relation to it but a kind of picture, in which each word has its
+# accustomed place. No held-out pair could have told the two apart. A smaller CLIP than the one that
+# Stable Diffusion listens to was put to this test too: shown two captions of the same words in different
+# order, it chooses the one that fits hardly more often than chance ([Thrush et al.
 # 2022](https://arxiv.org/abs/2204.03162)).
 #
 # ## What we may claim

