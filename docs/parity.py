@@ -14,7 +14,7 @@ import torch
 from tables import table
 
 ROOT = Path(__file__).parents[1]
-MEASURED = re.compile(r"^(\d\.\de[-+]\d\d)  tests/(\w+)\.py::test_(\w+)(?:\[.*?(b?float16)?\])?$", re.MULTILINE)
+MEASURED = re.compile(r"^(\d\.\de[-+]\d\d)  tests/(\w+)\.py::test_(\w+)(?:\[(?:.*?(b?float16))?.*\])?$", re.MULTILINE)
 VERSIONS = "import torch, diffusers, transformers as t; print(torch.__version__, diffusers.__version__, t.__version__)"
 
 
