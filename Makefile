@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-slow notebooks docs lint clean
+.PHONY: demo test test-slow test-cuda notebooks docs lint clean
 
 demo: .venv/demo
 	$(BIN)/python -m minisd.generate "an astronaut riding a horse" --seed 0
@@ -13,6 +13,10 @@ test: .venv/test lint
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest -m slow
+
+# Every file with tests on a GPU; without one these are skipped, with the reason
+test-cuda: .venv/test
+	$(BIN)/python -m pytest -rs $(patsubst %,tests/test_%.py,references philox noise pipeline precision tiny)
 
 notebooks: .venv/test
 	$(BIN)/python notebooks/build.py

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import SMALL, build, diffusers_tensors, randn, small_network, small_pipeline
+from test_references import CUDA
 from test_safety_checker import small_checker
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -16,6 +17,7 @@ from minisd.faults import warn_if_flat
 from minisd.layers import Attention, attention
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+DEVICES = pytest.mark.parametrize("device", ["cpu", CUDA])
 
 # A rounding errs by up to half an ε of the dtype (float16 2⁻¹⁰, bfloat16 2⁻⁷), by 0.3 ε on average; some fifty of them in a row
 # add up, as independent errors do, to about 2 ε. Measured: 0.5 to 2.0 in networks. Whatever is computed wrongly is far above.
@@ -93,12 +95,13 @@ def test_attention_adds_up_in_float32(heads, backend, dtype):
     assert attention(q, k, v).isfinite().all() == (dtype != torch.float16)
 
 
+@DEVICES
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_layer_survives_what_it_must(causal):
-    layer = Attention(64, heads=1).half()
+def test_the_layer_survives_what_it_must(causal, device):
+    layer = Attention(64, heads=1)
     for projection in (layer.to_q, layer.to_k):
-        projection.weight.data = 300 * torch.eye(64).half()
-    assert layer(randn(1, 40, 64).half(), causal=causal).isfinite().all()
+        projection.weight.data = 300 * torch.eye(64)
+    assert layer.to(device).half()(randn(1, 40, 64).to(device).half(), causal=causal).isfinite().all()
 
 
 def loud_unet() -> torch.nn.Module:
@@ -108,11 +111,12 @@ def loud_unet() -> torch.nn.Module:
     for name, parameter in unet.named_parameters():
         if name.endswith(("to_q.weight", "to_k.weight")):
             parameter.mul_(100)
-    return unet.half()
+    return unet
 
 
-def test_a_v2_unet_in_float16_does_not_overflow(monkeypatch):
-    unet, x, context = loud_unet(), randn(1, 4, 9, 13).half(), randn(1, 77, 48, seed=1).half()
+@DEVICES
+def test_a_v2_unet_in_float16_does_not_overflow(monkeypatch, device):
+    unet, x, context = (what.to(device).half() for what in (loud_unet(), randn(1, 4, 9, 13), randn(1, 77, 48, seed=1)))
     assert unet(x, 981, context).sample.isfinite().all()
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, k, v, is_causal: attention(q, k, v, is_causal))
     assert not unet(x, 981, context).sample.isfinite().all()  # so loud it really is

@@ -15,6 +15,14 @@ from minisd.schedulers import SCHEDULERS
 # 1e-6, and a mistake is far above 1e-4. Half precisions round every number of every layer, by 2⁻¹¹ or 2⁻⁸ at most. Such errors are
 # as often up as down and grow with the root of the number of layers, some fifty in a row: 3 to 6 roundings were measured, 10 pass.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 10 * 2**-11, torch.bfloat16: 10 * 2**-8}
+
+# A pipeline asks the UNet in each of ten steps. Guidance of 5, five times one answer less four times the other, makes √(5² + 4²) =
+# 6.4 roundings of one, and samplers extrapolate. On a CPU, 5 to 15 roundings were measured in the latents, and up to 22 from noise
+# that is a fraction of a rounding away, to stand for another device's order of adding: 40 pass. The pictures are noise too, of a
+# deviation of 72 steps of 8 bits, and as large a share of that is about 1 step in float16 and 8 in bfloat16, on average over all
+# pixels. Measured were at most 0.3 and 2.5, and 0.4 and 3.6 from other noise.
+LATENTS = {torch.float32: 1e-4, torch.float16: 40 * 2**-11, torch.bfloat16: 40 * 2**-8}
+PIXELS = {torch.float32: 0.01, torch.float16: 1, torch.bfloat16: 8}
 CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
 
 
@@ -64,17 +72,17 @@ def test_vae(kind, stored, device, dtype, measure):
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)
-def test_pipeline(kind, sampler, stored, call, device, measure):
+def test_pipeline(kind, sampler, stored, call, device, dtype, measure):
     if f"{sampler}.latents" not in stored:
         pytest.skip("diffusers' PNDM blends a v-model's v, where the mathematics wants ε: there is no reference")
-    pipe = small_pipeline(kind).to(device)
+    pipe = small_pipeline(kind).to(device, dtype)
     pipe.scheduler = SCHEDULERS[sampler].from_config(pipe.scheduler.config)
     latents, pixels = (
         pipe(**call, generator=torch.Generator().manual_seed(0), output_type=form).images for form in ("latent", "np")
     )
-    assert measure(latents, stored[f"{sampler}.latents"]) <= TOLERANCE[torch.float32]
+    assert measure(latents, stored[f"{sampler}.latents"]) <= LATENTS[dtype]
     difference = (torch.from_numpy(255 * pixels).round() - stored[f"{sampler}.picture"].float()).abs()
-    assert difference.max() <= 1 and (difference > 0).float().mean() < 0.01
+    assert difference.mean() < PIXELS[dtype] and (dtype != torch.float32 or difference.max() <= 1)
 
 
 def test_the_stored_pictures_are_no_flat_ones(stored):

@@ -1,21 +1,29 @@
 """minisd beside diffusers, in one run: `python tests/benchmarks/compare.py --folder /tmp/benchmark > docs/benchmark.md`.
 
 Every measurement is a fresh process that does one thing with one of the two libraries and prints what it took. The two take turns,
-so that a machine that slows down slows both; the table has medians and their ratio. Memory is the process's peak above the
-weights' own size. A random full-size v1 checkpoint is made first (6.5 GB in the folder, which stays for the next run).
-`--only load` measures the rows whose names begin so.
+and turns at going first, so that a machine that slows down slows both; the first turn, which may read from a cold disk, does not
+count. The table has medians and their ratio. Memory is the process's peak above the size of the weights that it has to hold: all of
+them, one network's, or, where they are only mapped, none.
+
+diffusers fills its networks twice unless `pip install accelerate` has been run, as it recommends; so that is asked for here. A
+random full-size v1 checkpoint is made first (6.5 GB in the folder, which stays for the next run). `--only load` measures the rows
+whose names begin so.
 """
 
 import argparse
 import json
+import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 PREPARE = """
 import torch
@@ -39,15 +47,17 @@ pipe.save_pretrained(folder / "float16")
 pipe.to(torch.float32).save_pretrained(folder / "float32")
 """
 
-# What every measurement begins and ends with. Peak memory is the process's own, as the system counts it.
+# What every measurement begins and ends with. Peak memory is what the system counts. On Linux it starts from the parent's peak, so
+# this script imports nothing large; macOS counts bytes.
 BEGIN = """
-import json, resource, time, warnings
+import json, resource, sys, time, warnings
 warnings.simplefilter("ignore")
 started = time.perf_counter()
 """
 END = """
 seconds = time.perf_counter() - started
-print(json.dumps({"seconds": seconds, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+unit = 2**20 if sys.platform == "darwin" else 2**10
+print(json.dumps({"seconds": seconds, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}))
 """
 IMPORT = {"minisd": "from minisd import StableDiffusionPipeline", "diffusers": "from diffusers import StableDiffusionPipeline"}
 LOAD = "import torch\n{import_}\nstarted = time.perf_counter()\npipe = StableDiffusionPipeline.from_pretrained({folder!r}, {dtype})"
@@ -73,7 +83,7 @@ main(["a cat", "--model", {folder!r}, "--steps", "4", "--height", "256", "--widt
     "diffusers": """
 import torch
 from diffusers import StableDiffusionPipeline
-pipe = StableDiffusionPipeline.from_pretrained({folder!r}, torch_dtype=torch.float32)
+pipe = StableDiffusionPipeline.from_pretrained({folder!r}, dtype=torch.float32)
 generator = torch.Generator().manual_seed(0)
 pipe("a cat", num_inference_steps=4, height=256, width=256, generator=generator).images[0].save({out!r} + "/a-cat.png")
 """,
@@ -84,15 +94,16 @@ pipe("a cat", num_inference_steps=4, height=256, width=256, generator=generator)
 class Row:
     name: str
     code: Mapping[str, str]  # of each library
-    weights: int = 0  # how many bytes they have in memory
+    weights: int = 0  # the bytes of those that it has to hold
     repeats: int = 5
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    size = {kind: sum(file.stat().st_size for file in (folder / kind).rglob("*.safetensors")) for kind in ("float32", "float16")}
+    def size(kind: str, network: str = "*") -> int:
+        return sum(file.stat().st_size for file in (folder / kind).glob(f"{network}/*.safetensors"))
 
     def loaded(kind: str, then: str = "", dtype: str | None = None) -> dict[str, str]:
-        settings = {"folder": str(folder / kind), "dtype": f"torch_dtype=torch.{dtype or kind}"}
+        settings = {"folder": str(folder / kind), "dtype": f"dtype=torch.{dtype or kind}"}
         return {library: LOAD.format(import_=import_, **settings) + "\n" + then for library, import_ in IMPORT.items()}
 
     def timed(once: str, dtype: str = "float32") -> dict[str, str]:
@@ -101,18 +112,19 @@ def rows(folder: Path) -> Iterator[Row]:
     step = "pipe.unet(torch.ones(2, 4, 64, 64).to(pipe.dtype), 500, encoder_hidden_states=torch.ones(2, 77, 768).to(pipe.dtype))"
     yield Row("import", IMPORT)
     for kind in ("float32", "float16"):
-        yield Row(f"load, {kind} file", loaded(kind), size[kind])
-        yield Row(f"load and read every weight, {kind} file", loaded(kind, READ), size[kind])
-    yield Row("text encoder, a batch of 2", timed("pipe.text_encoder(torch.ones(2, 77, dtype=torch.long))"), size["float32"])
-    yield Row("guided UNet step, 64×64 latents, float32", timed(step), size["float32"], repeats=3)
-    yield Row("guided UNet step, 64×64 latents, bfloat16", timed(step, "bfloat16"), size["float16"], repeats=3)
+        yield Row(f"load, {kind} file", loaded(kind))
+        yield Row(f"load and read every weight, {kind} file", loaded(kind, READ), size(kind))
+    text_encoder = timed("pipe.text_encoder(torch.ones(2, 77, dtype=torch.long))")
+    yield Row("text encoder, a batch of 2", text_encoder, size("float32", "text_encoder"))
+    yield Row("guided UNet step, 64×64 latents, float32", timed(step), size("float32", "unet"), repeats=3)
+    yield Row("guided UNet step, 64×64 latents, bfloat16", timed(step, "bfloat16"), size("float16"), repeats=3)  # loading casts all
     decode = timed("pipe.vae.decode(torch.ones(1, 4, 64, 64)).sample")
-    yield Row("VAE decode, 512×512 pixels, float32", decode, size["float32"], repeats=3)
+    yield Row("VAE decode, 512×512 pixels, float32", decode, size("float32", "vae"), repeats=3)
     picture = {library: code.format(folder=str(folder / "float32"), out=str(folder)) for library, code in PICTURE.items()}
-    yield Row("a picture of 256×256 in 4 steps, the whole process", picture, size["float32"], repeats=3)
+    yield Row("a picture of 256×256 in 4 steps, the whole process", picture, size("float32"), repeats=3)
 
 
-def run(code: str) -> dict[str, float]:
+def run(code: str) -> Any:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if result.returncode:
         sys.exit(result.stderr)
@@ -120,15 +132,26 @@ def run(code: str) -> dict[str, float]:
 
 
 def measure(row: Row) -> dict[str, dict[str, float]]:
-    """The median of each figure, of each library."""
+    """The median of each figure, of each library, over every turn but the first."""
     results: dict[str, list[dict[str, float]]] = {library: [] for library in row.code}
-    for _ in range(row.repeats):
-        for library, code in row.code.items():
-            results[library].append(run(BEGIN + code + END))
+    for turn in range(1 + row.repeats):
+        for library in sorted(row.code, reverse=turn % 2 == 0):
+            results[library].append(run(BEGIN + row.code[library] + END))
     return {
-        library: {figure: statistics.median(r[figure] for r in found) for figure in ("seconds", "megabytes")}
+        library: {figure: statistics.median(r[figure] for r in found[1:]) for figure in ("seconds", "megabytes")}
         for library, found in results.items()
     }
+
+
+def conditions() -> str:
+    """The machine, and the versions of what runs on it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = named[1] if named else platform.processor() or platform.machine()
+    threads = run("import torch; print(torch.get_num_threads())")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = ", ".join(f"{library} {version(library)}" for library in ("torch", "diffusers", "transformers", "accelerate"))
+    return f"{name}, {os.cpu_count()} cores, {threads} threads, {memory:.0f} GB of memory; {versions}"
 
 
 def main():
@@ -136,21 +159,16 @@ def main():
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
+    print(conditions() + "\n")
     if not (arguments.folder / "float32").exists():
-        subprocess.run([sys.executable, "-c", f"FOLDER = {str(arguments.folder)!r}\n{PREPARE}"], check=True)
-
-    import diffusers
-    import torch
-
-    versions = f"torch {torch.__version__}, diffusers {diffusers.__version__}"
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}\n")
+        subprocess.run([sys.executable, "-c", f"FOLDER = {str(arguments.folder)!r}\n{PREPARE}"], check=True, stdout=sys.stderr)
     print("| | minisd | diffusers | ratio | minisd, memory | diffusers, memory | ratio |\n|---|---|---|---|---|---|---|")
     for row in rows(arguments.folder):
         if row.name.startswith(arguments.only):
             ours, theirs = measure(row).values()
             seconds = f"{ours['seconds']:.2f} s | {theirs['seconds']:.2f} s | {ours['seconds'] / theirs['seconds']:.2f}"
-            above = [max(0.0, figures["megabytes"] - row.weights / 2**20) for figures in (ours, theirs)]
-            memory = f"{above[0]:,.0f} MB | {above[1]:,.0f} MB | {above[0] / max(above[1], 1):.2f}"
+            above = [figures["megabytes"] - row.weights / 2**20 for figures in (ours, theirs)]
+            memory = f"{above[0]:,.0f} MB | {above[1]:,.0f} MB | {above[0] / above[1]:.2f}"
             print(f"| {row.name} | {seconds} | {memory} |", flush=True)
 
 
