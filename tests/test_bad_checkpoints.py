@@ -96,11 +96,19 @@ def test_a_pickle_that_is_damaged(tmp_path, capsys):
     torch.save({"a": torch.zeros(1000)}, tmp_path / "model.ckpt")
     (tmp_path / "model.ckpt").write_bytes((tmp_path / "model.ckpt").read_bytes()[:500])
     (tmp_path / "other.ckpt").write_bytes(b"\x80\2nothing")
+    (tmp_path / "type.ckpt").write_bytes(b"\x80\2ccollections\nOrderedDict\nK\1\x85R.")  # OrderedDict(1)
+    (tmp_path / "cut.ckpt").write_bytes(b"\x80\2J")
     torch.save([1, 2, 3], tmp_path / "list.ckpt")
+    torch.save({"state_dict": [1, 2, 3]}, tmp_path / "nested.ckpt")
+    torch.save({1: torch.zeros(1)}, tmp_path / "nameless.ckpt")
     for name, sentence in (
         ("model", "is damaged or not a pickle of"),
         ("other", "is damaged or not a pickle of"),
+        ("type", "is damaged or not a pickle of"),
+        ("cut", "is damaged or not a pickle of"),
         ("list", "holds no"),
+        ("nested", "holds no"),
+        ("nameless", "holds no"),
     ):
         assert convert([str(tmp_path / f"{name}.ckpt"), str(tmp_path / "out")]) == 1
         error = capsys.readouterr().err

@@ -186,7 +186,7 @@ def test_usage(arguments, capsys):
     [
         (["nowhere", "out"], "error: nowhere does not exist; name a file or a folder on this machine"),
         (["inspect", "nowhere"], "error: cannot read nowhere: No such file or directory"),
-        (["inspect", "."], "error: cannot read .: Is a directory"),
+        (["inspect", "."], "error: . is a folder; name a file in it"),
     ],
 )
 def test_sources_that_are_not_there(arguments, sentence, capsys):

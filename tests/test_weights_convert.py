@@ -4,8 +4,13 @@ import os
 import re
 import resource
 import shutil
+import struct
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from helpers import NETWORKS, OFFICIAL, SMALL, small_tokenizer
@@ -19,6 +24,7 @@ from minisd.safety_checker import StableDiffusionSafetyChecker
 from weights_convert import CheckpointError, read_any
 from weights_convert.__main__ import main
 from weights_convert.diffusers import diffusers_name, native_places
+from weights_convert.files import Inert, read_pickle
 from weights_convert.shapes import NETWORKS as SHAPES
 from weights_convert.shapes import expected_shapes
 from weights_convert.single_file import averaged_places, original_name
@@ -173,6 +179,42 @@ def test_a_moving_average_that_is_not_there(original, tmp_path, capsys):
     assert "holds no moving average of the UNet: model_ema.diffusion_model" in capsys.readouterr().err
 
 
+def test_the_moving_average_is_refused_where_there_cannot_be_one(folders, tmp_path, capsys):
+    mine = converted(folders["v1"], tmp_path / "mine.safetensors")
+    for source in (mine, folders["v1"]):
+        assert main([str(source), str(tmp_path / "out"), "--averaged"]) == 1
+        sentence = f"error: {source} holds no moving average; --averaged is for original single files\n"
+        assert capsys.readouterr().err == sentence and not (tmp_path / "out").exists()
+
+
+def beginning_with(start: bytes, path: Path) -> Path:
+    """The same file with as many more spaces in its header that the number for its length begins with these bytes."""
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    longer = length + (int.from_bytes(start, "little") - length) % 256 ** len(start)
+    odd = path.with_name("odd.safetensors")
+    odd.write_bytes(struct.pack("<Q", longer) + content[8 : 8 + length].ljust(longer) + content[8 + length :])
+    assert odd.read_bytes().startswith(start)
+    return odd
+
+
+@pytest.mark.parametrize("start", [b"\x80", b"PK"], ids=["pickle", "zip"])
+def test_a_safetensors_file_may_begin_as_pickles_do(folders, tmp_path, capsys, start):
+    mine = converted(folders["v1"], tmp_path / "mine.safetensors")
+    expected = read_any(mine)
+    odd = beginning_with(start, mine)
+    assert main(["inspect", str(odd)]) == 0 and "a minisd checkpoint" in capsys.readouterr().out
+    again = read_any(converted(odd, tmp_path / "again.safetensors"))
+    assert again.files == expected.files and again.decided == expected.decided
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in expected.tensors.items())
+    capsys.readouterr()
+    odd.write_bytes(odd.read_bytes()[:-100])
+    for command in (["inspect", str(odd)], [str(odd), str(tmp_path / "out")]):
+        assert main(command) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {odd} is damaged or not a safetensors file: it has ") and error.count("\n") == 1
+
+
 def test_a_pickle_of_tensors_is_converted(original, kind, tmp_path):
     tensors = load_file(original)
     torch.save({"state_dict": tensors, "global_step": 875000, "epoch": 3}, tmp_path / "model.ckpt")
@@ -198,6 +240,59 @@ def test_a_folder_of_pickles_is_converted(folders, tmp_path):
     out = converted(folder, tmp_path / "safe", "--to", "diffusers")
     expected = load_file(folders["v1"] / UNET)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(out / UNET).items())
+
+
+LIGHTNING = "pytorch_lightning.callbacks.model_checkpoint"
+
+
+class Older:
+    """A number as NumPy 1 pickled it."""
+
+    def __reduce__(self):
+        return sys.modules["numpy.core.multiarray"].scalar, (np.dtype("f8"), bytes(8))
+
+
+@pytest.fixture
+def training(monkeypatch) -> Iterator[dict]:
+    """What an official .ckpt file holds besides its weights; what its pickle asks for is there for as long as it is written."""
+    with monkeypatch.context() as patch:
+        for module, name in ((LIGHTNING, "ModelCheckpoint"), ("numpy.core.multiarray", "scalar")):
+            pretended = ModuleType(module)
+            setattr(pretended, name, type(name, (), {"__module__": module}))
+            patch.setitem(sys.modules, module, pretended)
+        for package in ("pytorch_lightning", "pytorch_lightning.callbacks"):
+            patch.setitem(sys.modules, package, ModuleType(package))
+        saver = sys.modules[LIGHTNING].ModelCheckpoint
+        state = {"monitor": "val/loss", "best_model_score": np.float64(0.1), "current_score": Older(), "itself": saver()}
+        yield {"epoch": 3, "global_step": 470000, "callbacks": {saver: state}, "lr_schedulers": [{"last_lr": [np.float64(1e-4)]}]}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_official_pickles_carry_of_their_training_is_left_out(original, kind, tmp_path, training, zipped, monkeypatch):
+    tensors = load_file(original)
+    torch.save({**training, "state_dict": tensors}, ckpt := tmp_path / "model.ckpt", _use_new_zipfile_serialization=zipped)
+    allowed = set(torch.serialization.get_safe_globals())
+    for module in ("pytorch_lightning", LIGHTNING, "numpy.core.multiarray"):
+        monkeypatch.setitem(sys.modules, module, None)  # whoever imports it fails
+    out = load_file(converted(ckpt, tmp_path / "out.safetensors"))
+    expected = read_any(original).tensors
+    assert out.keys() == expected.keys() and all(torch.equal(out[name], expected[name]) for name in expected)
+    assert main(["inspect", str(ckpt)]) == 0 and set(torch.serialization.get_safe_globals()) == allowed
+
+
+class Ill:
+    """Its pickle calls what is allowed, with whatever arguments, and gives the result a state, and one of slots."""
+
+    def __reduce__(self):
+        return np.dtype, ("O", [1]), ({"a": 1, "__class__": 2}, {"__dict__": {"b": 3}})
+
+
+def test_what_stands_in_for_the_training_does_nothing(tmp_path, monkeypatch):
+    torch.save({"weight": torch.ones(2), "ill": Ill()}, tmp_path / "ill.ckpt")
+    load, content = torch.load, {}
+    monkeypatch.setattr(torch, "load", lambda *args, **options: content.update(load(*args, **options)) or content)
+    assert read_pickle(tmp_path / "ill.ckpt").keys() == {"weight"}
+    assert isinstance(content["ill"], Inert) and vars(content["ill"]) == {}
 
 
 class Evil:

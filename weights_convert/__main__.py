@@ -29,7 +29,7 @@ def converter() -> argparse.ArgumentParser:
     p.add_argument("--to", choices=["minisd", "diffusers"], default="minisd")
     p.add_argument("--dtype", choices=list(DTYPES), help="cast the weights (default: as they are stored)")
     p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="what the model predicts (default: found out)")
-    p.add_argument("--averaged", action="store_true", help="take the UNet's moving average (EMA), where a file has both")
+    p.add_argument("--averaged", action="store_true", help="take the UNet's moving average (EMA), where an original file has both")
     p.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="put this vocabulary in: vocab.json and merges.txt")
     return p
 

@@ -33,6 +33,7 @@ from .single_file import averaged_places
 SCHEDULER = "scheduler/scheduler_config.json"
 SMALL_FILES = r"(model_index|defaults|[^/]+/config|scheduler/\w+|tokenizer/\w+|feature_extractor/\w+)\.json|tokenizer/merges\.txt"
 VOCABULARIES = [{"tokenizer/vocab.json", "tokenizer/merges.txt"}, {"tokenizer/tokenizer.json"}]
+NO_AVERAGE = "{} holds no moving average; --averaged is for original single files"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def read_single_file(path: Path, prediction: str | None = None, averaged: bool =
 def read_any(source: Path, prediction: str | None = None, averaged: bool = False) -> Checkpoint:
     """What `read_single_file` reads, and also a diffusers folder or a pickle (.ckpt, .bin), which nothing else here opens."""
     if source.is_dir():
+        if averaged:
+            raise CheckpointError(NO_AVERAGE.format(source))
         return read_folder(source, prediction)
     if source.is_file() and is_pickle(source):
         tensors = read_pickle(source)
@@ -100,6 +103,8 @@ def from_tensors(
     if any(layout.findings):
         raise CheckpointError(f"{path} does not fit {kind}: {layout.findings}")
     if not layout.generation:
+        if averaged:
+            raise CheckpointError(NO_AVERAGE.format(path))
         about = json.loads(header.metadata["minisd"])
         return with_prediction(Checkpoint(about["files"], dict(tensors), about.get("decided", "")), prediction)
     check_schedule(path, tensors)

@@ -4,7 +4,6 @@ import json
 import math
 import mmap
 import os
-import pickle
 import re
 import shutil
 import struct
@@ -33,6 +32,14 @@ ALL_DTYPES = {word: dtype for dtype, word in DTYPES.items()} | {
 LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 WINDOW = 2**27  # bytes of a file that are mapped at once
 
+# What official .ckpt files carry of their training: the class that wrote them, and numbers of NumPy.
+TRAINING = [
+    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy", "dtype"),
+]
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be found, read, or made to fit; nothing was loaded or written."""
@@ -49,6 +56,8 @@ class Header(NamedTuple):
 
 def read_header(path: Path) -> Header:
     """The header alone (8 bytes that tell its length, then JSON); raises CheckpointError that says what the file is instead."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; name a file in it")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -92,7 +101,7 @@ def what_it_is(path: Path, start: bytes) -> str:
         return "it is empty"
     if start.startswith(b"version https://git-lfs"):
         return "it is what Git LFS leaves in the place of a file; get the file by `git lfs pull`"
-    if start.startswith((b"PK", b"\x80")):
+    if begins_a_pickle(start):
         return f"it is a pickle, which can run code; convert it safely by `python -m weights_convert {path} OUT`"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
         return "it is a text"
@@ -122,29 +131,46 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def begins_a_pickle(start: bytes) -> bool:
+    """By its first bytes, which can also be the length of a safetensors header; but that begins with a brace in the ninth."""
+    return start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
+
+
 def is_pickle(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(2).startswith((b"PK", b"\x80"))
+        return begins_a_pickle(file.read(9))
+
+
+class Inert:
+    """What a pickle may call and set the state of, as it likes: nothing is kept, and nothing happens."""
+
+    def __init__(self, *args):
+        pass
+
+    def __setstate__(self, state):
+        pass
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
     """The tensors of a .ckpt or .bin file, by PyTorch's reader of weights, which builds tensors and containers and runs nothing.
 
-    Raises CheckpointError for a pickle that asks for anything else, and names it.
+    In the place of what is in TRAINING it puts something Inert. Raises CheckpointError for a pickle that asks for anything else,
+    and names it.
     """
+    stand_ins = [type(name, (Inert,), {"__module__": module}) for module, name in TRAINING]  # the reader goes by these names
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
+        with torch.serialization.safe_globals(stand_ins):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # whatever the reader stumbles over
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
                 f"{path} is refused and nothing in it was run: besides tensors its pickle asks for {asked[1]}; "
                 "get the model as a .safetensors file"
             ) from error
         raise CheckpointError(f"{path} is damaged or not a pickle of tensors") from error
-    except (RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
-        raise CheckpointError(f"{path} is damaged or not a pickle of tensors") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    items = content.items() if isinstance(content, dict) else []
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors by name")
     return tensors
