@@ -3,7 +3,7 @@
 A field's default is Stable Diffusion v1's. What a JSON asks for and minisd does not implement is refused by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,6 +32,13 @@ def required(settings: Mapping[str, Any], name: str, where: str) -> Any:
     return settings[name]
 
 
+def refuse_uneven(widths: Iterable[int], heads: Iterable[int], where: str):
+    """Raises UnsupportedConfig if a width cannot be shared out among its attention's heads."""
+    for width, n in zip(widths, heads):
+        if n < 1 or width % n:
+            raise UnsupportedConfig(f"{where}: a width of {width} cannot be shared among {n} heads")
+
+
 def for_each_level(value: Any, levels: int) -> tuple:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
 
@@ -51,6 +58,7 @@ class CLIPTextConfig:
         settings = settings.get("text_config", settings)  # a full CLIP has its text half in there
         refuse_unless(settings, {"layer_norm_eps": 1e-5}, "text encoder")
         config = cls(**{name: settings[name] for name in asdict(cls()) if name in settings})
+        refuse_uneven([config.hidden_size], [config.num_attention_heads], "text encoder")
         if config.hidden_act not in ("quick_gelu", "gelu"):
             raise UnsupportedConfig(f'text encoder: hidden_act {config.hidden_act!r} is not "quick_gelu" or "gelu"')
         return config
@@ -75,7 +83,9 @@ class CLIPVisionConfig:
         settings = settings.get("vision_config", settings)  # a full CLIP has its vision half in there
         refuse_unless(settings, {"layer_norm_eps": 1e-5, "num_channels": 3, "hidden_act": "quick_gelu"}, "vision tower")
         sizes = [name for name in asdict(cls()) if name != "hidden_act"]
-        return cls(**{name: required(settings, name, "vision tower") for name in sizes})
+        config = cls(**{name: required(settings, name, "vision tower") for name in sizes})
+        refuse_uneven([config.hidden_size], [config.num_attention_heads], "vision tower")
+        return config
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,8 @@ class UNetConfig:
         cross_attention = tuple(kind == "CrossAttnDownBlock2D" for kind in down)
         if cross_attention != tuple(kind == "CrossAttnUpBlock2D" for kind in reversed(up)) or len(down) != len(widths):
             raise UnsupportedConfig("UNet: the levels on the way up must mirror those on the way down, one for each width")
+        heads = for_each_level(settings.get("attention_head_dim", 8), len(widths))  # its name is wrong
+        refuse_uneven(widths, heads, "UNet")
         return cls(
             in_channels=settings.get("in_channels", 4),
             out_channels=settings.get("out_channels", 4),
@@ -143,7 +155,7 @@ class UNetConfig:
             layers_per_block=single(settings.get("layers_per_block", 2), "UNet: layers_per_block"),
             cross_attention=cross_attention,
             cross_attention_dim=single(required(settings, "cross_attention_dim", "UNet"), "UNet: cross_attention_dim"),
-            num_attention_heads=for_each_level(settings.get("attention_head_dim", 8), len(widths)),  # its name is wrong
+            num_attention_heads=heads,
             norm_num_groups=settings.get("norm_num_groups", 32),
             use_linear_projection=settings.get("use_linear_projection", False),
             sample_size=settings.get("sample_size") or cls.sample_size,

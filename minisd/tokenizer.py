@@ -81,19 +81,26 @@ class CLIPTokenizer:
         """Load from a folder (or an id on the Hub) with vocab.json and merges.txt, or with tokenizer.json."""
         folder = resolve(source, lambda names: vocabulary_files(names, str(source), subfolder), **hub)
         paths = [folder / name for name in vocabulary_files(listing(folder), str(folder), subfolder)]
-        return cls.from_files({path.name: read_text(path) for path in paths})
+        texts = {path.name: read_text(path) for path in paths}
+        try:
+            return cls.from_files(texts)
+        except CheckpointError as error:
+            raise CheckpointError(f"in {paths[0].parent}, {error}") from error
 
     @classmethod
     def from_files(cls, files: Mapping[str, str]) -> Self:
         """Load from the texts of these files, by their names."""
         if "vocab.json" in files:
-            vocab = parse_json(files["vocab.json"], "vocab.json")
+            file, vocab = "merges.txt", parse_json(files["vocab.json"], "vocab.json")
             lines = files["merges.txt"].splitlines()
             merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         else:
-            model = parse_json(files["tokenizer.json"], "tokenizer.json")["model"]
+            file, model = "tokenizer.json", parse_json(files["tokenizer.json"], "tokenizer.json")["model"]
             vocab = model["vocab"]
             merges = [tuple(merge.split()) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+        for merge in merges:
+            if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys():
+                raise CheckpointError(f"{file} is damaged: {' '.join(merge)!r} is no pair of the vocabulary's tokens; get it again")
         return cls(vocab, merges, padding_token(files))
 
     def save_pretrained(self, folder: str | os.PathLike):

@@ -1,7 +1,7 @@
 """Settings: the official JSON files are the presets, what is written is read again, and what is not implemented is named."""
 
 import re
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 import torch
@@ -97,6 +97,7 @@ REFUSED = [
     ("unet", {"block_out_channels": [32, 64]}, "the levels on the way up must mirror"),
     ("unet", {"layers_per_block": [1, 2, 2]}, "layers_per_block = [1, 2, 2] is not implemented, only one value for all levels"),
     ("unet", {"cross_attention_dim": [48, 48, 32]}, "cross_attention_dim = [48, 48, 32]"),
+    ("unet", {"attention_head_dim": [4, 5, 4]}, "UNet: a width of 64 cannot be shared among 5 heads"),
     ("vae", {"act_fn": "relu"}, "act_fn = 'relu'"),
     ("vae", {"use_quant_conv": False}, "use_quant_conv = False"),
     ("vae", {"mid_block_add_attention": False}, "mid_block_add_attention = False"),
@@ -104,6 +105,8 @@ REFUSED = [
     ("vae", {"latents_mean": [0, 0, 0, 0]}, "latents_mean = [0, 0, 0, 0]"),
     ("vae", {"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "a AttnDownEncoderBlock2D is not implemented"),
     ("text_encoder", {"hidden_act": "relu"}, "hidden_act 'relu' is not"),
+    ("text_encoder", {"num_attention_heads": 5}, "text encoder: a width of 48 cannot be shared among 5 heads"),
+    ("text_encoder", {"num_attention_heads": 0}, "text encoder: a width of 48 cannot be shared among 0 heads"),
     ("text_encoder", {"layer_norm_eps": 1e-6}, "layer_norm_eps = 1e-06"),
     ("scheduler", {"trained_betas": [0.1, 0.2]}, "trained_betas = [0.1, 0.2]"),
     ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
@@ -118,6 +121,12 @@ REFUSED = [
 def test_what_is_not_implemented_is_refused_by_name(part, change, sentence):
     with pytest.raises(UnsupportedConfig, match=re.escape(sentence)):
         CLASSES[part].from_json({**SMALL["v1"][part], **change})
+
+
+def test_heads_of_the_vision_tower_share_its_width():
+    settings = {**asdict(config.CLIPVisionConfig()), "num_attention_heads": 15}
+    with pytest.raises(UnsupportedConfig, match="vision tower: a width of 1024 cannot be shared among 15 heads"):
+        config.CLIPVisionConfig.from_json(settings)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from helpers import DATA, END, START, WORDS, small_tokenizer, small_vocabulary
 from tokenizers.pre_tokenizers import ByteLevel
 
-from minisd import CLIPTokenizer
+from minisd import CheckpointError, CLIPTokenizer
 
 PROMPTS = [
     "",
@@ -52,12 +52,27 @@ def official_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     pytest.skip("CLIP's vocabulary is not here: pip install --no-deps open_clip_torch (or clip-anytorch) brings it")
 
 
+def needed_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """What the golden prompts need of it: the merges of tokens that ever stand side by side in them, with their official ids."""
+    known = json.loads((DATA / "merges.json").read_text(encoding="utf-8"))
+    letters = sorted(ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(letters + [letter + "</w>" for letter in letters])}
+    vocab |= {pair.replace(" ", ""): i for pair, i in known.items()} | {START: 49406, END: 49407}
+    return vocab, [tuple(pair.split()) for pair in known]
+
+
+def test_the_official_vocabulary_has_what_is_needed_of_it():
+    (vocab, merges), (some, few) = official_vocabulary(), needed_vocabulary()
+    assert len(vocab) == 49408 and some.items() <= vocab.items() and few == [merge for merge in merges if merge in few]
+
+
+@pytest.mark.parametrize("vocabulary", [needed_vocabulary, official_vocabulary])
 @pytest.mark.parametrize(
     "case", json.loads((DATA / "tokens.json").read_text(encoding="utf-8")), ids=lambda case: repr(case["prompt"])
 )
-def test_golden_ids_of_the_official_vocabulary(case):
-    vocab, merges = official_vocabulary()
-    assert (len(vocab), vocab[START], vocab[END], vocab["!"]) == (49408, 49406, 49407, 0)
+def test_golden_ids_of_the_official_vocabulary(case, vocabulary):
+    vocab, merges = vocabulary()
+    assert (vocab[START], vocab[END], vocab["!"]) == (49406, 49407, 0)
     for kind, pad in (("v1", END), ("v2", "!")):
         expected = case[kind] + [vocab[pad]] * (77 - len(case[kind]))
         assert ids(CLIPTokenizer(vocab, merges, pad), case["prompt"]) == expected
@@ -204,3 +219,19 @@ def test_a_version_line_in_the_merges_is_no_merge(tmp_path):
     first, second, *_ = (tmp_path / "tokenizer" / "merges.txt").read_text().splitlines()
     assert first.startswith("#version")
     assert CLIPTokenizer.from_pretrained(tmp_path / "tokenizer").merges[0] == tuple(second.split())
+
+
+@pytest.mark.parametrize("line", ["cat</w>", "a red ball", "nobody knows"])
+@pytest.mark.parametrize("file", ["merges.txt", "tokenizer.json"])
+def test_damaged_merges_are_said_in_a_sentence(tmp_path, file, line):
+    small_tokenizer("v1").save_pretrained(folder := tmp_path / "tokenizer")
+    with (folder / "merges.txt").open("a") as opened:
+        opened.write(line)
+    if file == "tokenizer.json":
+        model = {"vocab": json.loads((folder / "vocab.json").read_text()), "merges": [line]}
+        (folder / "tokenizer.json").write_text(json.dumps({"model": model}))
+        (folder / "vocab.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        CLIPTokenizer.from_pretrained(tmp_path, subfolder="tokenizer")
+    sentence = f"in {folder}, {file} is damaged: '{line}' is no pair of the vocabulary's tokens; get it again"
+    assert str(caught.value) == sentence
