@@ -31,12 +31,15 @@ from weights_convert import (
 from .hub import resolve, these
 
 FORMATS = (torch.float32, torch.float16, torch.bfloat16)  # of weights
+HUB = ("revision", "cache_dir", "token", "local_files_only")  # what can be said of an id
+NEEDLESS = ("use_safetensors", "low_cpu_mem_usage", "feature_extractor", "requires_safety_checker")  # diffusers asks for these
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Pretrained",
     "either",
+    "known",
     "listing",
     "load_strictly",
     "parse_json",
@@ -85,6 +88,19 @@ def either(dtype: torch.dtype | None, torch_dtype: torch.dtype | None) -> torch.
     if chosen not in FORMATS:
         raise TypeError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {chosen!r}")
     return chosen
+
+
+def known(keywords: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The keywords without those that programs for diffusers pass and that change nothing here; the others are to be in `names`.
+
+    Raises TypeError or ValueError otherwise, before anything is loaded.
+    """
+    if keywords.get("use_safetensors") is False:
+        raise ValueError("use_safetensors=False asks for pickles, which can run code and are not read here; leave it out")
+    rest = {name: value for name, value in keywords.items() if name not in NEEDLESS}
+    if unknown := rest.keys() - set(names):
+        raise TypeError(f"{min(unknown)}=… is not known here; leave it out, or give one of {', '.join(names)}")
+    return rest
 
 
 class Unfilled(TorchFunctionMode):
@@ -138,7 +154,7 @@ class Pretrained:
         `variant="fp16"` takes the files that are stored in half precision; `dtype` (or `torch_dtype`), float32 if not given, is
         what they are cast to on the way in. Raises CheckpointError or UnsupportedConfig; then nothing is loaded.
         """
-        chosen = either(dtype, torch_dtype)
+        chosen, hub = either(dtype, torch_dtype), known(hub, HUB)
         variants = ("fp16", None) if hub.get("revision") == "fp16" else (variant,)
         folder = resolve(source, lambda names: part_files(names, str(source), subfolder, cls.weights_name, variants), **hub)
         return cls.from_folder(folder, subfolder, variants, chosen)

@@ -57,6 +57,8 @@ def resolve(
         choose(listing(folder))
         return folder
     repo = str(source)
+    if not folder.exists() and folder.suffix in (".safetensors", ".ckpt"):
+        raise CheckpointError(f'there is no file "{source}"; check its name and its folder')
     if folder.exists() or repo.count("/") != 1 or not all(repo.split("/")):
         raise CheckpointError(f'"{source}" is not a checkpoint folder, and not an id on the Hub, which looks like "owner/name"')
     if revision == "fp16":
@@ -93,7 +95,10 @@ def cached(repo: str, choose: Choose, revision: str | None, cache_dir: str | os.
 
 
 def fetch(repo: str, choose: Choose, revision: str | None, cache_dir: str | os.PathLike | None, token: str | bool | None) -> Path:
-    """The folder in the cache to which the needed files of a repository have been downloaded, with a progress bar."""
+    """The folder in the cache to which the needed files of a repository have been downloaded.
+
+    With progress bars, which huggingface_hub.utils.disable_progress_bars() switches off.
+    """
     from huggingface_hub import list_repo_files, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 

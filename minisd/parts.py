@@ -33,6 +33,7 @@ NETWORKS = {
     "unet": UNet2DConditionModel,
     "safety_checker": StableDiffusionSafetyChecker,
 }
+REPLACEABLE = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "num_inference_steps", "guidance_scale")
 INDEX, SCHEDULER, DEFAULTS = "model_index.json", "scheduler/scheduler_config.json", "defaults.json"
 VOCABULARY = "openai/clip-vit-large-patch14"  # its vocabulary is that of every official Stable Diffusion
 
@@ -70,9 +71,14 @@ def from_folder(
 
 
 def from_file(
-    path: Path, given: Mapping[str, Any], dtype: torch.dtype, tokenizer: str | os.PathLike | None, prediction: str | None
+    path: Path,
+    given: Mapping[str, Any],
+    dtype: torch.dtype,
+    tokenizer: str | os.PathLike | None,
+    prediction: str | None,
+    hub: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The same from a .safetensors file: minisd's own, or an original one."""
+    """The same from a .safetensors file: minisd's own, or an original one; `hub` is for the vocabulary that it may lack."""
     checkpoint = read_single_file(path, prediction)
     if checkpoint.decided.startswith("guessed"):
         kind = checkpoint.json(SCHEDULER)["prediction_type"]
@@ -83,7 +89,7 @@ def from_file(
     refuse_what_is_not_implemented(index, given, str(path))
     parts: dict[str, Any] = checkpoint.json(DEFAULTS) if DEFAULTS in checkpoint.files else {}
     if "tokenizer" not in given:
-        parts["tokenizer"] = vocabulary(checkpoint, path, tokenizer)
+        parts["tokenizer"] = vocabulary(checkpoint, path, tokenizer, hub)
     if "scheduler" not in given:
         parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(checkpoint.json(SCHEDULER))
     for name in checkpoint.parts:
@@ -94,24 +100,28 @@ def from_file(
 
 
 def refuse_what_is_not_implemented(index: Mapping[str, Any], given: Collection[str], where: str):
-    """Raises UnsupportedConfig for another pipeline than text to image, or for a scheduler, unless another one is `given`."""
+    """Raises UnsupportedConfig for another pipeline than text to image, or for its scheduler, unless one is `given`."""
     kind = index.get("_class_name")
     if kind == "StableDiffusionInpaintPipeline":
         raise UnsupportedConfig(f"{where} is for inpainting, with 9 input channels; minisd has no inpainting pipeline")
     if kind != "StableDiffusionPipeline":
         raise UnsupportedConfig(f"{where} is a {kind}; minisd implements StableDiffusionPipeline")
-    scheduler = (index.get("scheduler") or [None, None])[1]
-    if "scheduler" not in given and scheduler not in SCHEDULERS:
+    if "scheduler" in given:
+        return
+    scheduler = (index.get("scheduler") or [None])[-1]
+    if not scheduler:
+        raise UnsupportedConfig(f"{where} names no scheduler; give one, as in scheduler=DDIMScheduler()")
+    if scheduler not in SCHEDULERS:
         raise UnsupportedConfig(f"{scheduler} is not implemented; choose another, as in scheduler=DDIMScheduler()")
 
 
-def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike | None) -> CLIPTokenizer:
+def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike | None, hub: Mapping[str, Any]) -> CLIPTokenizer:
     """The checkpoint's own tokenizer, or another one with the padding that the checkpoint is used to."""
     files = {file.removeprefix("tokenizer/"): text for file, text in checkpoint.files.items() if file.startswith("tokenizer/")}
     if tokenizer is None and checkpoint.has_vocabulary:
         return CLIPTokenizer.from_files(files)
     try:
-        found = CLIPTokenizer.from_pretrained(tokenizer or VOCABULARY)
+        found = CLIPTokenizer.from_pretrained(tokenizer or VOCABULARY, **hub)
     except CheckpointError as error:
         raise CheckpointError(
             f'{path} holds no vocabulary; name a folder that has one, as in tokenizer="folder": {error}'

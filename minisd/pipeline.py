@@ -9,6 +9,8 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
+from copy import copy
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -18,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import either, write_folder
+from .checkpoint import either, known, write_folder
 from .clip import CLIPTextModel
 from .faults import PictureWarning, refuse_faults, warn_if_flat
 from .image import to_pil
 from .noise import Generators, randn
-from .parts import from_file, from_folder, write_parts
+from .parts import REPLACEABLE, from_file, from_folder, write_parts
 from .safety_checker import StableDiffusionSafetyChecker
 from .schedulers import DDIMScheduler, Scheduler
 from .tokenizer import CLIPTokenizer
@@ -149,13 +151,14 @@ class StableDiffusionPipeline:
             raise ValueError(f"eta is a setting of DDIMScheduler; {type(self.scheduler).__name__} has none")
 
         # The noise
-        self.scheduler.set_timesteps(steps, device=self.device)
+        scheduler = copy(self.scheduler)  # two loops at once are two trajectories
+        scheduler.set_timesteps(steps, device=self.device)
         shape = (len(prompts) * num_images_per_prompt, self.unet.config.in_channels, height // factor, width // factor)
         if latents is None:
             latents = randn(shape, generator, self.device)
         elif latents.shape != shape:
             raise ValueError(f"latents have the shape {tuple(latents.shape)} instead of {shape}")
-        latents = latents.to(self.device, torch.float32) * self.scheduler.init_noise_sigma
+        latents = latents.to(self.device, torch.float32) * scheduler.init_noise_sigma
 
         # The words
         context = self.encode_prompt(prompts)
@@ -164,13 +167,13 @@ class StableDiffusionPipeline:
         context = context.repeat_interleave(num_images_per_prompt, dim=0)  # (B or 2B, 77, D)
 
         # From noise to a picture's latents
-        for i, t in enumerate(tqdm(self.scheduler.timesteps, **self.progress_bar_config)):
-            x = self.scheduler.scale_model_input(latents, t).to(self.dtype)
+        for i, t in enumerate(tqdm(scheduler.timesteps, **self.progress_bar_config)):
+            x = scheduler.scale_model_input(latents, t).to(self.dtype)
             if guided:
                 eps = guide(*self.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.float().chunk(2), scale)
             else:
                 eps = self.unet(x, t, encoder_hidden_states=context).sample
-            latents, x0 = self.scheduler.step(eps, t, latents, **more)
+            latents, x0 = scheduler.step(eps, t, latents, **more)
             refuse_faults(latents, f"the latents after timestep {float(t):g}", self.dtype)
             yield Step(i, t, latents, x0)
 
@@ -214,10 +217,10 @@ class StableDiffusionPipeline:
     def dtype(self) -> torch.dtype:
         return self.unet.conv_in.weight.dtype
 
-    def to(self, *device_or_dtype: torch.device | torch.dtype | str) -> Self:
-        """Move every network: `.to("cuda")`, `.to(torch.float16)`, or both."""
+    def to(self, *device_or_dtype: torch.device | torch.dtype | str, **by_name: torch.device | torch.dtype | str) -> Self:
+        """Move every network: `.to("cuda")`, `.to(torch.float16)`, or both; also by name, `.to(dtype=torch.float16)`."""
         for network in self.networks:
-            network.to(*device_or_dtype)
+            network.to(*device_or_dtype, **by_name)
         return self
 
     def set_progress_bar_config(self, **settings):
@@ -243,11 +246,14 @@ class StableDiffusionPipeline:
         `variant="fp16"` takes the files in half precision. `parts` replaces parts, as in `scheduler=…`. A checkpoint's safety
         checker is loaded too; `safety_checker=None` leaves it out.
 
-        Raises CheckpointError or UnsupportedConfig with what to do; then nothing is loaded.
+        Raises CheckpointError or UnsupportedConfig with what to do, and TypeError for a keyword that nothing here knows; then
+        nothing is loaded. Four that programs for diffusers pass change nothing here: `use_safetensors=True`, `low_cpu_mem_usage`,
+        `feature_extractor`, `requires_safety_checker`.
         """
+        hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         if Path(source).is_file():
-            return cls.from_single_file(source, dtype=either(dtype, torch_dtype), **parts)
-        hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+            return cls.from_single_file(source, dtype=either(dtype, torch_dtype), **hub, **parts)
+        parts, hub = known(parts, REPLACEABLE), {"revision": revision, **hub}
         return cls(**{**from_folder(source, parts, either(dtype, torch_dtype), variant, hub), **parts})
 
     @classmethod
@@ -258,21 +264,27 @@ class StableDiffusionPipeline:
         prediction_type: str | None = None,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
         **parts,
     ) -> Self:
         """A .safetensors file that holds all parts: minisd's own, or one in the layout in which v1 and v2 were first published.
 
         Those have no vocabulary: `tokenizer` names a folder or an id on the Hub that has it; without it, that of CLIP is taken from
-        the Hub or its cache. `prediction_type` ("epsilon" or "v_prediction") overrules what is known or guessed of the file. Where
-        a file holds the UNet twice, as trained and averaged (EMA), this takes the first; `weights_convert --averaged` the other.
+        the Hub or its cache, as `cache_dir`, `token` and `local_files_only` say. `prediction_type` ("epsilon" or "v_prediction")
+        overrules what is known or guessed of the file. Where a file holds the UNet twice, as trained and averaged (EMA), this takes
+        the first; `weights_convert --averaged` the other.
 
-        Raises CheckpointError or UnsupportedConfig with what to do; then nothing is loaded.
+        Raises as `from_pretrained` does; then nothing is loaded.
         """
         if prediction_type not in (None, "epsilon", "v_prediction"):
             raise ValueError(f'prediction_type {prediction_type!r} is not "epsilon" or "v_prediction"')
         if isinstance(tokenizer, CLIPTokenizer):
             parts["tokenizer"] = tokenizer
-        return cls(**{**from_file(Path(path), parts, either(dtype, torch_dtype), tokenizer, prediction_type), **parts})
+        parts = known(parts, REPLACEABLE)
+        hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+        return cls(**{**from_file(Path(path), parts, either(dtype, torch_dtype), tokenizer, prediction_type, hub), **parts})
 
     @property
     def components(self) -> dict[str, Any]:
@@ -304,7 +316,7 @@ def check(prompt, negative_prompt, height, width, factor, steps, guidance_scale,
         "num_inference_steps": steps,
         "num_images_per_prompt": num_images,
     }.items():
-        if not isinstance(number, int):
+        if not isinstance(number, Integral):
             raise TypeError(f"{name} must be a whole number, not {number!r}")
     if height % factor or width % factor or height <= 0 or width <= 0:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]

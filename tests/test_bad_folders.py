@@ -138,6 +138,12 @@ def test_an_empty_folder(tmp_path):
         StableDiffusionPipeline.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("source", ["nowhere.safetensors", "some/nowhere.safetensors", "/no/where/model.ckpt"])
+def test_a_file_that_is_not_there(source):
+    with pytest.raises(CheckpointError, match=f'there is no file "{source}"; check its name and its folder'):
+        StableDiffusionPipeline.from_pretrained(source)
+
+
 @pytest.mark.parametrize("source", ["no/such/folder", "nowhere", "./nowhere/at/all"])
 def test_a_source_that_is_neither_folder_nor_id(source):
     with pytest.raises(CheckpointError, match=f'"{source}" is not a checkpoint folder, and not an id on the Hub'):
@@ -158,6 +164,9 @@ def test_an_id_that_cannot_be_had(tmp_path):
             "is a StableDiffusionXLPipeline; minisd implements Stable",
         ),
         ("model_index.json", {"scheduler": ["diffusers", "HeunDiscreteScheduler"]}, "HeunDiscreteScheduler is not implemented"),
+        ("model_index.json", {"scheduler": None}, "names no scheduler; give one, as in scheduler=DDIMScheduler()"),
+        ("model_index.json", {"scheduler": [None, None]}, "names no scheduler"),
+        ("text_encoder/config.json", {"num_attention_heads": 5}, "text encoder: a width of 48 cannot be shared among 5 heads"),
         ("unet/config.json", {"act_fn": "mish"}, "UNet: act_fn = 'mish' is not implemented, only 'silu'"),
         ("vae/config.json", {"use_quant_conv": False}, "VAE: use_quant_conv = False"),
         ("text_encoder/config.json", {"hidden_act": "relu"}, "text encoder: hidden_act 'relu'"),
@@ -175,3 +184,34 @@ def test_a_part_can_be_replaced_when_the_folders_own_is_not_implemented(folder):
     change_json(folder / "model_index.json", scheduler=["diffusers", "HeunDiscreteScheduler"])
     scheduler = small_pipeline("v1").scheduler
     assert StableDiffusionPipeline.from_pretrained(folder, scheduler=scheduler).scheduler is scheduler
+
+
+# Keywords
+
+
+def test_what_programs_for_diffusers_pass_is_accepted(folder):
+    needless = {"use_safetensors": True, "low_cpu_mem_usage": True, "requires_safety_checker": False, "feature_extractor": None}
+    assert StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, **needless).safety_checker is None
+    assert UNet2DConditionModel.from_pretrained(folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "kind", "sentence"),
+    [
+        ({"custom_pipeline": "x"}, TypeError, "custom_pipeline=… is not known here; leave it out, or give one of "),
+        (
+            {"use_safetensors": False},
+            ValueError,
+            "use_safetensors=False asks for pickles, which can run code and are not read here",
+        ),
+    ],
+    ids=["unknown", "pickles"],
+)
+def test_keywords_are_refused_before_anything_is_looked_for(tmp_path, keyword, kind, sentence):
+    for load in (
+        StableDiffusionPipeline.from_pretrained,
+        StableDiffusionPipeline.from_single_file,
+        UNet2DConditionModel.from_pretrained,
+    ):
+        with pytest.raises(kind, match=sentence):
+            load(tmp_path / "nowhere", **keyword)

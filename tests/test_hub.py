@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import small_tokenizer
 from huggingface_hub import errors
+from originals import write_original
 from safetensors.torch import load_file, save_file
 
 from minisd import (
@@ -23,6 +24,7 @@ from minisd import (
     UNet2DConditionModel,
 )
 from minisd.hub import ALIASES
+from minisd.parts import VOCABULARY
 
 # The HTTP library that this version of the Hub's library uses.
 http = importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
@@ -289,6 +291,26 @@ def test_sharded_weights(hub, recwarn, variant):
     (folder / shards[1]).unlink()
     with pytest.raises(CheckpointError, match=re.escape(f"{shards[1]} is missing")):
         UNet2DConditionModel.from_pretrained(hub.repositories[V1], subfolder="unet", variant=variant)
+
+
+@pytest.fixture
+def without_words(hub, tmp_path, small_presets) -> Path:
+    """A single file that holds no vocabulary; the Hub has one."""
+    hub.repositories[VOCABULARY] = tmp_path / "clip"
+    small_tokenizer("v1").save_pretrained(tmp_path / "clip")
+    return write_original(tmp_path / "v1.safetensors", "v1")
+
+
+@pytest.mark.parametrize("load", [StableDiffusionPipeline.from_pretrained, StableDiffusionPipeline.from_single_file])
+def test_the_vocabulary_of_a_single_file_is_looked_up_as_is_asked(hub, without_words, tmp_path, load):
+    with pytest.raises(CheckpointError, match=r"holds no vocabulary; .* local_files_only=True forbids to fetch it"):
+        load(without_words, local_files_only=True)
+    assert hub.asked == hub.fetched == []
+    load(without_words, token="secret")
+    assert hub.asked == [(VOCABULARY, None, "secret")] and {"vocab.json", "merges.txt"} <= set(hub.fetched)
+    load(without_words, local_files_only=True)  # now the cache has it
+    with pytest.raises(CheckpointError, match="holds no vocabulary"):
+        load(without_words, cache_dir=tmp_path / "another", local_files_only=True)
 
 
 # What can go wrong
