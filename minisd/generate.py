@@ -4,6 +4,7 @@ Paths of the pictures go to standard output, everything else to standard error.
 """
 
 import argparse
+import math
 import os
 import random
 import re
@@ -59,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--no-safety-checker", action="store_true", help="leave out the safety checker, where a checkpoint has one")
     p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
-    p.add_argument("--guidance-scale", "--scale", type=float, metavar="W", help="how strongly to follow the prompt; 1: not at all")
+    p.add_argument(
+        "--guidance-scale", "--scale", type=float, metavar="W", help="how strongly to follow the prompt; 1: without guidance"
+    )
     p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
     p.add_argument("--plms", dest="sampler", action="store_const", const="pndm", help=argparse.SUPPRESS)
     p.add_argument("--klms", dest="sampler", action="store_const", const="lms", help=argparse.SUPPRESS)
@@ -89,14 +92,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
     args = parser().parse_args([re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in given])
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
-        run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: args.quiet or print(f"note: {message}", file=sys.stderr)
+            run(args)
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        if "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|not enough memory", str(error)):
             raise
         print("error: not enough memory: ask for a smaller --height and --width, or --dtype bfloat16", file=sys.stderr)
         return 1
@@ -123,7 +127,7 @@ def run(args: argparse.Namespace):
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
     device = device_of(args.device)
-    half = device == "cuda" and args.precision != "full"
+    half = device.startswith("cuda") and args.precision != "full"
     dtype = DTYPES[args.dtype or ("float16" if half else "float32")]
     pipe = StableDiffusionPipeline.from_pretrained(args.model, dtype=dtype, **how_to_load(args)).to(device)
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
@@ -145,9 +149,8 @@ def run(args: argparse.Namespace):
                 print(save_gif(film, path.with_suffix(".gif")), flush=True)
             pictures.append(image)
     if args.grid:
-        columns = args.num_images if args.num_images > 1 else round(len(pictures) ** 0.5)
-        while len(pictures) % columns:
-            columns -= 1
+        columns = args.num_images if args.num_images > 1 else math.ceil(len(pictures) ** 0.5)
+        pictures += [Image.new("RGB", pictures[0].size, "white")] * (-len(pictures) % columns)
         grid = image_grid(pictures, len(pictures) // columns, columns)
         again = settings(pipe, orders[0], pictures[0], args) | {"grid": [[order.prompt, order.seed] for order in orders]}
         print(save_png(grid, file_name(args.out, orders[0], "-grid"), again), flush=True)
@@ -159,7 +162,7 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
     prompts = args.prompts + args.more_prompts
     if args.from_file:
         try:
-            lines = args.from_file.read_text(encoding="utf-8").splitlines()
+            lines = args.from_file.read_text(encoding="utf-8-sig").splitlines()
         except FileNotFoundError:
             raise ValueError(f"there is no file {args.from_file} to read prompts from") from None
         except UnicodeDecodeError:
@@ -185,9 +188,9 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
 
 
 def device_of(name: str) -> str:
-    if name == "auto":
-        return best_device()
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto" or (name == "cuda" and there["cuda"]):
+        return best_device()
     if not there[name]:
         raise ValueError(f"this machine, or this PyTorch, has no {name}; leave --device out, or say --device cpu")
     return name
@@ -258,8 +261,8 @@ def file_name(out: Path, order: Order, suffix: str = "") -> Path:
 
 
 def best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
+    if torch.cuda.is_available():  # under torchrun, each process has a GPU of its own
+        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
@@ -279,4 +282,6 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a prompt may hold what the terminal cannot show
+        stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -138,6 +138,22 @@ def test_the_loop_can_be_watched(pipe):
     assert all(step.pred_original_sample.shape == (1, 4, 8, 8) for step in steps)
 
 
+def test_two_loops_may_be_watched_side_by_side(pipe):
+    """They share a pipeline, and neither disturbs the other."""
+    pairs = list(zip(*(pipe.denoise(prompt, num_inference_steps=4, generator=seeded()) for prompt in PROMPTS[:2])))
+    assert torch.equal(pairs[-1][0].latents, draw(pipe, PROMPTS[0]))
+    assert torch.equal(pairs[-1][1].latents, draw(pipe, PROMPTS[1]))
+
+
+def test_networks_move_as_modules_do(pipe):
+    assert pipe.to(dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert pipe.to(device="cpu", dtype=torch.float32).dtype == torch.float32
+
+
+def test_sizes_may_be_any_whole_numbers(pipe):
+    assert torch.equal(draw(pipe, height=np.int64(64)), draw(pipe, height=64))
+
+
 def test_the_guesses_come_near_the_end(pipe):
     *_, last = pipe.denoise(PROMPTS[0], num_inference_steps=10, generator=seeded())
     assert distance(last.pred_original_sample, last.latents) < 0.1

@@ -195,6 +195,22 @@ def test_half_precision_latents_are_stepped_in_float32(sampler, dtype):
 
 
 @ALL
+def test_drowned_latents_keep_their_dtype(sampler):
+    x, noise = randn(1, 4, 8, 8, seed=1).half(), randn(1, 4, 8, 8, seed=2).half()
+    scheduler = begun(sampler, 4)
+    assert scheduler.add_noise(x, noise, scheduler.timesteps[1:2]).dtype == torch.float16
+
+
+def test_settings_of_programs_for_diffusers_are_taken_or_refused_by_name():
+    assert DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False)
+    assert PNDMScheduler(skip_prk_steps=True)
+    with pytest.raises(UnsupportedConfig, match="skip_prk_steps"):
+        PNDMScheduler(skip_prk_steps=False)
+    with pytest.raises(UnsupportedConfig, match="use_karras_sigmas"):
+        LMSDiscreteScheduler.from_config(DDIMScheduler().config, use_karras_sigmas=True)
+
+
+@ALL
 def test_a_step_leaves_what_it_is_given_alone(sampler):
     scheduler, x, eps = begun(sampler, 4), randn(1, 4, 8, 8, seed=1), randn(1, 4, 8, 8, seed=2)
     given = x.clone(), eps.clone()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from minisd.config import CLIPTextConfig, CLIPVisionConfig, UNetConfig, VAEConfig
+from minisd.config import TINY_TEXT, TINY_VAE, TINY_VISION, CLIPTextConfig, CLIPVisionConfig, UNetConfig, VAEConfig
 from minisd.schedulers import PNDMScheduler
 from minisd.tiny.picture_book import compose, is_held_out
 from minisd.train import clip, unet, vae
@@ -62,6 +62,41 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
     assert torch.equal(weights(unbroken), weights(resumed))
     states = [torch.load(tmp_path / run / "state.pt", weights_only=True) for run in "ab"]
     assert all(torch.equal(states[0]["model"][name], states[1]["model"][name]) for name in states[0]["model"])
+
+
+def test_steps_that_a_kill_undid_are_not_logged_twice(tmp_path):
+    def killed_at(last):
+        def loss_of(model, step):
+            if step == last:
+                raise KeyboardInterrupt
+            return toy_loss(RECIPE)(model, step)
+
+        return loss_of
+
+    recipe = replace(RECIPE, steps=160)
+    for last, save_every in ((60, 0), (120, 1e9)):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, toy(), recipe, killed_at(last), save_every=save_every)
+    train(tmp_path, toy(), recipe, toy_loss(recipe))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()]
+    assert steps == [50, 100, 150, 160]
+
+
+def test_a_clip_with_another_vocabulary_is_found_again(tmp_path):
+    """The vocabulary is learnt from captions: whoever changes the world gets another one."""
+    tokenizer = learn_tokenizer(captions=300)
+    tokenizer.save_pretrained(tmp_path / "clip" / "tokenizer")
+    models = {"clip": clip.CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), TINY_VISION), "vae": AutoencoderKL(TINY_VAE)}
+    for name, model in models.items():
+        (tmp_path / name).mkdir(exist_ok=True)
+        torch.save({"average": model.state_dict()}, tmp_path / name / "state.pt")
+    _, text_encoder, found = unet.parts(tmp_path)
+    assert text_encoder.config.vocab_size == len(found.vocab) == len(tokenizer.vocab) != TINY_TEXT.vocab_size
+
+
+def test_a_training_that_lacks_another_says_which(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"begin with: python -m minisd\.train clip"):
+        unet.parts(tmp_path)
 
 
 def test_finished_gives_the_average(tmp_path):

@@ -22,22 +22,23 @@ STEPS = (3, 5, 10, 20, 50)
 ASKED = ("one thing", "two things", "riding")
 
 
-def points() -> Iterator[dict]:
-    """Where the curves are measured; a scale of None is the model's own."""
+def points(model: str, count: int) -> Iterator[dict]:
+    """Where the curves are measured, each with `count` pictures; a scale of None is the model's own."""
+    same = {"model": model, "of": count}
     for scale in SCALES:
         for name in ASKED:
-            yield {"curve": "guidance", "set": name, "sampler": "pndm", "steps": SCALE_STEPS, "scale": scale}
+            yield {"curve": "guidance", "set": name, "sampler": "pndm", "steps": SCALE_STEPS, "scale": scale, **same}
     for sampler in SAMPLERS:
         for steps in STEPS:
-            yield {"curve": "steps", "set": "two things", "sampler": sampler, "steps": steps, "scale": None}
+            yield {"curve": "steps", "set": "two things", "sampler": sampler, "steps": steps, "scale": None, **same}
 
 
-def measure(pipe: StableDiffusionPipeline, point: dict, count: int) -> dict:
-    """The point, and how many of `count` pictures are right there."""
+def measure(pipe: StableDiffusionPipeline, point: dict) -> dict:
+    """The point, and how many pictures are right there."""
     pipe.scheduler = SAMPLERS[point["sampler"]].from_config(pipe.scheduler.config)
-    prompts = prompts_of(point["set"], count, 0)
+    prompts = prompts_of(point["set"], point["of"], 0)
     share = rate(right(geometry.judge(painter(pipe, point["steps"], point["scale"])(prompts)), prompts))
-    return {**point, "right": share.right, "of": share.of}
+    return {**point, "right": share.right}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = p.parse_args(arguments)
     pipe = load(args.model)
     measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
-    known = [{name: value for name, value in point.items() if name not in ("right", "of")} for point in measured]
-    for point in points():
+    known = [{name: value for name, value in point.items() if name != "right"} for point in measured]
+    for point in points(args.model, args.prompts):
         if point not in known:
-            measured.append(measure(pipe, point, args.prompts))
+            measured.append(measure(pipe, point))
             print("{right:3}/{of}  {curve}: {set}, {sampler}, {steps} steps, scale {scale}".format(**measured[-1]))
             args.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -30,7 +30,8 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig | None = None, **settings):
         """Settings are the fields of SchedulerConfig; what is not given is as in Stable Diffusion."""
-        self.config = config = replace(config or SchedulerConfig(), **settings)
+        refuse_unless(settings, self.implemented, type(self).__name__)
+        self.config = config = SchedulerConfig.from_json({**asdict(config or SchedulerConfig()), **settings})
         self.spacing = config.timestep_spacing or self.spacings[0]
         if self.spacing not in self.spacings:
             raise UnsupportedConfig(f"{type(self).__name__}: timestep_spacing {self.spacing!r} is not one of {self.spacings}")
@@ -102,4 +103,4 @@ class Scheduler:
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Drown clean latents in noise up to a timestep for each (Ho et al. 2020, eq. 4)."""
         alpha = self.alphas_cumprod.to(original_samples.device)[timesteps.long()].view(-1, 1, 1, 1)
-        return schedule.add_noise(original_samples, noise, alpha)
+        return schedule.add_noise(original_samples, noise, alpha).to(original_samples.dtype)

@@ -25,6 +25,9 @@ def blend(sigmas: list[float], sigma_next: float) -> list[float]:
     return weights
 
 
+SLOPES = 4  # how many of the past are looked at
+
+
 class LMSDiscreteScheduler(Scheduler):
     """Linear multistep sampling in σ = √((1−ᾱ)/ᾱ): dx/dσ = ε for x = x0 + σ ε.
 
@@ -32,7 +35,6 @@ class LMSDiscreteScheduler(Scheduler):
     """
 
     spacings = ("linspace", "leading")
-    order = 4
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -65,7 +67,7 @@ class LMSDiscreteScheduler(Scheduler):
         eps = to_epsilon(model_output.float(), x * alpha**0.5, alpha, self.config.prediction_type)
         x0 = x - sigma * eps
 
-        self.noises = [eps, *self.noises[: self.order - 1]]
+        self.noises = [eps, *self.noises[: SLOPES - 1]]
         past = self.sigmas[index + 1 - len(self.noises) : index + 1][::-1]
         x = x + sum(weight * noise for weight, noise in zip(blend(past, self.sigmas[index + 1]), self.noises))
         return SchedulerOutput(x.to(sample.dtype), x0.to(sample.dtype))

@@ -20,6 +20,8 @@ class PNDMScheduler(Scheduler):
 
     The first hop is walked twice: tried with the slope at its start, then, from the same start, with the mean of the slopes at
     both its ends (Heun's method). So n steps take n + 1 calls of the UNet, and the second timestep stands in the list twice.
+
+    Of v-models, too, it is ε that is blended, where diffusers blends v; the official ones come with DDIM.
     """
 
     spacings = ("leading",)

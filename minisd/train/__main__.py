@@ -4,7 +4,7 @@
     python -m minisd.train vae
     python -m minisd.train decoder              # needs vae, and makes its pictures sharper
     python -m minisd.train unet                 # needs clip and vae
-    python -m minisd.train judge                # needs vae: the second judge of `python -m minisd.evaluate`
+    python -m minisd.train judge                # needs clip and vae: the second judge of `python -m minisd.evaluate`
     python -m minisd.train ablations            # needs clip and vae: what if one thing were different?
     python -m minisd.train plot                 # the logs as curves
     python -m minisd.train pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if "WORLD_SIZE" in os.environ:
         torch.set_num_threads(1)
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         run(args)
     except (ValueError, OSError, ImportError) as error:

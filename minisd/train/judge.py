@@ -131,5 +131,6 @@ def run(folder: Path, recipe: Recipe = RECIPE):
     wait_for_all()
     torch.manual_seed(recipe.seed)
     train(folder / "judge", Detector(), recipe, loss_with(torch.load(pool, weights_only=True)["pictures"], recipe), show)
-    weights = finished(folder / "judge", Detector()).state_dict()
-    save_file({name: tensor.half() for name, tensor in weights.items()}, folder / "judge" / "judge.safetensors")
+    if rank_and_world()[0] == 0:
+        weights = finished(folder / "judge", Detector()).state_dict()
+        save_file({name: tensor.half() for name, tensor in weights.items()}, folder / "judge" / "judge.safetensors")

@@ -12,13 +12,14 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,14 @@ class Recipe:
 @contextmanager
 def fast_arithmetic(recipe: Recipe):
     """Matrix products in bfloat16, and attention as separate products, whose gradient is faster on a CPU than the fused one's."""
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    on_cpu, before = device().type == "cpu", torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     half = torch.autocast(device().type, torch.bfloat16) if recipe.bfloat16 else nullcontext()
-    with half, sdpa_kernel(SDPBackend.MATH):
-        yield
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(on_cpu)
+    try:
+        with half, sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 
 def device() -> torch.device:
@@ -125,6 +130,7 @@ def train(
     if state_file.exists():
         state = torch.load(state_file, weights_only=True, map_location=device())
         first = state["step"]
+        forget_after(first, log_file)
         model.load_state_dict(state["model"])
         average.model.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -132,7 +138,8 @@ def train(
     rank, world = rank_and_world()
     shown: dict[str, list[float]] = {}
     clock = saved = drawn = time.monotonic()
-    for step in range(first, recipe.steps):
+    steps = range(first, recipe.steps)
+    for step in (bar := tqdm(steps, folder.name, initial=first, total=recipe.steps, disable=True if rank else None)):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
         with fast_arithmetic(recipe):
@@ -152,23 +159,36 @@ def train(
             line = {"step": done, "lr": recipe.learning_rate_at(step), "steps_per_second": len(shown["loss"]) / (now - clock)}
             line |= {name: sum(values) / len(values) for name, values in shown.items()}
             shown, clock = {}, now
+            bar.set_postfix(loss=line["loss"])
             with log_file.open("a") as log:
                 log.write(json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n")
         if rank == 0 and (last or time.monotonic() - saved > save_every):
             state = {"step": done, "model": model.state_dict(), "average": average.model.state_dict()}
-            write_atomically(state_file, {**state, "optimizer": optimizer.state_dict(), "recipe": asdict(recipe)})
+            write_atomically(state_file, {**state, "optimizer": optimizer.state_dict()})
             saved = time.monotonic()
         if rank == 0 and show and (last or time.monotonic() - drawn > show_every):
             with log_file.open("a") as log:
                 log.write(json.dumps({"step": done, **show(average.model, folder / "sheet.png")}) + "\n")
             drawn = time.monotonic()
+    wait_for_all()  # until the first process has written the last state
     return average.model
+
+
+def forget_after(step: int, log_file: Path):
+    """Steps that a kill has undone will be logged again."""
+    if rank_and_world()[0] == 0 and log_file.exists():
+        lines = log_file.read_text().splitlines(keepends=True)
+        log_file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
+def require(folder: Path):
+    if not (folder / "state.pt").exists():
+        raise FileNotFoundError(f"{folder} has no training yet; begin with: python -m minisd.train {folder.name}")
 
 
 def finished(folder: Path, model: nn.Module, averaged: bool = True) -> nn.Module:
     """The averaged weights of a training, or the last ones, put into `model`. Raises FileNotFoundError if it has not begun."""
-    if not (folder / "state.pt").exists():
-        raise FileNotFoundError(f"{folder} has no training yet; begin with: python -m minisd.train {folder.name}")
+    require(folder)
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(state["average" if averaged else "model"])
     return model.eval().requires_grad_(False)

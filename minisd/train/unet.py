@@ -8,6 +8,7 @@ anew every time, and now and then left out, so that the model also learns what p
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,13 +34,14 @@ from .loop import (
     finished,
     from_all,
     rank_and_world,
+    require,
     sample_seeds,
     train,
     write_atomically,
 )
 from .vae import centred
 
-RECIPE = Recipe(steps=20000, batch_size=48, learning_rate=1e-3, ema=0.9995)
+RECIPE = Recipe(steps=30000, batch_size=48, learning_rate=1e-3, ema=0.9995)
 SCENES = 60_000
 CAPTION_DROPOUT = 0.1
 GUIDANCE_SCALE = 2.0  # what the model takes when nothing is said; `minisd.evaluate.curves` has measured it
@@ -130,8 +132,9 @@ def show_with(pipe: StableDiffusionPipeline):
 
 def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
     """What the trainings before this one made; the decoder is the later one, where there is one."""
+    require(folder / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip" / "tokenizer")
-    clip = finished(folder / "clip", CLIP(TINY_TEXT, TINY_VISION))
+    clip = finished(folder / "clip", CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), TINY_VISION))
     sharper = (folder / "decoder" / "state.pt").exists()
     vae = finished(folder / ("decoder" if sharper else "vae"), AutoencoderKL(TINY_VAE))
     return centred(vae), clip.text, tokenizer
