@@ -204,6 +204,8 @@ def how_to_load(args: argparse.Namespace) -> dict:
     if given and not Path(args.model).is_file():
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"{flags}: only for an original single file, and {args.model} is none")
+    if args.sampler and not Path(args.model).is_file():  # before loading: the model's own may be one that is not implemented
+        more["scheduler"] = SAMPLERS[args.sampler].from_pretrained(args.model, subfolder="scheduler", revision=args.revision)
     return more | given | ({"safety_checker": None} if args.no_safety_checker else {})
 
 

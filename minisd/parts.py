@@ -11,6 +11,7 @@ import torch
 from .checkpoint import (
     Checkpoint,
     CheckpointError,
+    known,
     part_files,
     read_json,
     read_single_file,
@@ -36,6 +37,15 @@ NETWORKS = {
 REPLACEABLE = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "num_inference_steps", "guidance_scale")
 INDEX, SCHEDULER, DEFAULTS = "model_index.json", "scheduler/scheduler_config.json", "defaults.json"
 VOCABULARY = "openai/clip-vit-large-patch14"  # its vocabulary is that of every official Stable Diffusion
+
+
+def replacements(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts among the keywords of a loader; raises TypeError for names that no part has, and for names of files."""
+    parts = known(keywords, REPLACEABLE)
+    for name, part in parts.items():
+        if isinstance(part, str | os.PathLike):
+            raise TypeError(f"{name} is to be loaded before it is given, as in {name}=….from_pretrained({str(part)!r})")
+    return parts
 
 
 def from_folder(
@@ -112,7 +122,8 @@ def refuse_what_is_not_implemented(index: Mapping[str, Any], given: Collection[s
     if not scheduler:
         raise UnsupportedConfig(f"{where} names no scheduler; give one, as in scheduler=DDIMScheduler()")
     if scheduler not in SCHEDULERS:
-        raise UnsupportedConfig(f"{scheduler} is not implemented; choose another, as in scheduler=DDIMScheduler()")
+        like_it = f'scheduler=DDIMScheduler.from_pretrained("{where}", subfolder="scheduler")'
+        raise UnsupportedConfig(f"{scheduler} is not implemented; give another with its settings: {like_it}")
 
 
 def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike | None, hub: Mapping[str, Any]) -> CLIPTokenizer:

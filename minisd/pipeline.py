@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import either, known, write_folder
+from .checkpoint import either, write_folder
 from .clip import CLIPTextModel
 from .faults import PictureWarning, refuse_faults, warn_if_flat
 from .image import to_pil
 from .noise import Generators, randn
-from .parts import REPLACEABLE, from_file, from_folder, write_parts
+from .parts import from_file, from_folder, replacements, write_parts
 from .safety_checker import StableDiffusionSafetyChecker
 from .schedulers import DDIMScheduler, Scheduler
 from .tokenizer import CLIPTokenizer
@@ -253,7 +253,7 @@ class StableDiffusionPipeline:
         hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         if Path(source).is_file():
             return cls.from_single_file(source, dtype=either(dtype, torch_dtype), **hub, **parts)
-        parts, hub = known(parts, REPLACEABLE), {"revision": revision, **hub}
+        parts, hub = replacements(parts), {"revision": revision, **hub}
         return cls(**{**from_folder(source, parts, either(dtype, torch_dtype), variant, hub), **parts})
 
     @classmethod
@@ -282,7 +282,7 @@ class StableDiffusionPipeline:
             raise ValueError(f'prediction_type {prediction_type!r} is not "epsilon" or "v_prediction"')
         if isinstance(tokenizer, CLIPTokenizer):
             parts["tokenizer"] = tokenizer
-        parts = known(parts, REPLACEABLE)
+        parts = replacements(parts)
         hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         return cls(**{**from_file(Path(path), parts, either(dtype, torch_dtype), tokenizer, prediction_type, hub), **parts})
 

@@ -218,6 +218,17 @@ def changed(path: Path, change) -> Path:
     return path
 
 
+def also(path: str):
+    """A file that would be written elsewhere, when a folder is made of the checkpoint."""
+
+    def change(metadata: dict[str, str]):
+        about = json.loads(metadata["minisd"])
+        about["files"][path] = "{}"
+        metadata["minisd"] = json.dumps(about)
+
+    return change
+
+
 def without(path: str):
     def change(metadata: dict[str, str]):
         about = json.loads(metadata["minisd"])
@@ -232,6 +243,9 @@ def without(path: str):
     [
         (lambda m: m.update(minisd="{"), "is damaged: its description of itself cannot be read (JSONDecodeError)"),
         (lambda m: m.update(minisd="{}"), "is damaged: its description of itself cannot be read (KeyError)"),
+        (also("../config.json"), "is damaged or malicious: it says it holds '../config.json'"),
+        (also("/tmp/config.json"), "is damaged or malicious: it says it holds '/tmp/config.json'"),
+        (also("unet/config.py"), "is damaged or malicious: it says it holds 'unet/config.py'"),
         (without("unet/config.json"), "is damaged: its description of itself cannot be read (KeyError)"),
         (without("vae/config.json"), "does not fit Stable Diffusion as it describes itself: it has unexpected vae."),
         (lambda m: m.pop("minisd"), "is no Stable Diffusion"),

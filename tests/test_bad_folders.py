@@ -9,7 +9,7 @@ import torch
 from helpers import small_network, small_pipeline
 from safetensors.torch import load_file, save_file
 
-from minisd import CheckpointError, StableDiffusionPipeline, UNet2DConditionModel, UnsupportedConfig
+from minisd import CheckpointError, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UnsupportedConfig
 from minisd.checkpoint import load_strictly
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -215,3 +215,21 @@ def test_keywords_are_refused_before_anything_is_looked_for(tmp_path, keyword, k
     ):
         with pytest.raises(kind, match=sentence):
             load(tmp_path / "nowhere", **keyword)
+
+
+def test_the_advice_for_a_foreign_sampler_helps(folder):
+    """It keeps what the folder says of its sampler, such as that its model predicts v."""
+    change_json(folder / "model_index.json", scheduler=["diffusers", "HeunDiscreteScheduler"])
+    change_json(folder / "scheduler/scheduler_config.json", prediction_type="v_prediction")
+    with pytest.raises(UnsupportedConfig) as error:
+        StableDiffusionPipeline.from_pretrained(folder)
+    advice = str(error.value).split("settings: ")[1]
+    names = {"StableDiffusionPipeline": StableDiffusionPipeline, "DDIMScheduler": DDIMScheduler}
+    pipe = eval(f"StableDiffusionPipeline.from_pretrained({str(folder)!r}, {advice})", names)
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("part", ["vae", "tokenizer"])
+def test_a_part_is_no_name_of_a_part(folder, part):
+    with pytest.raises(TypeError, match=f"{part} is to be loaded before it is given"):
+        StableDiffusionPipeline.from_pretrained(folder, **{part: "somewhere/else"})

@@ -88,4 +88,6 @@ def with_vocabulary(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a name may hold what the terminal cannot show
+        stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

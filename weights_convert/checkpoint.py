@@ -24,14 +24,13 @@ from .files import (
     write_folder,
     write_tensors,
 )
-from .folder import WEIGHTS, listing, part_files, read_weights, weight_files
+from .folder import SMALL_FILES, WEIGHTS, listing, part_files, read_weights, weight_files
 from .identify import compare, layout_of
 from .official import configs, prediction_type
 from .shapes import shapes_of
 from .single_file import averaged_places
 
 SCHEDULER = "scheduler/scheduler_config.json"
-SMALL_FILES = r"(model_index|defaults|[^/]+/config|scheduler/\w+|tokenizer/\w+|feature_extractor/\w+)\.json|tokenizer/merges\.txt"
 VOCABULARIES = [{"tokenizer/vocab.json", "tokenizer/merges.txt"}, {"tokenizer/tokenizer.json"}]
 NO_AVERAGE = "{} holds no moving average; --averaged is for original single files"
 

@@ -233,4 +233,6 @@ def write_folder(folder: str | os.PathLike, fill: Callable[[Path], None]):
     with all_or_nothing(folder) as partial:
         fill(partial)
         partial.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()  # it is empty; Windows replaces no folder
         os.replace(partial, folder)

@@ -14,6 +14,7 @@ WEIGHTS = {
     "text_encoder": "model",
     "safety_checker": "model",
 }
+SMALL_FILES = r"(model_index|defaults|\w+/config|scheduler/\w+|tokenizer/\w+|feature_extractor/\w+)\.json|tokenizer/merges\.txt"
 
 
 def listing(folder: Path) -> list[str]:

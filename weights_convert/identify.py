@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .diffusers import Place
 from .files import DTYPES, CheckpointError, Header
+from .folder import SMALL_FILES
 from .official import configs
 from .shapes import expected_shapes
 from .single_file import native_places, original_name
@@ -78,6 +79,8 @@ def layout_of(header: Header) -> Layout:
             generation, in_channels = "", networks["unet"]["in_channels"]
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"damaged: its description of itself cannot be read ({type(error).__name__})") from error
+        if strange := next((path for path in files if not re.fullmatch(SMALL_FILES, path)), None):
+            raise CheckpointError(f"damaged or malicious: it says it holds {strange!r}, which is no file of a checkpoint")
         places, unexpected = {name: Place(name) for name in header.shapes}, []
     else:
         generation, in_channels = identify(header.shapes)

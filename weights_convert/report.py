@@ -63,7 +63,7 @@ def about_prediction(path: Path, header: Header, tensors: Mapping[str, Tensor], 
     if not layout.generation:
         about = json.loads(header.metadata["minisd"])
         kind = json.loads(about["files"]["scheduler/scheduler_config.json"]).get("prediction_type", "epsilon")
-        return f"{kind} ({about['decided']})"
+        return f"{kind} ({about.get('decided', 'as it says')})"
     if TOLD_BY not in layout.places:
         return "not to be told"
     kind, decided = prediction_type(path, layout.generation, {TOLD_BY: tensors[layout.places[TOLD_BY].name]}, full)
