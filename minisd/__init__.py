@@ -1,6 +1,6 @@
 """Stable Diffusion, written to be read.
 
-In reading order: config, tokenizer, layers, clip, unet, vae, schedule, schedulers (ddim, pndm, lms), pipeline; then
+In reading order: pipeline, tokenizer, layers, clip, unet, vae, schedule, schedulers (ddim, pndm, lms), config; then
 safety_checker, parts, checkpoint, hub, noise, faults, image and generate, which are about files and people.
 """
 
