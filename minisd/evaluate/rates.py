@@ -20,7 +20,7 @@ class Rate:
         return self.right / max(self.of, 1)
 
     def interval(self, z: float = 1.96) -> tuple[float, float]:
-        """Where the true share lies with 95 % confidence (Wilson 1927, eq. 8 of Brown et al. 2001)."""
+        """Where the true share lies with 95 % confidence (Wilson 1927; Brown et al. 2001, §3)."""
         n, p = max(self.of, 1), self.share
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))

@@ -85,7 +85,7 @@ def cached_latents(vae: AutoencoderKL, file: Path, count: int) -> Tensor:
 
 
 def min_snr_weights(alphas_cumprod: Tensor) -> Tensor:
-    """How much the error of ε counts at each timestep: min(SNR, γ) / SNR (Hang et al. 2023, eq. 9)."""
+    """How much the error of ε counts at each timestep: min(SNR, γ) / SNR (Hang et al. 2023, §3.4)."""
     signal_to_noise = alphas_cumprod / (1 - alphas_cumprod)
     return (GAMMA / signal_to_noise).clamp(max=1)
 
