@@ -46,10 +46,7 @@ class Scheduler:
     @classmethod
     def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings) -> Self:
         """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`."""
-        if isinstance(config, Mapping):
-            refuse_unless(config, cls.implemented, cls.__name__)
-            config = SchedulerConfig.from_json(config)
-        return cls(config, **settings)
+        return cls(config, **settings) if isinstance(config, SchedulerConfig) else cls(**{**config, **settings})
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **hub) -> Self:

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..schedule import to_epsilon
 from .base import Scheduler, SchedulerOutput
 
+SLOPES = 4  # how many of the past are looked at
+
 
 def blend(sigmas: list[float], sigma_next: float) -> list[float]:
     """Weights of the slopes at `sigmas` (newest first) for the step from sigmas[0] to sigma_next: ∫ ℓⱼ(σ) dσ.
@@ -23,9 +25,6 @@ def blend(sigmas: list[float], sigma_next: float) -> list[float]:
         integral = math.prod(factors, start=Polynomial([1])).integ()
         weights.append(integral(sigma_next) - integral(sigmas[0]))
     return weights
-
-
-SLOPES = 4  # how many of the past are looked at
 
 
 class LMSDiscreteScheduler(Scheduler):

@@ -138,8 +138,8 @@ def train(
     rank, world = rank_and_world()
     shown: dict[str, list[float]] = {}
     clock = saved = drawn = time.monotonic()
-    steps = range(first, recipe.steps)
-    for step in (bar := tqdm(steps, folder.name, initial=first, total=recipe.steps, disable=True if rank else None)):
+    bar = tqdm(range(first, recipe.steps), folder.name, initial=first, total=recipe.steps, disable=True if rank else None)
+    for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
         with fast_arithmetic(recipe):

@@ -44,7 +44,7 @@ from .vae import centred
 RECIPE = Recipe(steps=30000, batch_size=48, learning_rate=1e-3, ema=0.9995)
 SCENES = 60_000
 CAPTION_DROPOUT = 0.1
-GUIDANCE_SCALE = 2.0  # what the model takes when nothing is said; `minisd.evaluate.curves` has measured it
+GUIDANCE_SCALE = 2.0  # what the model takes when nothing is said
 Contexts = Callable[[list[str], int], Tensor]  # captions and the step → states (B, T, D)
 GAMMA = 5.0  # Hang et al. 2023: no timestep counts more than one with this signal-to-noise ratio
 
