@@ -252,6 +252,8 @@ class StableDiffusionPipeline:
         """
         hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
         if Path(source).is_file():
+            if given := variant or revision:
+                raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {given!r}")
             return cls.from_single_file(source, dtype=either(dtype, torch_dtype), **hub, **parts)
         parts, hub = replacements(parts), {"revision": revision, **hub}
         return cls(**{**from_folder(source, parts, either(dtype, torch_dtype), variant, hub), **parts})

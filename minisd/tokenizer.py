@@ -95,8 +95,8 @@ class CLIPTokenizer:
             lines = files["merges.txt"].splitlines()
             merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         else:
-            file, model = "tokenizer.json", parse_json(files["tokenizer.json"], "tokenizer.json").get("model", {})
-            if not {"vocab", "merges"} <= model.keys():
+            file, model = "tokenizer.json", parse_json(files["tokenizer.json"], "tokenizer.json").get("model")
+            if not (isinstance(model, dict) and {"vocab", "merges"} <= model.keys()):
                 raise CheckpointError("tokenizer.json holds no byte-pair encoding; take one that CLIP's tokenizer has written")
             vocab = model["vocab"]
             merges = [tuple(merge.split()) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]

@@ -276,6 +276,12 @@ def test_parts_can_be_given(original):
     assert load(original, scheduler=scheduler, safety_checker=None).scheduler is scheduler
 
 
+@pytest.mark.parametrize("setting", ["variant", "revision"])
+def test_a_file_has_no_variants(original, setting):
+    with pytest.raises(ValueError, match="is a single file, which has no variants and no revisions; leave out 'fp16'"):
+        StableDiffusionPipeline.from_pretrained(original, **{setting: "fp16"})
+
+
 def test_inpainting_is_refused_and_converted(tmp_path, small_presets, capsys):
     path = write_original(tmp_path / "inpainting.safetensors", "v1", in_channels=9)
     assert convert([str(path), str(tmp_path / "out.safetensors")]) == 0
