@@ -100,6 +100,11 @@ def guidance():
     save(images, [f"w = {scale}" for scale in scales], 6, "guidance")
 
 
+def whiskers(rates: list[Rate]) -> list[list[float]]:
+    """How far each interval reaches to both sides of its share."""
+    return [[abs(rate.interval()[side] - rate.share) for rate in rates] for side in (0, 1)]
+
+
 def curves():
     """Left, what is right at every guidance scale; right, by every sampler in few steps and many. Bars are Wilson's 95 %."""
     measured = json.loads((MEASURED / "curves.json").read_text(encoding="utf-8"))
@@ -108,9 +113,9 @@ def curves():
         points = [point for point in measured if point["curve"] == curve]
         for i, name in enumerate(dict.fromkeys(point[group] for point in points)):
             mine = [(point[x] * 1.02**i, Rate(point["right"], point["of"])) for point in points if point[group] == name]
-            shares = [rate.share for _, rate in mine]
-            whiskers = [[abs(end - rate.share) for _, rate in mine for end in rate.interval()[side : side + 1]] for side in (0, 1)]
-            axes.errorbar([at for at, _ in mine], shares, whiskers, marker="o", markersize=4, capsize=2, elinewidth=1, label=name)
+            rates = [rate for _, rate in mine]
+            style = {"marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 1, "label": name}
+            axes.errorbar([at for at, _ in mine], [rate.share for rate in rates], whiskers(rates), **style)
         ticks = sorted({point[x] for point in points})
         axes.set(xscale="log", xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks], ylim=(0, 1.03), xlabel=x)
         axes.minorticks_off()
@@ -127,7 +132,8 @@ def ablations():
     for ax, scale in zip(axes, next(iter(measured.values()))):
         for i, (skill, color) in enumerate(zip(("things", "colours", "all"), COLORS)):
             at = [row + 0.26 * (i - 1) for row in range(len(measured))]
-            ax.barh(at, [variant[scale][skill] for variant in measured.values()], height=0.24, color=color, label=skill)
+            rates = [Rate(*variant[scale][skill]) for variant in measured.values()]
+            ax.barh(at, [rate.share for rate in rates], height=0.24, color=color, label=skill, xerr=whiskers(rates))
         ax.set(title=scale, xlim=(0, 1), xlabel="share of pictures in which it is right")
         ax.set_yticks(range(len(measured)), list(measured))
     axes[0].invert_yaxis()

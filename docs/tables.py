@@ -272,7 +272,7 @@ def world() -> str:
         ["words", len(book.WORDS), "every word that a caption can have, synonyms included"],
         ["held out: colours of things", len(book.HELD_OUT_COLORS), f"of {len(book.THINGS) * len(book.COLORS)}, one for each thing"],
         ["held out: rides", len(book.HELD_OUT_RIDES), ", ".join(f"{a} on {b}" for a, b in sorted(book.HELD_OUT_RIDES))],
-        ["held out: ordered pairs", len(book.HELD_OUT_PAIRS), f"of {len(book.THINGS) ** 2}, whatever the relation, but for riding"],
+        ["held out: ordered pairs", len(book.HELD_OUT_PAIRS), f"of {len(book.THINGS) ** 2}: left of, right of, above, below"],
     ]
     return table(["", "how many", "which"], rows, "how many")
 

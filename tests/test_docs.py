@@ -34,13 +34,13 @@ sys.path[:0] = [str(DOCS), str(DOCS / "extensions"), str(DOCS / "examples")]
 tables, sizes, repository, dpm_solver = map(importlib.import_module, ("tables", "sizes", "repository", "dpm_solver"))
 
 PAGES = [ROOT / "README.md", ROOT / "notebooks" / "README.md", *sorted(DOCS.glob("*.md"))]
-
+NOTEBOOKS = sorted((ROOT / "notebooks" / "src").glob("*.py"))
 
 PROGRAM = re.compile(r"^```(\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 FORMULA = re.compile(r"^\$\$(?:.+?)\$\$\n\n(?P<below>.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 CREDIT = re.compile(r"(?P<paper>[^,]+ \d{4})(?:, (?P<place>.+))? · \[`[\w.]+`\]\((?P<file>\S+)\)")
-CITED = re.compile(r"[A-Z]\w+ (?:et al\.|& [A-Z]\w+) (?:19|20)\d\d")
+CITED = re.compile(r"[A-Z]\w+ (?:et al\.|& [A-Z]\w+) (?:18|19|20)\d\d")
 
 
 def read(path: Path) -> str:
@@ -225,8 +225,8 @@ def stand_ins(folders, tmp_path, monkeypatch, small_presets) -> dict[str, Path]:
     return dict.fromkeys(("CompVis/stable-diffusion-v1-4", "path/to/a/diffusers/folder", "my-model"), folder)
 
 
-def programs(page: Path, language: str, stand_ins: dict[str, Path]) -> list[str]:
-    found = [code for kind, code in PROGRAM.findall(read(page)) if kind == language]
+def programs(text: str, language: str, stand_ins: dict[str, Path]) -> list[str]:
+    found = [code for kind, code in PROGRAM.findall(text) if kind == language]
     for name, path in stand_ins.items():
         found = [code.replace(name, str(path)) for code in found]
     return found
@@ -236,13 +236,23 @@ def programs(page: Path, language: str, stand_ins: dict[str, Path]) -> list[str]
 def test_programs_run(page, stand_ins):
     """Those of a page one after the other, as a reader would run them."""
     names = {"__name__": "__main__"}
-    for code in programs(page, "python", stand_ins):
+    for code in programs(read(page), "python", stand_ins):
         exec(compile(code, page.name, "exec"), names)
 
 
 @on_pages("```bash")
 def test_commands_are_run_or_accepted(page, stand_ins, capsys):
-    for line in "".join(programs(page, "bash", stand_ins)).replace("\\\n", "").splitlines():
+    check_commands(programs(read(page), "bash", stand_ins))
+
+
+@pytest.mark.parametrize("source", [path for path in NOTEBOOKS if "# ```bash" in read(path)], ids=lambda path: path.stem)
+def test_commands_in_notebooks_are_accepted(source, stand_ins, capsys):
+    text = re.sub(r"^# ?", "", read(source), flags=re.MULTILINE)
+    check_commands(programs(text, "bash", stand_ins))
+
+
+def check_commands(programs: list[str]):
+    for line in "".join(programs).replace("\\\n", "").splitlines():
         if words := shlex.split(line.partition(" > ")[0], comments=True):
             check_command([words[0].removeprefix(".venv/bin/"), *words[1:]])
 

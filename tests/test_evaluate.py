@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minisd.evaluate import detector, geometry
-from minisd.evaluate.__main__ import main
+from minisd.evaluate import curves, detector, geometry
+from minisd.evaluate.__main__ import fingerprint, main
 from minisd.evaluate.detector import GRID, KINDS, Prediction
-from minisd.evaluate.findings import PLACES, Finding, is_right, verdict
+from minisd.evaluate.findings import PLACES, Finding, holds, is_right, verdict
 from minisd.evaluate.prompts import FAMOUS, HELD_OUT, SETS, has_new_color, kinds_of, prompts_of
-from minisd.evaluate.protocol import evaluate, nearest_training_picture, render
+from minisd.evaluate.protocol import evaluate, nearest_training_picture, render, render_near_misses
 from minisd.evaluate.rates import Rate, expected, rate, right, shuffled, skills
-from minisd.evaluate.report import as_json, contact_sheet, markdown
+from minisd.evaluate.report import as_json, contact_sheet, disagreements, markdown
 from minisd.image import to_tensor
 from minisd.pipeline import StableDiffusionPipeline
 from minisd.tiny.picture_book import COLORS, HELD_OUT_PAIRS, HELD_OUT_RIDES, Scene, Thing, draw, is_held_out
@@ -55,6 +55,18 @@ def test_everything_must_be_right(things, place, wrong):
     assert is_right(found, LEFT) == (not wrong)
 
 
+def test_of_two_ways_to_read_a_picture_the_one_with_the_right_things_counts():
+    """Kinds that have changed places, while the colours are where they should be, are right things in wrong colours."""
+    found = Finding((replace(BALL, color="blue", x=CAT.x), replace(CAT, color="red", x=BALL.x)), "night")
+    assert {name for name, good in verdict(found, LEFT).items() if not good} == {"colours", "relation"}
+
+
+@pytest.mark.parametrize(("x", "y", "rides"), [(0.42, 0.45, True), (0.28, 0.62, False), (0.5, 0.65, False)])
+def test_who_rides_sits_on_top(x, y, rides):
+    """And not in front of it, beside it, or in its middle."""
+    assert holds("riding", Thing("cat", "red", x, y, 0.18), Thing("horse", "blue", 0.5, 0.66, 0.3)) is rides
+
+
 @pytest.mark.parametrize(("scale", "size"), [(0.18, "small"), (0.42, "big")])
 def test_a_size_counts_where_it_was_asked_for(scale, size):
     ball = Thing("ball", "red", 0.5, 0.5, scale, size=size)
@@ -76,7 +88,15 @@ def test_the_next_prompt_is_chance_and_skills_multiply():
     assert rate(right(found, prompts)).share == 1
     assert shuffled(found, prompts).share < 0.1
     half = Rate(1, 2)
-    assert expected({"things": half, "colours": half, "place": half}, {"relation": half}, things=2) == pytest.approx(0.5**6)
+    single = {"things": half, "colours": half, "place": half}
+    assert expected(single, found, prompts) == pytest.approx(0.5**5)
+    mirrored = [Finding(tuple(replace(t, x=1 - t.x, y=1 - t.y) for t in each.things), each.place) for each in found]
+    other_kinds = [Finding(tuple(replace(t, kind="?") for t in each.things), each.place) for each in mirrored]
+    nexts = sum(prompt.scene.relation == "next" for prompt in prompts)
+    assert expected(single, mirrored[:20] + other_kinds[20:], prompts) == pytest.approx(
+        0.5**5 * sum(prompt.scene.relation == "next" for prompt in prompts[:20]) / 20
+    )
+    assert nexts > 0
     assert skills(found, prompts).keys() == {"things", "colours", "relation", "place"}
 
 
@@ -89,8 +109,23 @@ def test_prompts_are_always_the_same_and_seen_means_seen():
         assert any(has_new_color(p.scene) for p in prompts) == (name == "one thing, new colour")
     assert all(kinds_of(prompt.scene) in HELD_OUT_PAIRS for prompt in prompts_of("two things, new pair", 60, 0))
     assert all(kinds_of(prompt.scene) in HELD_OUT_RIDES for prompt in prompts_of("riding, new pair", 60, 0))
+    assert not {p.text for p in prompts_of("two things", 60, 0)} & {p.text for p in prompts_of("two things", 60, 0, "tuning")}
     famous = prompts_of(FAMOUS, 3, 0)
     assert {prompt.text for prompt in famous} == {FAMOUS} and is_held_out(famous[0].scene)
+
+
+def test_new_means_new_in_the_other_order_too():
+    """“A next to b” is the picture of “b next to a”, so nothing that may be drawn in one of them is called new."""
+    for prompt in prompts_of("two things, new pair", 100, 0):
+        assert prompt.scene.relation in ("left", "above")
+
+
+def test_near_misses_are_wrong():
+    for name in [*SETS, FAMOUS]:
+        prompts = prompts_of(name, 20, 0)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("minisd.evaluate.protocol.render", lambda others: [truth(other.scene) for other in others])
+            assert not any(right(render_near_misses(prompts), prompts))
 
 
 @pytest.mark.parametrize("name", ["one thing", "a size", "two things", "riding"])
@@ -145,11 +180,12 @@ def evaluation():
 def test_a_report_has_every_table(evaluation):
     text = markdown(evaluation, {"model": "tiny", "steps": 3})
     assert "model tiny, steps 3" in text
-    for title in ("The judges", "The model", "Controls", "Memory"):
+    for title in ("The judges", "The VAE", "The model", "Controls", "Memory"):
         assert f"## {title}" in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| one thing |")]
     assert len(rows) == 2 and rows[1][1].startswith("1.00 (0.44")
-    assert "| no prompt |" in text and "| all new ones together |" in text
+    assert "| no prompt |" in text and "| all new ones together |" in text and "| astronaut on horse |" in text
+    assert 25 < evaluation.psnr < 45
 
 
 def test_every_verdict_is_written_down(evaluation):
@@ -161,13 +197,40 @@ def test_every_verdict_is_written_down(evaluation):
 
 
 def test_chance_chooses_the_contact_sheet(evaluation):
-    sheet = contact_sheet(evaluation, seed=0, columns=3, rows=2)
-    assert sheet.size == (3 * 148, 2 * 186)
-    assert sheet.tobytes() == contact_sheet(evaluation, seed=0, columns=3, rows=2).tobytes()
-    assert sheet.tobytes() != contact_sheet(evaluation, seed=1, columns=3, rows=2).tobytes()
+    sheet = contact_sheet(evaluation, seed=0, count=6)
+    assert sheet.size == (8 * 148, 186)
+    assert sheet.tobytes() == contact_sheet(evaluation, seed=0, count=6).tobytes()
+    assert sheet.tobytes() != contact_sheet(evaluation, seed=1, count=6).tobytes()
+
+
+def test_what_the_judges_disagree_on_has_a_sheet_of_its_own(evaluation):
+    nothing = [Finding((), "")] * 3
+    other = {"first": evaluation.judged["first"], "second": dict.fromkeys(evaluation.sets, nothing)}
+    assert disagreements(replace(evaluation, judged=other)).size == (8 * 148, 2 * 186)
+    same = {"first": evaluation.judged["first"], "second": evaluation.judged["first"]}
+    assert disagreements(replace(evaluation, judged=same)).size == (8 * 148, 186)
+
+
+def test_curves_go_on_where_they_were_stopped(tmp_path, monkeypatch, capsys):
+    drawn, two_points = [], list(curves.points("-", 2))[:2]
+    monkeypatch.setattr(curves, "points", lambda weights, count: [{**point, "weights": weights} for point in two_points])
+    monkeypatch.setattr(curves, "measure", lambda pipe, point: drawn.append(point) or {**point, "right": 1})
+    for _ in range(2):
+        assert curves.main(["--prompts", "2", "--out", str(tmp_path / "curves.json")]) == 0
+    assert len(drawn) == len(json.loads((tmp_path / "curves.json").read_text())) == 2
+
+
+def test_weights_have_a_fingerprint():
+    network = torch.nn.Linear(2, 2)
+    before = fingerprint(network)
+    assert fingerprint(network) == before and len(before) == 8
+    network.weight.data[0, 0] += 1e-6
+    assert fingerprint(network) != before
 
 
 def test_errors_are_one_sentence(capsys, tmp_path):
+    assert main(["--prompts", "1"]) == 1
+    assert "at least 2" in capsys.readouterr().err
     assert main(["--model", str(tmp_path / "missing"), "--quick"]) == 1
     assert capsys.readouterr().err.startswith("error: ")
 

@@ -1,5 +1,6 @@
 """The trainings: resumed equals unbroken, shared equals alone, and the formulas are the papers'."""
 
+import copy
 import json
 import math
 import os
@@ -12,10 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from minisd.config import TINY_TEXT, TINY_VAE, TINY_VISION, CLIPTextConfig, CLIPVisionConfig, UNetConfig, VAEConfig
+from minisd import StableDiffusionPipeline
+from minisd.config import TINY_TEXT, TINY_UNET, TINY_VAE, TINY_VISION, CLIPTextConfig, CLIPVisionConfig, UNetConfig, VAEConfig
+from minisd.evaluate.detector import GRID, KINDS, Prediction
+from minisd.evaluate.findings import PLACES
 from minisd.schedulers import PNDMScheduler
-from minisd.tiny.picture_book import compose, is_held_out
-from minisd.train import clip, unet, vae
+from minisd.tiny.picture_book import COLORS, compose, is_held_out
+from minisd.train import clip, decoder, judge, loop, unet, vae
+from minisd.train.__main__ import main
 from minisd.train.loop import Average, Recipe, batch_noise, finished, sample_seeds, train
 from minisd.train.words import learn_tokenizer
 from minisd.unet import UNet2DConditionModel, UNet2DConditionOutput
@@ -48,20 +53,43 @@ def weights(model):
     return torch.cat([p.flatten() for p in model.state_dict().values()])
 
 
-def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(tmp_path):
-    unbroken = train(tmp_path / "a", toy(), RECIPE, toy_loss(RECIPE))
+def small_clip(seed=0):
+    torch.manual_seed(seed)
+    tokenizer = learn_tokenizer(captions=200)
+    text = CLIPTextConfig(len(tokenizer.vocab), 32, 64, 2, 2)
+    model = clip.CLIP(text, CLIPVisionConfig(32, 64, 2, 2, image_size=64, patch_size=16))
+    return model, clip.loss_with(tokenizer, RECIPE)
+
+
+def small_unet(seed=0):
+    torch.manual_seed(seed)
+    latents, context = torch.randn(4, 4, 16, 16).half(), torch.randn(1, 5, 8)
+    loss = unet.loss_with(latents, lambda captions, step: context.expand(len(captions), -1, -1), RECIPE)
+    return UNet2DConditionModel(SMALL_UNET), loss
+
+
+WHOLE = {"toy": lambda seed=0: (toy(seed), toy_loss(RECIPE)), "clip": small_clip, "unet": small_unet}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_killed_and_resumed_run_equals_an_unbroken_one_bit_for_bit(kind, tmp_path):
+    (model, loss), (other, _) = WHOLE[kind](), WHOLE[kind](seed=1)
+    recipe = replace(RECIPE, bfloat16=kind == "unet")
+    unbroken = train(tmp_path / "a", copy.deepcopy(model), recipe, loss)
 
     def killed_at_4(model, step):
         if step == 4:
             raise KeyboardInterrupt
-        return toy_loss(RECIPE)(model, step)
+        return loss(model, step)
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", toy(), RECIPE, killed_at_4, save_every=0)
-    resumed = train(tmp_path / "b", toy(seed=1), RECIPE, toy_loss(RECIPE))
+        train(tmp_path / "b", model, recipe, killed_at_4, save_every=0)
+    resumed = train(tmp_path / "b", other, recipe, loss)
     assert torch.equal(weights(unbroken), weights(resumed))
     states = [torch.load(tmp_path / run / "state.pt", weights_only=True) for run in "ab"]
     assert all(torch.equal(states[0]["model"][name], states[1]["model"][name]) for name in states[0]["model"])
+    moments = [state["optimizer"]["state"] for state in states]
+    assert all(torch.equal(moments[0][i][name], moments[1][i][name]) for i in moments[0] for name in moments[0][i])
 
 
 def test_steps_that_a_kill_undid_are_not_logged_twice(tmp_path):
@@ -77,6 +105,8 @@ def test_steps_that_a_kill_undid_are_not_logged_twice(tmp_path):
     for last, save_every in ((60, 0), (120, 1e9)):
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, toy(), recipe, killed_at(last), save_every=save_every)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 12')  # and a line that it cut short
     train(tmp_path, toy(), recipe, toy_loss(recipe))
     steps = [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()]
     assert steps == [50, 100, 150, 160]
@@ -93,6 +123,55 @@ def test_a_clip_with_another_vocabulary_is_found_again(tmp_path):
     _, text_encoder, found = unet.parts(tmp_path)
     assert text_encoder.config.vocab_size == len(found.vocab) == len(tokenizer.vocab) != TINY_TEXT.vocab_size
 
+    (tmp_path / "unet").mkdir()
+    torch.save({"average": UNet2DConditionModel(TINY_UNET).state_dict()}, tmp_path / "unet" / "state.pt")
+    assert main(["pack", "--folder", str(tmp_path), "--to", str(tmp_path / "packed")]) == 0
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "packed")
+    assert pipe.guidance_scale == unet.GUIDANCE_SCALE and len(pipe.tokenizer.vocab) == len(tokenizer.vocab)
+    assert pipe("a cat", num_inference_steps=2).images[0].size == (128, 128)
+
+
+def test_several_processes_share_a_batch_evenly_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "rank_and_world", lambda: (0, 3))
+    with pytest.raises(ValueError, match="3 processes cannot share a batch of 4 evenly"):
+        train(tmp_path, toy(), RECIPE, toy_loss(RECIPE))
+
+
+def test_the_second_judges_loss_is_least_where_it_finds_the_truth():
+    scenes = [judge.any_scene(random.Random(i)) for i in range(40)]
+    scenes = [scene for scene in scenes if scene.things]
+    right = judge_that_sees(scenes)
+    wrong = judge_that_sees([*scenes[1:], scenes[0]])
+    assert judge.detection_loss(right, scenes) < 0.1 < 1 < judge.detection_loss(wrong, scenes)
+
+
+def judge_that_sees(scenes) -> Prediction:
+    """What a network without fault would predict."""
+    heat, color, box = (torch.zeros(len(scenes), channels, GRID, GRID) for channels in (len(KINDS), len(COLORS), 3))
+    heat -= 12
+    place = 20 * torch.nn.functional.one_hot(torch.tensor([PLACES.index(scene.place) for scene in scenes]), len(PLACES)).float()
+    for i, scene in enumerate(scenes):
+        for thing in scene.things:
+            x, y = thing.x * GRID, thing.y * GRID
+            row, column = min(max(int(y), 0), GRID - 1), min(max(int(x), 0), GRID - 1)
+            heat[i, list(KINDS).index(thing.kind), row, column] = 12
+            color[i, list(COLORS).index(thing.color), row, column] = 20
+            box[i, :, row, column] = torch.tensor([x - column, y - row, math.log(thing.scale)])
+    return Prediction(heat, color, box, place)
+
+
+def test_pictures_can_be_worn_and_are_not_if_the_strength_is_zero():
+    pictures, noise = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 3, 32, 32)
+    assert torch.allclose(judge.worn(pictures, noise, torch.zeros(2, 3)), pictures, atol=1e-5)
+    assert (judge.worn(pictures, noise, torch.ones(2, 3)) - pictures).abs().mean() > 0.1
+
+
+def test_logs_are_plotted(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    train(tmp_path / "toy", toy(), RECIPE, toy_loss(RECIPE))
+    assert main(["plot", "--folder", str(tmp_path)]) == 0
+    assert (tmp_path / "toy" / "log.png").exists()
+
 
 def test_a_training_that_lacks_another_says_which(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"begin with: python -m minisd\.train clip"):
@@ -108,24 +187,28 @@ SHARED = """
 import sys, torch, torch.distributed as dist
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from test_train import RECIPE, toy, toy_loss, train, weights
+from test_train import RECIPE, WHOLE, train, weights
 dist.init_process_group("gloo")
-average = train(Path({folder!r}), toy(), RECIPE, toy_loss(RECIPE))
+model, loss = WHOLE[{kind!r}]()
+average = train(Path({folder!r}), model, RECIPE, loss)
 if dist.get_rank() == 0:
     torch.save(weights(average), {out!r})
 dist.destroy_process_group()
 """
 
 
-def test_two_processes_train_what_one_does_with_the_whole_batch(tmp_path):
-    alone = train(tmp_path / "alone", toy(), RECIPE, toy_loss(RECIPE))
+@pytest.mark.parametrize("kind", WHOLE)
+def test_two_processes_train_what_one_does_with_the_whole_batch(kind, tmp_path):
+    model, loss = WHOLE[kind]()
+    alone = train(tmp_path / "alone", model, RECIPE, loss)
     script, out = tmp_path / "shared.py", tmp_path / "out.pt"
-    script.write_text(SHARED.format(tests=os.path.dirname(__file__), folder=str(tmp_path / "shared"), out=str(out)))
+    script.write_text(SHARED.format(tests=os.path.dirname(__file__), kind=kind, folder=str(tmp_path / "shared"), out=str(out)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     subprocess.run(command, check=True, capture_output=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert torch.allclose(torch.load(out), weights(alone), atol=1e-6)
+    # the mean, since Adam makes much of a gradient that is only rounding
+    assert (torch.load(out) - weights(alone)).abs().mean() < 1e-6
     curves = [[json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()] for run in ("alone", "shared")]
-    assert len(curves[0]) == len(curves[1]) > 0
+    assert curves[0] and curves[1] == pytest.approx(curves[0], rel=1e-4)  # logged with five digits
 
 
 def test_the_learning_rate_rises_stays_and_falls():
@@ -218,7 +301,7 @@ def test_tokens_have_clips_form_and_words_are_whole():
     assert tokenizer.bpe.encode(sentence).tokens == [word + "</w>" for word in sentence.split(" ")]
 
 
-@pytest.mark.parametrize("part", ["clip", "vae", "unet"])
+@pytest.mark.parametrize("part", ["clip", "vae", "decoder", "unet"])
 def test_a_few_steps_of_each_training_lower_its_loss(part, tmp_path):
     torch.manual_seed(0)
     recipe = Recipe(steps=40, batch_size=8, learning_rate=2e-3, warmup=1, bfloat16=False, decay=0.01)
@@ -228,8 +311,8 @@ def test_a_few_steps_of_each_training_lower_its_loss(part, tmp_path):
         model = clip.CLIP(text, CLIPVisionConfig(32, 64, 2, 2, image_size=64, patch_size=16))
         recipe = replace(recipe, batch_size=32)
         loss_of = clip.loss_with(tokenizer, recipe)
-    elif part == "vae":
-        model, loss_of = AutoencoderKL(SMALL_VAE), vae.loss_with(recipe)
+    elif part in ("vae", "decoder"):
+        model, loss_of = AutoencoderKL(SMALL_VAE), {"vae": vae, "decoder": decoder}[part].loss_with(recipe)
     else:
         model = UNet2DConditionModel(SMALL_UNET)
         latents, context = torch.randn(4, 4, 16, 16).half(), torch.randn(1, 5, 8)

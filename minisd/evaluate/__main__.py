@@ -1,4 +1,4 @@
-"""`python -m minisd.evaluate`: does the model draw what it is told? Writes evaluation.md, evaluation.json and sheet.png.
+"""`python -m minisd.evaluate`: does the model draw what it is told? Writes evaluation.md and .json, sheet.png, disagreements.png.
 
     python -m minisd.evaluate                                 # the built-in model, 100 prompts of every kind
     python -m minisd.evaluate --model my-model --prompts 30   # any checkpoint of this world
@@ -8,14 +8,17 @@
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from ..generate import SAMPLERS, best_device
 from ..pipeline import StableDiffusionPipeline
@@ -25,7 +28,7 @@ from .findings import Judge
 from .prompts import FAMOUS, SETS, prompts_of
 from .protocol import Painter, evaluate, painter
 from .rates import Rate, rate, right
-from .report import as_json, contact_sheet, markdown, shown
+from .report import as_json, contact_sheet, disagreements, markdown, shown
 
 JUDGES: dict[str, Judge] = {"first": geometry.judge, "second": detector.judge}
 QUICK = ("one thing", "one thing, new colour", "two things", "riding")
@@ -59,16 +62,29 @@ def load(model: str, sampler: str | None = None) -> StableDiffusionPipeline:
     return pipe
 
 
+def fingerprint(network: nn.Module) -> str:
+    """Eight letters that tell these weights from all others: figures without it soon belong to nobody."""
+    total = hashlib.sha256()
+    for weight in network.parameters():
+        total.update(weight.detach().float().cpu().numpy().tobytes())
+    return total.hexdigest()[:8]
+
+
 def run(args: argparse.Namespace):
+    if args.prompts < 2:
+        raise ValueError(f"--prompts must be at least 2, not {args.prompts}: each picture is judged by the next prompt, too")
     pipe = load(args.model, args.sampler)
     if args.quick:
-        for name, share in quick(painter(pipe, args.steps or QUICK_STEPS, args.guidance_scale), seed=args.seed).items():
+        for name, share in quick(
+            painter(pipe, QUICK_STEPS if args.steps is None else args.steps, args.guidance_scale), seed=args.seed
+        ).items():
             print(f"{shown(share)}  {name}")
         return
     settings = {
         "model": args.model,
+        "weights": fingerprint(pipe.unet),
         "sampler": type(pipe.scheduler).__name__,
-        "steps": args.steps or pipe.num_inference_steps,
+        "steps": pipe.num_inference_steps if args.steps is None else args.steps,
         "guidance_scale": pipe.guidance_scale if args.guidance_scale is None else args.guidance_scale,
         "prompts": args.prompts,
         "seed": args.seed,
@@ -84,20 +100,24 @@ def run(args: argparse.Namespace):
     (args.out / "evaluation.md").write_text(text, encoding="utf-8")
     (args.out / "evaluation.json").write_text(json.dumps(as_json(evaluation, settings), indent=1), encoding="utf-8")
     contact_sheet(evaluation, args.seed).save(args.out / "sheet.png")
+    disagreements(evaluation).save(args.out / "disagreements.png")
     print(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, or 1 for an error that was explained."""
+    """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     args = parser().parse_args(arguments)
     if "WORLD_SIZE" in os.environ:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=timedelta(hours=6))  # the first process judges while the others wait
     try:
         run(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..generate import SAMPLERS
 from ..pipeline import StableDiffusionPipeline
 from . import geometry
-from .__main__ import load
+from .__main__ import fingerprint, load
 from .prompts import prompts_of
 from .protocol import painter
 from .rates import rate, right
@@ -22,9 +22,9 @@ STEPS = (3, 5, 10, 20, 50)
 ASKED = ("one thing", "two things", "riding")
 
 
-def points(model: str, count: int) -> Iterator[dict]:
+def points(weights: str, count: int) -> Iterator[dict]:
     """Where the curves are measured, each with `count` pictures; a scale of None is the model's own."""
-    same = {"model": model, "of": count}
+    same = {"weights": weights, "of": count}
     for scale in SCALES:
         for name in ASKED:
             yield {"curve": "guidance", "set": name, "sampler": "pndm", "steps": SCALE_STEPS, "scale": scale, **same}
@@ -36,7 +36,7 @@ def points(model: str, count: int) -> Iterator[dict]:
 def measure(pipe: StableDiffusionPipeline, point: dict) -> dict:
     """The point, and how many pictures are right there."""
     pipe.scheduler = SAMPLERS[point["sampler"]].from_config(pipe.scheduler.config)
-    prompts = prompts_of(point["set"], point["of"], 0)
+    prompts = prompts_of(point["set"], point["of"], 10_000, series="tuning")
     share = rate(right(geometry.judge(painter(pipe, point["steps"], point["scale"])(prompts)), prompts))
     return {**point, "right": share.right}
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pipe = load(args.model)
     measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
     known = [{name: value for name, value in point.items() if name != "right"} for point in measured]
-    for point in points(args.model, args.prompts):
+    for point in points(fingerprint(pipe.unet), args.prompts):
         if point not in known:
             measured.append(measure(pipe, point))
             print("{right:3}/{of}  {curve}: {set}, {sampler}, {steps} steps, scale {scale}".format(**measured[-1]))

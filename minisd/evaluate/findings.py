@@ -9,7 +9,10 @@ from torch import Tensor
 from ..tiny.picture_book import COLORS, SCENERY, Scene, Thing
 
 PLACES = ("", *COLORS, *SCENERY)
-CLOSE = 0.75  # of the sum of two scales: a rider's centre is at most 0.6 from its mount's, neighbours' at least 0.93
+# Distances of two centres, as shares of the sum of the two scales
+CLOSE = 0.75  # a rider is at most 0.6 away from its mount, a neighbour at least 0.93
+ASIDE = 0.35  # a rider is at most 0.2 beside its mount's middle,
+ON_TOP = 0.08  # and at least 0.13 above it
 SMALL, BIG = 0.23, 0.37  # half-way between the sizes that the book draws
 
 
@@ -32,12 +35,12 @@ def is_right(found: Finding, scene: Scene) -> bool:
 def verdict(found: Finding, scene: Scene) -> dict[str, bool]:
     """Each of the things that the caption speaks of: things, colours, place, and size or relation if there is one.
 
-    Where what was found can be what was wanted in two ways, the better one counts. With a thing too few or too many, only the
-    place can be right.
+    Where what was found can be what was wanted in two ways, the one with the right things counts, and of two such the better
+    one. With a thing too few or too many, only the place can be right.
     """
     wrong = dict.fromkeys(compare(scene.things, scene), False)
     ways = [compare(things, scene) for things in permutations(found.things) if len(things) == len(scene.things)]
-    best = max(ways, key=lambda way: sum(way.values()), default=wrong)
+    best = max(ways, key=lambda way: (way["things"], sum(way.values())), default=wrong)
     return {**best, "place": found.place == scene.place}
 
 
@@ -57,10 +60,11 @@ def compare(things: tuple[Thing, ...], scene: Scene) -> dict[str, bool]:
 def holds(relation: str, first: Thing, second: Thing) -> bool:
     """Whether the first thing is left of, above, next to, or riding on the second."""
     right, down = second.x - first.x, second.y - first.y
-    close = max(abs(right), abs(down)) < CLOSE * (first.scale + second.scale)
+    reach = first.scale + second.scale
+    close = max(abs(right), abs(down)) < CLOSE * reach
     return {
         "left": not close and right > abs(down),
         "above": not close and down > abs(right),
         "next": not close and abs(right) > abs(down),
-        "riding": close and down > 0,
+        "riding": close and abs(right) < ASIDE * reach and down > ON_TOP * reach,
     }[relation]

@@ -52,22 +52,26 @@ SETS: dict[str, tuple[Callable[[random.Random], Scene], Callable[[Scene], bool]]
     "one thing, new colour": (one, lambda s: not s.things[0].size and has_new_color(s)),
     "a size": (one, lambda s: bool(s.things[0].size) and not has_new_color(s)),
     "two things": (two, lambda s: kinds_of(s) not in HELD_OUT_PAIRS and not has_new_color(s)),
-    "two things, new pair": (two, lambda s: kinds_of(s) in HELD_OUT_PAIRS and not has_new_color(s)),
+    # "a next to b" was drawn if "b next to a" was: it is the same picture
+    "two things, new pair": (two, lambda s: s.relation != "next" and kinds_of(s) in HELD_OUT_PAIRS and not has_new_color(s)),
     "riding": (ride, lambda s: kinds_of(s) not in HELD_OUT_RIDES and not has_new_color(s)),
     "riding, new pair": (ride, lambda s: kinds_of(s) in HELD_OUT_RIDES and not has_new_color(s)),
 }
 HELD_OUT = [name for name in SETS if "new" in name]
 
 
-def prompts_of(name: str, count: int, seed: int) -> list[Prompt]:
-    """The first `count` prompts of a set; prompt i has the seed `seed` + i. The famous one is one prompt with many seeds."""
+def prompts_of(name: str, count: int, seed: int, series: str = "evaluate") -> list[Prompt]:
+    """The first `count` prompts of a set; prompt i has the seed `seed` + i. The famous one is one prompt with many seeds.
+
+    Another series has other prompts: what is chosen by looking at results, as the guidance scale is, must not look at these.
+    """
     if name == FAMOUS:
         scene = compose(random.Random(name), "riding", ("astronaut", "horse"), (None, None), "")
         return [Prompt(FAMOUS, seed + i, scene) for i in range(count)]
     make, fits = SETS[name]
     prompts = []
     for i in range(count):
-        rng = random.Random(f"evaluate/{name}/{i}")
+        rng = random.Random(f"{series}/{name}/{i}")
         while not fits(scene := make(rng)):
             pass
         prompts.append(Prompt(caption(scene, rng), seed + i, scene))

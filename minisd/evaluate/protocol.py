@@ -1,9 +1,11 @@
 """The protocol: the judges are measured first, then the model, then the model where nothing should be right.
 
 Whoever draws is a painter: a function from prompts to pictures. The model is one; the book's own renderer is another, and so is
-the renderer behind the model's VAE. What is missing in the pictures of these two, where nothing is wrong, the judges don't see.
+the renderer behind the model's VAE. What is missing in the pictures of these, where nothing is wrong, the judges don't see; and
+what they find right in near misses, they overlook.
 """
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,10 +18,12 @@ from tqdm import tqdm
 from ..image import to_tensor
 from ..pipeline import StableDiffusionPipeline
 from ..tiny.picture_book import draw
+from ..train.clip import twin
+from ..train.judge import worn
 from ..train.loop import rank_and_world
 from ..train.unet import scene_number
 from ..vae import AutoencoderKL
-from .findings import Finding, Judge
+from .findings import Finding, Judge, is_right
 from .prompts import Prompt
 
 Painter = Callable[[list[Prompt]], Tensor]  # prompts → pictures (B, 3, 128, 128) in [-1, 1]
@@ -33,9 +37,10 @@ class Evaluation:
     """What every judge found in the pictures of every painter."""
 
     sets: Sets
-    calibration: dict[str, dict[str, dict[str, list[Finding]]]]  # painter without fault → judge → set → findings
+    calibration: dict[str, dict[str, dict[str, list[Finding]]]]  # painter whose faults are known → judge → set → findings
     judged: dict[str, dict[str, list[Finding]]]  # judge → set → findings
     controls: dict[str, dict[str, list[Finding]]]  # control → judge → findings
+    psnr: float  # of round trips through the VAE, in dB
     nearest: dict[str, Tensor]  # whose pictures → distance of each to the nearest training picture
     pictures: dict[str, Tensor]  # of the model, for every set
 
@@ -43,6 +48,24 @@ class Evaluation:
 def render(prompts: list[Prompt]) -> Tensor:
     """The painter who makes no mistakes."""
     return torch.stack([to_tensor(draw(prompt.scene)) for prompt in prompts])
+
+
+def render_worn(prompts: list[Prompt]) -> Tensor:
+    """The same, bent, blurred and made noisy, half as much as the second judge was trained to bear."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = render(prompts)
+    return worn(pictures, torch.randn(pictures.shape, generator=generator), torch.full((len(pictures), 3), 0.5)).clamp(-1, 1)
+
+
+def render_near_misses(prompts: list[Prompt]) -> Tensor:
+    """The painter who always gets one thing wrong: a colour, a thing, the place, or who is where."""
+    others = []
+    for prompt in prompts:
+        rng = random.Random(f"near miss/{prompt.text}/{prompt.seed}")
+        while is_right(Finding((other := twin(prompt.scene, rng)).things, other.place), prompt.scene):
+            pass
+        others.append(Prompt(prompt.text, prompt.seed, other))
+    return render(others)
 
 
 def through(vae: AutoencoderKL) -> Painter:
@@ -94,7 +117,7 @@ def evaluate(
     `training` is the number of training scenes among which the nearest to each picture is looked for.
     """
     leads = rank_and_world()[0] == 0
-    fresh = {painter: {name: paint(sets[name]) for name in sets} for painter, paint in faultless(vae).items()} if leads else {}
+    fresh = {painter: {name: paint(sets[name]) for name in sets} for painter, paint in known(vae).items()} if leads else {}
     calibration = {painter: judge_all(judges, pictures) for painter, pictures in fresh.items()}
     pictures = {name: model(prompts) for name, prompts in sets.items()}
     controlled = {name: paint(sets[CONTROLLED]) for name, paint in controls.items()}
@@ -102,13 +125,17 @@ def evaluate(
         return None
     judged = judge_all(judges, pictures)
     findings = {name: {judge: look(part) for judge, look in judges.items()} for name, part in controlled.items()}
-    samples = {"fresh renders": fresh["round trips"], "the model's": pictures}
-    nearest = nearest_training_picture({name: torch.cat(list(s.values())) for name, s in samples.items()}, training)
-    return Evaluation(sets, calibration, judged, findings, nearest, pictures)
+    everything = {name: torch.cat(list(part.values())) for name, part in [*fresh.items(), ("the model's", pictures)]}
+    samples = {"fresh renders": everything["round trips"], "the model's": everything["the model's"]}
+    repeated = [Prompt("", 0, scene_number(i)) for i in random.Random(0).sample(range(training), min(200, training))]
+    nearest = nearest_training_picture({"training pictures": through(vae)(repeated), **samples}, training)
+    psnr = float(-10 * ((everything["round trips"] - everything["renders"]) / 2).square().mean(dim=(1, 2, 3)).log10().mean())
+    return Evaluation(sets, calibration, judged, findings, psnr, nearest, pictures)
 
 
-def faultless(vae: AutoencoderKL) -> dict[str, Painter]:
-    return {"renders": render, "round trips": through(vae)}
+def known(vae: AutoencoderKL) -> dict[str, Painter]:
+    """Painters whose faults are known: those of the first three have none, and those of the last have one each."""
+    return {"renders": render, "worn": render_worn, "round trips": through(vae), "near misses": render_near_misses}
 
 
 def judge_all(judges: Mapping[str, Judge], pictures: Mapping[str, Tensor]) -> dict[str, dict[str, list[Finding]]]:

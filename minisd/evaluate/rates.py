@@ -47,13 +47,14 @@ def shuffled(findings: Sequence[Finding], prompts: Sequence[Prompt]) -> Rate:
     return rate(right(findings, others))
 
 
-def expected(single: Mapping[str, Rate], own: Mapping[str, Rate], things: int) -> float:
+def expected(single: Mapping[str, Rate], findings: Sequence[Finding], prompts: Sequence[Prompt]) -> float:
     """How often all would be right if the skills were independent (Okawa et al. 2023).
 
     That is the product of the rates of kind and colour, as one thing alone has them, for each of the things, of the place's rate,
-    and of the relation's or the size's own.
+    and of the relation's or the size's where the things themselves are right.
     """
-    product = (single["things"].share * single["colours"].share) ** things * single["place"].share
-    for name in ("relation", "size"):
-        product *= own[name].share if name in own else 1.0
+    product = (single["things"].share * single["colours"].share) ** len(prompts[0].scene.things) * single["place"].share
+    verdicts = [verdict(finding, prompt.scene) for finding, prompt in zip(findings, prompts)]
+    for name in {"relation", "size"} & verdicts[0].keys():
+        product *= rate([each[name] for each in verdicts if each["things"]]).share
     return product

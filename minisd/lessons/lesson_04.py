@@ -128,9 +128,9 @@ def show_real_errors(errors: Mapping[str, Mapping[str, Mapping[int, float]]]):
     axes[0].legend()
     show(
         figure,
-        "Error of the latents over calls of the UNet, in logarithms, for DDIM, PLMS and LMS, in two panels: half-way and at the "
-        "end. Half-way PLMS and LMS fall steeper than DDIM. At the end PLMS is far above the other two up to 10 calls; from 20 "
-        "calls on all three are low.",
+        "Error of the latents over calls of the UNet, in logarithms, for DDIM, PLMS and LMS, in two panels: at t = 199, with four "
+        "fifths of the timesteps walked, and at the end. At t = 199 PLMS and LMS fall steeper than DDIM, PLMS from 10 calls on. At "
+        "the end PLMS is far above the other two up to 10 calls; from 20 calls on all three are low.",
     )
 
 
@@ -176,6 +176,12 @@ def measured_slope(step: Step) -> float:
     return slope({hops: (end_of_walk(step, hops) - truth()).norm(dim=1).mean().item() for hops in (30, 60)})
 
 
+def order(step: Step) -> float:
+    """2 for all slopes that are called so."""
+    slope = measured_slope(step)
+    return 2.0 if abs(slope - 2) <= 0.2 else slope
+
+
 ddim_step = Exercise(
     answer=schedule.transfer,
     mistakes={
@@ -197,6 +203,6 @@ second_order = Exercise(
         "slope 1, as DDIM's: is the second ε asked for at t_next, and in the x that the first hop leads to?": mixed(1, 0),
         "slope 0, so it goes elsewhere: does the second hop start at x, and do the shares of both ε add up to 1?": mixed(1, 1),
     },
-    run=measured_slope,
+    run=order,
     tolerance=0.2,
 )

@@ -144,8 +144,8 @@ def book_pages(prompts: Sequence[Prompt]) -> Tensor:
     pages = []
     for i, prompt in enumerate(prompts):
         wanted, rng = prompt.scene, random.Random(i)
-        kinds = tuple(thing.kind for thing in wanted.things)
-        colors = tuple(thing.color for thing in wanted.things)
+        things = wanted.things[::-1] if wanted.relation == "next" and rng.random() < 0.5 else wanted.things
+        kinds, colors = zip(*((thing.kind, thing.color) for thing in things))
         while (scene := compose(rng, wanted.relation, kinds, colors, wanted.place)).things[0].size != wanted.things[0].size:
             pass
         pages.append(replace(prompt, scene=scene))
@@ -164,6 +164,7 @@ def show_sweep(scales: Sequence[float], rates: Sequence[Rate], measures: Mapping
         ax.text(max(scales), book, "the book", color=ORANGE, va="bottom", ha="right")
         ax.set(title=name)
         ax.margins(y=0.2)
+        ax.set_ylim(bottom=0)
     for ax in axes:
         ax.set(xscale="log", xlabel="guidance scale w", xticks=scales, xticklabels=[f"{w:g}" for w in scales])
         ax.minorticks_off()

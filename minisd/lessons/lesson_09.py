@@ -273,7 +273,7 @@ fault_c = Exercise(
 
 RUN_A = (
     "The loss falls almost as the healthy one does. The error over t is a little larger, most so in the middle. The pictures "
-    "are of things, but not of those that stand above them, and in the wrong colours."
+    "are of things, but often not of those that stand above them, and in other colours."
 )
 RUN_B = "The loss lies on the healthy one. The error is about 1 at all timesteps. The pictures are coloured noise."
 RUN_C = (

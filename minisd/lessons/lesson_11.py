@@ -152,10 +152,11 @@ def show_museum(findings: Mapping[str, Finding], rounding: float):
     right.set_xlabel("dashed: one level\nhollow: less than a thousandth", size=8.5)
     left.set_yticks(range(len(order)), order)
     small = sum(findings[name].off < 1 for name in order)
+    most = max(findings[name].off for name in order)
     show(
         figure,
         f"A row for each of {len(order)} bugs, by the error of the part that is wrong, from a millionth to more than 1. Beside "
-        f"it by how many grey levels the picture is off, from nothing to more than a hundred: in {small} rows less than one.",
+        f"it by how many grey levels the picture is off, from nothing to {most:.0f}: in {small} rows less than one.",
     )
 
 

@@ -80,6 +80,7 @@ class Scene:
 
 
 def is_held_out(scene: Scene) -> bool:
+    """Whether a scene has such a combination. Two things next to each other are drawn all the same, in the other order."""
     kinds = tuple(thing.kind for thing in scene.things)
     if scene.relation == "riding" and kinds in HELD_OUT_RIDES:
         return True

@@ -17,11 +17,13 @@ from ..config import TINY_UNET
 from ..pipeline import StableDiffusionPipeline
 from ..schedulers import PNDMScheduler
 from ..unet import UNet2DConditionModel, UNet2DConditionOutput
+from .clip import begin_small
 from .loop import Recipe, device, finished, rank_and_world, train
-from .unet import CAPTION_DROPOUT, SCENES, cached_latents, ids_with, loss_with, parts
+from .unet import CAPTION_DROPOUT, GUIDANCE_SCALE, SCENES, cached_latents, ids_with, loss_with, parts
 
+# The learning rate hardly falls at the end, since that averages weights too, and would hide what the moving average does.
 RECIPE = Recipe(steps=2000, batch_size=32, learning_rate=1e-3, ema=0.998, decay=0.01)
-PROMPTS, STEPS = 60, 20
+PROMPTS, STEPS, SCALES = 60, 20, (1.0, GUIDANCE_SCALE)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
     for name, variant in VARIANTS.items():
         torch.manual_seed(recipe.seed)
         model = Joint(UNet2DConditionModel(TINY_UNET), CLIPTextModel(text_encoder.config))
+        begin_small(model.text_encoder)
         if not variant.joint:
             model.text_encoder.load_state_dict(text_encoder.state_dict())
             model.text_encoder.requires_grad_(False)
@@ -73,19 +76,20 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
         finished(place, model, variant.averaged)
         pipe = StableDiffusionPipeline(vae, model.text_encoder, tokenizer, model.unet, PNDMScheduler())
-        results[name] = {f"guidance {scale:g}": drawn_right(pipe.to(device()), scale) for scale in (1.0, 3.0)}
+        results[name] = {f"guidance {scale:g}": drawn_right(pipe.to(device()), scale) for scale in SCALES}
         if rank_and_world()[0] == 0:
             (folder / "ablations" / "ablations.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
-def drawn_right(pipe: StableDiffusionPipeline, guidance_scale: float) -> dict[str, float]:
-    """For prompts of one thing, the share of pictures in which all is right, and the share of each skill."""
+def drawn_right(pipe: StableDiffusionPipeline, guidance_scale: float) -> dict[str, tuple[int, int]]:
+    """For prompts of one thing, in how many of how many pictures all is right, and each skill by itself."""
     from ..evaluate import geometry  # not at the top: the protocol itself knows how the model was trained
     from ..evaluate.prompts import prompts_of
     from ..evaluate.protocol import painter
     from ..evaluate.rates import rate, right, skills
 
     pipe.set_progress_bar_config(disable=True)
-    prompts = prompts_of("one thing", PROMPTS, 0)
+    prompts = prompts_of("one thing", PROMPTS, 10_000, series="tuning")
     found = geometry.judge(painter(pipe, STEPS, guidance_scale)(prompts))
-    return {"all": rate(right(found, prompts)).share} | {name: r.share for name, r in skills(found, prompts).items()}
+    rates = {"all": rate(right(found, prompts)), **skills(found, prompts)}
+    return {name: (rate.right, rate.of) for name, rate in rates.items()}

@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 
 from ..clip import CLIPTextModel, CLIPVisionModel
 from ..config import TINY_TEXT, TINY_VISION, CLIPTextConfig, CLIPVisionConfig
@@ -47,15 +49,32 @@ class CLIP(nn.Module):
         self.text_projection = nn.Linear(text.hidden_size, dim, bias=False)
         self.visual_projection = nn.Linear(vision.hidden_size, dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        nn.init.normal_(self.text.token_embedding.weight, std=0.5)  # words must differ from the start
-        nn.init.normal_(self.text.position_embedding.weight, std=0.1)
+        begin_small(self.text)
         nn.init.normal_(self.vision.position_embedding.weight, std=0.1)
 
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """Similarity of each picture (rows) to each caption (columns), times the inverse temperature."""
+        return self.similarity(*self.features(pixels, ids))
+
+    def features(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Of every picture and every caption a direction in the common space: (B, dim) each."""
         pictures = F.normalize(self.visual_projection(self.vision(pixels)), dim=-1)
         captions = F.normalize(self.text_projection(self.text(ids).pooler_output), dim=-1)
+        return pictures, captions
+
+    def similarity(self, pictures: Tensor, captions: Tensor) -> Tensor:
         return self.logit_scale.exp().clamp(max=100) * pictures @ captions.T
+
+
+def begin_small(text: CLIPTextModel):
+    """Words must differ from the start, and positions less than they."""
+    nn.init.normal_(text.token_embedding.weight, std=0.5)
+    nn.init.normal_(text.position_embedding.weight, std=0.1)
+
+
+def of_all(share: Tensor) -> Tensor:
+    """The rows of all processes, whose gradients find the way back to each: a caption is compared with all of the batch."""
+    return torch.cat(all_gather(share)) if dist.is_initialized() else share
 
 
 def contrastive_loss(similarity: Tensor) -> Tensor:
@@ -116,7 +135,8 @@ def batch(tokenizer: CLIPTokenizer, seeds: list[random.Random]) -> tuple[Tensor,
 def loss_with(tokenizer: CLIPTokenizer, recipe: Recipe = RECIPE):
     def loss_of(model: CLIP, step: int) -> tuple[Tensor, dict[str, float]]:
         pixels, ids = batch(tokenizer, sample_seeds(replace(recipe, batch_size=recipe.batch_size // 2), step))
-        similarity = model(pixels, ids).float()
+        pictures, captions = model.features(pixels, ids)
+        similarity = model.similarity(of_all(pictures), of_all(captions)).float()
         return contrastive_loss(similarity), accuracy(similarity.detach())
 
     return loss_of

@@ -1,4 +1,4 @@
-"""What the three trainings share: the loop, the learning rate, the moving average, the log, and a checkpoint that survives a kill.
+"""What all trainings share: the loop, the learning rate, the moving average, the log, and a checkpoint that survives a kill.
 
 Everything random in step s is drawn from seeds made of s alone. So a run that is killed and resumed equals an unbroken one
 bit for bit, and two processes that share a batch draw together what one would draw alone.
@@ -45,7 +45,10 @@ class Recipe:
 
 @contextmanager
 def fast_arithmetic(recipe: Recipe):
-    """Matrix products in bfloat16, and attention as separate products, whose gradient is faster on a CPU than the fused one's."""
+    """Matrix products in bfloat16, and attention as separate products, whose gradient is faster on a CPU than the fused one's.
+
+    (The CPU obeys the switch of the CUDA backend, too: without it, those products are in float32.)
+    """
     on_cpu, before = device().type == "cpu", torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     half = torch.autocast(device().type, torch.bfloat16) if recipe.bfloat16 else nullcontext()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(on_cpu)
@@ -136,6 +139,8 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
 
     rank, world = rank_and_world()
+    if recipe.batch_size % world:
+        raise ValueError(f"{world} processes cannot share a batch of {recipe.batch_size} evenly")
     shown: dict[str, list[float]] = {}
     clock = saved = drawn = time.monotonic()
     bar = tqdm(range(first, recipe.steps), folder.name, initial=first, total=recipe.steps, disable=True if rank else None)
@@ -151,7 +156,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         average.update(model, step)
 
-        for name, value in {"loss": float(loss.detach()), "gradient": float(norm), **figures}.items():
+        loss_of_all = torch.stack(from_all(loss.detach())).mean()
+        for name, value in {"loss": float(loss_of_all), "gradient": float(norm), **figures}.items():
             shown.setdefault(name, []).append(value)
         done, last = step + 1, step + 1 == recipe.steps
         if rank == 0 and (done % 50 == 0 or last):
@@ -167,18 +173,21 @@ def train(
             write_atomically(state_file, {**state, "optimizer": optimizer.state_dict()})
             saved = time.monotonic()
         if rank == 0 and show and (last or time.monotonic() - drawn > show_every):
-            with log_file.open("a") as log:
-                log.write(json.dumps({"step": done, **show(average.model, folder / "sheet.png")}) + "\n")
+            if figures := show(average.model, folder / "sheet.png"):
+                with log_file.open("a") as log:
+                    log.write(json.dumps({"step": done, **figures}) + "\n")
             drawn = time.monotonic()
     wait_for_all()  # until the first process has written the last state
     return average.model
 
 
 def forget_after(step: int, log_file: Path):
-    """Steps that a kill has undone will be logged again."""
+    """Steps that a kill has undone will be logged again, and so will a line that it has cut short."""
     if rank_and_world()[0] == 0 and log_file.exists():
-        lines = log_file.read_text().splitlines(keepends=True)
-        log_file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        whole = [line for line in log_file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        partial = log_file.with_suffix(".partial")
+        partial.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+        os.replace(partial, log_file)
 
 
 def require(folder: Path):

@@ -7,7 +7,7 @@
 # its shape says.*
 #
 # Somebody types *an astronaut riding a horse*, and gets a picture that nobody ever drew. In twelve
-# notebooks we take the machine apart that does it, until every line between the words and the picture
+# notebooks we take apart the machine that does it, until every line between the words and the picture
 # is yours.
 #
 # The machine is Stable Diffusion, written out in plain PyTorch. What we run is the smallest of its kind:
@@ -103,9 +103,9 @@ figures.show(
 )
 
 # %% [markdown]
-# Each word does its own work: a colour, a thing, a place. And where only a colour or the place has
-# changed, the thing stays much where it was. That comes from the seed, or rather from the noise that it
-# stands for, as we shall see.
+# Each word does its own work: a colour, a thing, a place. And where only a colour has changed, the thing
+# stays as it was. That comes from the seed, or rather from the noise that it stands for, as we shall
+# see.
 #
 # ## In how many steps?
 #
@@ -119,8 +119,8 @@ figures.show(
     figures.pictures(
         [draw(prompts[0], steps=n) for n in counts], [f"{n} steps" for n in counts], columns=5
     ),
-    "Five pictures. With 2 steps there is rubble, with 4 something in it; the house in the snow is clear"
-    " with 16 steps, and with 32 hardly any different.",
+    "Five pictures. With 2 steps there is rubble, with 4 a house in the snow whose colours are not yet"
+    " right; with 8 it is red, and with 16 and 32 hardly anything changes.",
 )
 
 # %% [markdown]
@@ -140,9 +140,9 @@ pages = [(96, 96), (128, 128), (128, 256), (192, 128)]  # height and width
 lesson.show_sizes({f"{h} × {w}": draw(prompts[0], height=h, width=w) for h, w in pages})
 
 # %% [markdown]
-# The code does not mind. But the model learnt that a page of 128 pixels has one house on it, and fills
-# what lies beyond as if another page began, or stretches the house. Stable Diffusion, which learnt from
-# pictures of 512×512, has the same weakness on larger ones ([He et al.
+# The code does not mind. But the model learnt that a page of 128 pixels has one house on it, and what
+# lies beyond it fills as if another page began: on the wide one there are two houses. Stable Diffusion,
+# which learnt from pictures of 512×512, has the same weakness on larger ones ([He et al.
 # 2023](https://arxiv.org/abs/2310.07702)).
 #
 # Why multiples of 8? Because the UNet never sees a pixel. It works on *latents*, which have four channels
@@ -207,7 +207,7 @@ lesson.show_film(titles, latents[shown], seen, pipe.decode(guesses[shown]))
 #
 # That was the whole machine. Now its parts, one by one, by hand.
 #
-# **The tokenizer** makes numbers of words, always 77 of them. It is a dictionary, no network.
+# **The tokenizer** makes numbers of words, always 77 of them. It is a dictionary, not a network.
 #
 # > **Predict.** How many of the 77 will our prompt need?
 
@@ -288,7 +288,8 @@ for name in ("text_encoder", "unet", "vae"):
 # ### Exercise 2 · Build it again
 #
 # Draw without the pipeline: `parts` has a `tokenizer`, a `text_encoder`, a `unet`, a `scheduler` and a
-# `vae`, and nothing else. Everything you need stands in the cells above. The check compares every pixel.
+# `vae`, and nothing else. Everything you need stands in the cells above. The check compares every pixel,
+# and lets one grey level pass for rounding.
 
 
 # %%

@@ -5,10 +5,11 @@
 #
 # *25 minutes to read, seconds to run. You need a little PyTorch and, from notebook 01, the whole picture.*
 #
-# Diffusion begins with an act of vandalism. Take a picture, add a little noise, add a little more,
-# and go on until nothing but noise is left. That way is easy, and the same for every picture: no
-# network, nothing learnt. The way back is what the UNet has to learn. So before we ask anybody to
-# undo the damage, let us see exactly what it is, and what survives it.
+# Diffusion begins with an act of vandalism. Take a picture, add a little noise, add a little more, and
+# go on until nothing but noise is left. That way is easy, and the same for every picture: no network,
+# nothing learnt. (Papers call it the *forward* or *diffusion process*, and the way back the *reverse
+# process*.) The way back is what the UNet has to learn. So before we ask anybody to undo the damage, let
+# us see exactly what it is, and what survives it.
 
 # %%
 import random
@@ -68,9 +69,8 @@ for beta_t in beta:
 
 # %% [markdown]
 # Why make the picture smaller at all? Because variances add up. If $x_{t-1}$ has variance 1, so has
-# $x_t$: $(1-\beta_t)\cdot 1 + \beta_t\cdot 1 = 1$. The UNet sees numbers of the same size at every
-# step. By adding alone, the numbers would have to grow to 15 times their size until a picture is as
-# drowned.
+# $x_t$: $(1-\beta_t)\cdot 1 + \beta_t\cdot 1 = 1$. The UNet sees numbers of the same size at every step.
+# By adding alone, the numbers would have to grow to 15 times their size before a picture is as drowned.
 #
 # > **Predict.** After how many of the 1000 steps can you no longer make out the horse? Write a number
 # > down before you scroll.

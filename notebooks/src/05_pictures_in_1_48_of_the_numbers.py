@@ -158,7 +158,7 @@ figures.show(
         columns=4,
     ),
     "Two pairs of mosaics of 16×16 squares: the mean colours of both scenes, and beside each what the matrix makes of the"
-    " latents: the same scene, in colours that are about right.",
+    " latents: the same scene, in colours that are about right, with stray squares.",
 )
 
 # %% [markdown]
@@ -315,7 +315,7 @@ nats = posterior.kl().mean()
 print(f"KL of a picture: {nats:.0f} nats = {nats / 0.6931 / 8:.0f} bytes")
 
 # %% [markdown]
-# A few hundredths at most, and it costs next to nothing. (The mean KL is also an upper bound of how much
+# A few hundredths, and it costs next to nothing. (The mean KL is also an upper bound of how much
 # the latents *tell* of a picture, in nats, of which one is 1.44 bits. The picture itself has 49,152
 # bytes.)
 #

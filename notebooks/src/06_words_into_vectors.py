@@ -188,9 +188,9 @@ for a, b in (("cat", "kitten"), ("ball", "sphere"), ("astronaut", "spaceman"), (
     print(f"{a + ', ' + b:<20} in the table {before:5.2f}   at the end {after:5.2f}")
 
 # %% [markdown]
-# In the table synonyms are strangers: hardly nearer than a cat and a house. (Two random directions of
-# 128 numbers have a cosine of 0 ± 0.09.) After the transformer they are as good as one. What a word
-# means is not in the table, it is made on the way.
+# In the table synonyms are hardly related. (Two random directions of 128 numbers have a cosine of
+# 0 ± 0.09.) After the transformer they are as good as one. What a word means is not in the table, it is
+# made on the way.
 #
 # ## Who hears whom
 #
@@ -289,13 +289,13 @@ for a, b in (
 
 # %% [markdown]
 # Two ways to say the same place are one. Red is nearer to pink than to green. And who stands above whom
-# is a small difference, next to one between colours. It is there, and a UNet can learn to see it, but
-# it is easily missed. The large CLIPs have the same weakness: to them a sentence is nearly a bag of
-# words ([Yuksekgonul et al. 2023](https://arxiv.org/abs/2210.01936)).
+# makes a difference, though the words are the same. That does not come by itself: to the large CLIPs a
+# sentence is nearly a bag of words, and they tell the order when they are trained against sentences in
+# the wrong one ([Yuksekgonul et al. 2023](https://arxiv.org/abs/2210.01936)). So was ours.
 #
 # Now all 19 things: `a ball`, `a box`, `a star` …
 #
-# > **Predict.** Whom will the text encoder find most like a star? A flower, a balloon, a bird, a rocket?
+# > **Predict.** What will the text encoder find most like a star? A flower, a balloon, a bird, a rocket?
 
 # %%
 things.sort(key=lambda thing: colors.index(book.USUAL_COLOR[thing]))
@@ -308,7 +308,7 @@ likest = [things[i] for i in (likeness - 2 * torch.eye(len(things))).argmax(dim=
 same = sum(book.USUAL_COLOR[a] == book.USUAL_COLOR[b] for a, b in zip(things, likest))
 print("  ".join(f"{a} → {b}" for a, b in zip(things, likest)))
 print(
-    f"{same} of {len(things)} have the colour of whom they are most like; by chance it would be 1"
+    f"{same} of {len(things)} have the colour of what they are most like; by chance it would be 1"
 )
 
 # %% [markdown]
@@ -336,6 +336,7 @@ print(
 
 # %%
 def my_loss(pictures, captions, scale):
+    pictures, captions = ...  # of length 1
     similarity = ...  # (N, N)
     answers = ...
     return ...

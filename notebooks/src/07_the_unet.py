@@ -45,8 +45,8 @@ lesson.show_u(tiny, sd15, skips=(2, 3))
 
 # %% [markdown]
 # Each rectangle is a block's feature map: as high as the map's side, as wide as it has channels, and the
-# lines are the skips. A block is one to three *ResNet blocks*, and behind each of them, but on Stable
-# Diffusion's lowest level, a transformer, of which more below.
+# lines are the skips. A block is one to three *ResNet blocks*, and behind each, but for the last at the
+# bottom and for Stable Diffusion's lowest level, a transformer, of which more below.
 #
 # A ResNet block does this twice: normalise, bend, convolve. What came in is added to what comes out; that
 # is the shortcut. GroupNorm normalises: it brings groups of channels to mean 0 and variance 1. SiLU bends:
@@ -115,7 +115,7 @@ def error(t, told):
 # %% [markdown]
 # ## When
 #
-# The UNet has to know how much of what it sees is noise. It gets the timestep as a vector of waves, as
+# The UNet has to know how much of what it sees is noise. It gets the timestep as a vector of waves (a *sinusoidal embedding*), as
 # Transformers get positions ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), §3.5): each number is
 # a cosine or sine of $t$, and each has another frequency. Two layers make a vector of 256 of it, and
 # every ResNet block adds its own linear map of that to its channels.
@@ -195,8 +195,8 @@ for numbers in ((), (4, 5), (2, 3), (1,), (0,)):
 # %%
 figures.show(
     figures.pictures(sheet, titles, columns=5),
-    "An astronaut on a horse, drawn five times: whole; nearly the same without skips 4 and 5; with"
-    " more flaws without 2 and 3, and without 1; and nothing but noise without skip 0.",
+    "An astronaut on a horse, drawn five times: whole; nearly the same without skips 4 and 5; washed"
+    " out without 2 and 3; a little paler without 1; and nothing but noise without skip 0.",
 )
 
 # %% [markdown]

@@ -279,9 +279,9 @@ lesson.show_by_timestep(
 
 # %% [markdown]
 # At low $t$ the task is hard: the noise is weak, and who is to tell it from the picture? At high $t$ it
-# is so easy that doing nothing is all but right, and there our network has hardly caught up with the lazy
-# one. But that is where it counts. At $t = 990$ the square of an error of $\epsilon$ reaches $x_0$ 200
-# times as large, and only who is *better* than lazy knows anything of the picture.
+# is so easy that doing nothing is all but right, and there our network has hardly caught up with the
+# lazy one. But that is where it counts. At $t = 990$ the square of an error of $\epsilon$ reaches $x_0$
+# 200 times as large, and only a network that is *better* than lazy knows anything of the picture.
 #
 # ## The moving average
 #
@@ -420,14 +420,18 @@ for what, here, there in [
     print(f"{what:<20} {here!s:<10} {there}")
 
 # %% [markdown]
-# It writes a line to `log.jsonl` every 50 steps, and `python -m minisd.train plot` draws it. Where the
-# package comes with the log of its own model, it stands here beside ours. (There the errors are those of
+# It writes a line to `log.jsonl` every 50 steps, and `python -m minisd.train plot` draws it. The log of
+# the built-in model comes with the package, and stands here beside ours. (There the errors are those of
 # the weights, on the pictures of the batch; ours are those of their average, on fresh ones.)
 
 # %%
 lesson.show_logs(averaged)
 
 # %% [markdown]
+# The step in its curves at 20,000 has a story. There the text encoder was exchanged for a better one, and
+# the learning rate, which had fallen to zero, went up again ([how it was
+# trained](../docs/tiny_model.md)).
+#
 # ## Something is wrong
 #
 # Trainings go wrong quietly. Nothing stops, the loss falls, and days later the pictures are bad, or not

@@ -118,7 +118,7 @@ for seed, finding in enumerate(ridden):
 #
 # Write the rule for a relation. A thing has a middle, `x` and `y` (from 0 to 1, to the right and *down*),
 # and a `scale`, half its width. The first is to the left of the second if it is further to the left than
-# it is above or below, and if the two are not `close`: then one rides on the other.
+# it is above or below, and if the two are not `close`: then they overlap, as a rider and its mount do.
 
 
 # %%
@@ -184,14 +184,14 @@ for name, share in shares.items():
 # In front is the number of pictures in which everything is right; in brackets, one respect at a time.
 #
 # Say that alone a thing has the right shape in 80 % and the right colour in 90 % of all cases. Then two
-# things, drawn with the same skill, are right in $(0.8 \cdot 0.9)^2 = 52\,\%$. This is what
-# "independent" means in the figure: the product of the single skills ([Okawa et al.
-# 2023](https://arxiv.org/abs/2310.09336)). A model that reaches it is not bad at putting together. It is
-# not good enough at the parts.
+# things, drawn with the same skill, are right in $(0.8 \cdot 0.9)^2 = 52\,\%$, times the shares in which
+# the place is right and, where the things are, the relation. This product is what "independent" means in
+# the figure ([Okawa et al. 2023](https://arxiv.org/abs/2310.09336)). A model that reaches it is not bad
+# at putting together. It is not good enough at the parts.
 
 # %%
 parts = skills["one thing"]
-product = {name: rates.expected(parts, skills[name], 2) for name in ("two things", "riding")}
+product = {name: rates.expected(parts, seen[name], sets[name]) for name in ("two things", "riding")}
 lesson.show_rates({name: (shares[name], shares[new]) for name, new in kinds.items()}, product)
 
 # %% [markdown]
@@ -295,9 +295,9 @@ for skill, luck in rates.skills(geometry.judge(protocol.render(two)), [*two[1:],
 
 # %% [markdown]
 # Luck does not get everything right, so the strict count stands for something. A single respect is a
-# different matter. Besides riding there are only three relations (left or right, above or below, next to),
-# and a guess is often right. Who
-# reports "60 % of the relations" and not what a guess would bring has reported little.
+# different matter. Besides riding there are only three relations (left or right, above or below, next
+# to), and a guess is often right. Whoever reports "60 % of the relations" and not what a guess would
+# bring has reported little.
 #
 # ## Does it draw from memory?
 #
@@ -416,7 +416,7 @@ for text, images in ((FAMOUS, rider), ("a horse riding an astronaut", upside)):
 # next to none. So many *new* combinations are among them, which no page could have shown. And these are
 # the failures.
 #
-# **Not this:** that it understands. A horse is to it a brown shape that stands below. **Nor this:**
+# **Not this:** that it understands. It puts together what it has seen apart; the last section shows how far. **Nor this:**
 # anything about what is not in the book. **And not this:** that it is better than Stable Diffusion.
 # [GenEval](https://arxiv.org/abs/2310.11513) asks for things, colours and positions, as we do, and
 # Stable Diffusion 1.5 gets 43 % there: 97 % for one object, 76 % for its colour, 4 % for the position of

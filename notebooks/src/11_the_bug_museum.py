@@ -116,9 +116,9 @@ room_1 = {
 found = lesson.show_room(case, room_1)
 
 # %% [markdown]
-# Look at the pictures before the numbers. Whatever is left there of an astronaut on a horse is no sign of
-# health. The UNet is robust: it has seen everything in many wordings, and takes states that are *near* for
-# what they are near to. Robust networks hide bugs.
+# Look at the pictures before the numbers. Whatever is left there of an astronaut on a horse is no sign
+# of health. The UNet is robust: it has seen everything in many wordings, and treats a state that is
+# *near* a right one as if it were that one. Robust networks hide bugs.
 #
 # | bug | right | the test that knows |
 # |---|---|---|
@@ -188,8 +188,8 @@ found |= lesson.show_room(case, room_2)
 # Three bugs more in the same network. GELU has a well-known approximation with a tanh. And a GroupNorm
 # divides by $\sqrt{\sigma^2 + \varepsilon}$. (Here $\sigma^2$ is the variance of what is normalised, and
 # $\varepsilon$ a small number against division by 0. Neither is the noise of the other notebooks.) It is
-# $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front of its transformers. Who has one value for
-# all of them has a bug, either way.
+# $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front of its transformers. Whoever has one value
+# for all of them has a bug, either way.
 
 # %%
 room_3 = {
