@@ -119,7 +119,7 @@ def curves():
         ticks = sorted({point[x] for point in points})
         axes.set(xscale="log", xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks], ylim=(0, 1.03), xlabel=x)
         axes.minorticks_off()
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower left")
     scales.set(title="guidance scale, PNDM, 25 steps", xlabel="guidance scale", ylabel="pictures in which all is right")
     steps.set(title='samplers, "two things"')
     write(figure, "curves")
