@@ -23,6 +23,7 @@ from helpers import begun, distance, randn, toy_model, trajectory
 from originals import averaged, original_tensors, write_original
 
 from minisd.evaluate.__main__ import parser as evaluation
+from minisd.evaluate.curves import parser as curves
 from minisd.generate import main as generate
 from minisd.schedule import add_noise
 from minisd.train.__main__ import parser as training
@@ -58,6 +59,11 @@ def on_pages(piece: str):
 
 
 # The pages as they are written
+
+
+def test_no_page_is_left_to_be_filled():
+    for page in [*PAGES, *DOCS.glob("*/*.md")]:
+        assert "To be filled" not in read(page) and "Not measured" not in read(page), page
 
 
 @on_pages("](")
@@ -277,6 +283,8 @@ def check_command(words: list[str]):
             training().parse_args(arguments)
         case ["python", "-m", "minisd.evaluate", *arguments]:
             evaluation().parse_args(arguments)
+        case ["python", "-m", "minisd.evaluate.curves", *arguments]:
+            curves().parse_args(arguments)
         case ["python", "-m", "pytest", *arguments]:
             assert all((ROOT / word).exists() for word in arguments if word.startswith("tests"))
         case ["python", script, *_]:

@@ -41,12 +41,16 @@ def measure(pipe: StableDiffusionPipeline, point: dict) -> dict:
     return {**point, "right": share.right}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m minisd.evaluate.curves", description="Adherence by scale, sampler and steps.")
     p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
     p.add_argument("--prompts", type=int, default=60, metavar="N", help="at every point (default: 60)")
     p.add_argument("--out", type=Path, default=Path("curves.json"), metavar="FILE", help="default: curves.json")
-    args = p.parse_args(arguments)
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
     pipe = load(args.model)
     measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
     known = [{name: value for name, value in point.items() if name != "right"} for point in measured]
