@@ -19,6 +19,7 @@ from minisd.evaluate.rates import Rate
 from minisd.generate import main as generate
 from minisd.image import to_tensor
 from minisd.lessons.figures import COLORS, PIXELS, page, pictures
+from minisd.lessons.lesson_10 import bars
 from minisd.schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 from minisd.tiny import picture_book as book
 
@@ -100,11 +101,6 @@ def guidance():
     save(images, [f"w = {scale}" for scale in scales], 6, "guidance")
 
 
-def whiskers(rates: list[Rate]) -> list[list[float]]:
-    """How far each interval reaches to both sides of its share."""
-    return [[abs(rate.interval()[side] - rate.share) for rate in rates] for side in (0, 1)]
-
-
 def curves():
     """Left, what is right at every guidance scale; right, by every sampler in few steps and many. Bars are Wilson's 95 %."""
     measured = json.loads((MEASURED / "curves.json").read_text(encoding="utf-8"))
@@ -115,7 +111,7 @@ def curves():
             mine = [(point[x] * 1.02**i, Rate(point["right"], point["of"])) for point in points if point[group] == name]
             rates = [rate for _, rate in mine]
             style = {"marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 1, "label": name}
-            axes.errorbar([at for at, _ in mine], [rate.share for rate in rates], whiskers(rates), **style)
+            axes.errorbar([at for at, _ in mine], [rate.share for rate in rates], list(zip(*map(bars, rates))), **style)
         ticks = sorted({point[x] for point in points})
         axes.set(xscale="log", xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks], ylim=(0, 1.03), xlabel=x)
         axes.minorticks_off()
@@ -133,7 +129,7 @@ def ablations():
         for i, (skill, color) in enumerate(zip(("things", "colours", "all"), COLORS)):
             at = [row + 0.26 * (i - 1) for row in range(len(measured))]
             rates = [Rate(*variant[scale][skill]) for variant in measured.values()]
-            ax.barh(at, [rate.share for rate in rates], height=0.24, color=color, label=skill, xerr=whiskers(rates))
+            ax.barh(at, [rate.share for rate in rates], height=0.24, color=color, label=skill, xerr=list(zip(*map(bars, rates))))
         ax.set(title=scale, xlim=(0, 1), xlabel="share of pictures in which it is right")
         ax.set_yticks(range(len(measured)), list(measured))
     axes[0].invert_yaxis()

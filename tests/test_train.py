@@ -53,18 +53,18 @@ def weights(model):
     return torch.cat([p.flatten() for p in model.state_dict().values()])
 
 
-def small_clip(seed=0):
+def small_clip(seed=0, recipe=RECIPE):
     torch.manual_seed(seed)
     tokenizer = learn_tokenizer(captions=200)
     text = CLIPTextConfig(len(tokenizer.vocab), 32, 64, 2, 2)
     model = clip.CLIP(text, CLIPVisionConfig(32, 64, 2, 2, image_size=64, patch_size=16))
-    return model, clip.loss_with(tokenizer, RECIPE)
+    return model, clip.loss_with(tokenizer, recipe)
 
 
-def small_unet(seed=0):
+def small_unet(seed=0, recipe=RECIPE):
     torch.manual_seed(seed)
     latents, context = torch.randn(4, 4, 16, 16).half(), torch.randn(1, 5, 8)
-    loss = unet.loss_with(latents, lambda captions, step: context.expand(len(captions), -1, -1), RECIPE)
+    loss = unet.loss_with(latents, lambda captions, step: context.expand(len(captions), -1, -1), recipe)
     return UNet2DConditionModel(SMALL_UNET), loss
 
 
@@ -205,8 +205,9 @@ def test_two_processes_train_what_one_does_with_the_whole_batch(kind, tmp_path):
     script.write_text(SHARED.format(tests=os.path.dirname(__file__), kind=kind, folder=str(tmp_path / "shared"), out=str(out)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     subprocess.run(command, check=True, capture_output=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    # the mean, since Adam makes much of a gradient that is only rounding
-    assert (torch.load(out) - weights(alone)).abs().mean() < 1e-6
+    apart = (torch.load(out) - weights(alone)).abs()
+    # of CLIP the mean, since Adam makes much of a gradient that is only rounding, as for words that no caption of the batch has
+    assert apart.mean() < 1e-6 and (kind == "clip" or apart.max() < {"toy": 1e-6, "unet": 1e-5}[kind])
     curves = [[json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()] for run in ("alone", "shared")]
     assert curves[0] and curves[1] == pytest.approx(curves[0], rel=1e-4)  # logged with five digits
 
@@ -305,18 +306,13 @@ def test_tokens_have_clips_form_and_words_are_whole():
 def test_a_few_steps_of_each_training_lower_its_loss(part, tmp_path):
     torch.manual_seed(0)
     recipe = Recipe(steps=40, batch_size=8, learning_rate=2e-3, warmup=1, bfloat16=False, decay=0.01)
-    tokenizer = learn_tokenizer(captions=500)
     if part == "clip":
-        text = CLIPTextConfig(len(tokenizer.vocab), 32, 64, 2, 2)
-        model = clip.CLIP(text, CLIPVisionConfig(32, 64, 2, 2, image_size=64, patch_size=16))
         recipe = replace(recipe, batch_size=32)
-        loss_of = clip.loss_with(tokenizer, recipe)
-    elif part in ("vae", "decoder"):
-        model, loss_of = AutoencoderKL(SMALL_VAE), {"vae": vae, "decoder": decoder}[part].loss_with(recipe)
+        model, loss_of = small_clip(recipe=recipe)
+    elif part == "unet":
+        model, loss_of = small_unet(recipe=recipe)
     else:
-        model = UNet2DConditionModel(SMALL_UNET)
-        latents, context = torch.randn(4, 4, 16, 16).half(), torch.randn(1, 5, 8)
-        loss_of = unet.loss_with(latents, lambda captions, step: context.expand(len(captions), -1, -1), recipe)
+        model, loss_of = AutoencoderKL(SMALL_VAE), {"vae": vae, "decoder": decoder}[part].loss_with(recipe)
     first = [float(loss_of(model, step)[0].detach()) for step in range(100, 104)]
     trained = train(tmp_path, model, replace(recipe, ema=0.5), loss_of)
     last = [float(loss_of(trained, step)[0].detach()) for step in range(100, 104)]
