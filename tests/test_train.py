@@ -19,7 +19,7 @@ from minisd.evaluate.detector import GRID, KINDS, Prediction
 from minisd.evaluate.findings import PLACES
 from minisd.schedulers import PNDMScheduler
 from minisd.tiny.picture_book import COLORS, compose, is_held_out
-from minisd.train import clip, decoder, judge, loop, unet, vae
+from minisd.train import ablations, clip, decoder, judge, loop, unet, vae
 from minisd.train.__main__ import main
 from minisd.train.loop import Average, Recipe, batch_noise, finished, sample_seeds, train
 from minisd.train.words import learn_tokenizer
@@ -317,3 +317,18 @@ def test_a_few_steps_of_each_training_lower_its_loss(part, tmp_path):
     trained = train(tmp_path, model, replace(recipe, ema=0.5), loss_of)
     last = [float(loss_of(trained, step)[0].detach()) for step in range(100, 104)]
     assert sum(last) < 0.97 * sum(first)
+
+
+def test_ablations_train_each_variant_once_and_count_what_it_draws(tmp_path, monkeypatch):
+    for name, few in {"SCENES": 8, "PROMPTS": 2, "STEPS": 2}.items():
+        monkeypatch.setattr(ablations, name, few)
+    ablations.run(tmp_path, replace(RECIPE, steps=2, batch_size=2))
+    counts = json.loads((tmp_path / "ablations" / "ablations.json").read_text(encoding="utf-8"))
+    assert list(counts) == list(ablations.VARIANTS)
+    assert all(variant[f"guidance {scale}"]["all"][1] == 2 for variant in counts.values() for scale in (1, 2))
+
+    states = {file.parent.name: torch.load(file, weights_only=True)["model"] for file in tmp_path.rglob("state.pt")}
+    assert len(states) == len(ablations.VARIANTS) - 1  # weights not averaged are the other weights of the same training
+    given = StableDiffusionPipeline.from_pretrained("tiny").text_encoder.state_dict()
+    learnt = {name for name, state in states.items() if any((state[f"text_encoder.{k}"] != given[k]).any() for k in given)}
+    assert learnt == {"text-encoder-trained-jointly"}

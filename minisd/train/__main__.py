@@ -5,7 +5,7 @@
     python -m minisd.train decoder              # needs vae, and makes its pictures sharper
     python -m minisd.train unet                 # needs clip and vae
     python -m minisd.train judge                # needs clip and vae: the second judge of `python -m minisd.evaluate`
-    python -m minisd.train ablations            # needs clip and vae: what if one thing were different?
+    python -m minisd.train ablations            # what if one thing were different?
     python -m minisd.train plot                 # the logs as curves
     python -m minisd.train pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
 

@@ -1,8 +1,8 @@
 """What if …? Short trainings of the UNet that differ from the recipe in one respect, and what each is then able to draw.
 
-    python -m minisd.train ablations      # needs clip and vae; an hour or two, and it goes on where it was stopped
+    python -m minisd.train ablations      # an hour or two, and it goes on where it was stopped
 
-All see the same scenes, in the same order, from the same start.
+All use the built-in model's text encoder and autoencoder, and see the same scenes, in the same order, from the same start.
 """
 
 import json
@@ -19,10 +19,11 @@ from ..schedulers import PNDMScheduler
 from ..unet import UNet2DConditionModel, UNet2DConditionOutput
 from .clip import begin_small
 from .loop import Recipe, device, finished, rank_and_world, train
-from .unet import CAPTION_DROPOUT, GUIDANCE_SCALE, SCENES, cached_latents, ids_with, loss_with, parts
+from .unet import CAPTION_DROPOUT, GUIDANCE_SCALE, cached_latents, ids_with, loss_with
 
 # The learning rate hardly falls at the end, since that averages weights too, and would hide what the moving average does.
 RECIPE = Recipe(steps=2000, batch_size=32, learning_rate=1e-3, ema=0.998, decay=0.01)
+SCENES = 20_000
 PROMPTS, STEPS, SCALES = 60, 20, (1.0, GUIDANCE_SCALE)
 
 
@@ -58,9 +59,11 @@ class Joint(nn.Module):
 
 def run(folder: Path, recipe: Recipe = RECIPE):
     """Train every variant and write what it can draw to `folder/ablations/ablations.json`."""
-    vae, text_encoder, tokenizer = parts(folder)
-    vae.to(device())
-    own, latents, results = vae.config.scaling_factor, cached_latents(vae, folder / "latents.pt", SCENES), {}
+    place = folder / "ablations"
+    place.mkdir(parents=True, exist_ok=True)
+    built_in = StableDiffusionPipeline.from_pretrained("tiny").to(device())
+    vae, text_encoder, tokenizer = built_in.vae, built_in.text_encoder, built_in.tokenizer
+    own, latents, results = vae.config.scaling_factor, cached_latents(vae, place / "latents.pt", SCENES), {}
     for name, variant in VARIANTS.items():
         torch.manual_seed(recipe.seed)
         model = Joint(UNet2DConditionModel(TINY_UNET), CLIPTextModel(text_encoder.config))
@@ -71,14 +74,14 @@ def run(folder: Path, recipe: Recipe = RECIPE):
         vae.config = replace(vae.config, scaling_factor=variant.scaling_factor or own)
         scaled = latents * (vae.config.scaling_factor / own)
         trained_as = next(name for name, other in VARIANTS.items() if other == replace(variant, averaged=True))
-        place = folder / "ablations" / trained_as.replace(" ", "-")
-        train(place, model, recipe, loss_with(scaled, ids_with(tokenizer), recipe, variant.dropout))
+        training = place / trained_as.replace(" ", "-")
+        train(training, model, recipe, loss_with(scaled, ids_with(tokenizer), recipe, variant.dropout))
 
-        finished(place, model, variant.averaged)
+        finished(training, model, variant.averaged)
         pipe = StableDiffusionPipeline(vae, model.text_encoder, tokenizer, model.unet, PNDMScheduler())
         results[name] = {f"guidance {scale:g}": drawn_right(pipe.to(device()), scale) for scale in SCALES}
         if rank_and_world()[0] == 0:
-            (folder / "ablations" / "ablations.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+            (place / "ablations.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 def drawn_right(pipe: StableDiffusionPipeline, guidance_scale: float) -> dict[str, tuple[int, int]]:
