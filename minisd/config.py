@@ -53,9 +53,11 @@ class CLIPTextConfig:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
 
+    UNSAID = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}  # what transformers may leave out
+
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> "CLIPTextConfig":
-        settings = settings.get("text_config", settings)  # a full CLIP has its text half in there
+        settings = cls.UNSAID | settings.get("text_config", settings)  # a full CLIP has its text half in there
         refuse_unless(settings, {"layer_norm_eps": 1e-5}, "text encoder")
         config = cls(**{name: settings[name] for name in asdict(cls()) if name in settings})
         refuse_uneven([config.hidden_size], [config.num_attention_heads], "text encoder")
@@ -78,12 +80,16 @@ class CLIPVisionConfig:
     patch_size: int = 14
     hidden_act: str = "quick_gelu"
 
+    UNSAID = {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "image_size": 224, "patch_size": 32,
+    }  # fmt: skip
+
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> "CLIPVisionConfig":
-        settings = settings.get("vision_config", settings)  # a full CLIP has its vision half in there
+        settings = cls.UNSAID | settings.get("vision_config", settings)  # a full CLIP has its vision half in there
         refuse_unless(settings, {"layer_norm_eps": 1e-5, "num_channels": 3, "hidden_act": "quick_gelu"}, "vision tower")
-        sizes = [name for name in asdict(cls()) if name != "hidden_act"]
-        config = cls(**{name: required(settings, name, "vision tower") for name in sizes})
+        config = cls(**{name: settings[name] for name in cls.UNSAID})
         refuse_uneven([config.hidden_size], [config.num_attention_heads], "vision tower")
         return config
 

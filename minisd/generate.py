@@ -9,6 +9,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -27,12 +28,18 @@ from .schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 SAMPLERS = {"pndm": PNDMScheduler, "ddim": DDIMScheduler, "lms": LMSDiscreteScheduler}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BATCH = 4  # pictures that are drawn at once
-NOT_NEEDED = {  # flags of CompVis' script, accepted and without effect
+NOT_NEEDED = {  # flags of CompVis' scripts, accepted and without effect
     "config": "a checkpoint brings its own",
     "C": "a checkpoint knows its channels",
     "f": "a checkpoint knows its factor",
     "n_rows": "--grid finds its columns",
+    "fixed_code": "--seed alone decides about the noise",
+    "skip_save": "every picture is written",
+    "laion400m": "--model names another checkpoint",
+    "dpm": "DPM-Solver is not implemented, and --sampler names what is",
 }
+SWITCHES = ("fixed_code", "skip_save", "laion400m", "dpm")  # those of them that take no value
+RECORDED = ("variant", "revision", "tokenizer", "prediction_type", "no_safety_checker")  # in the PNG, where they were given
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
     p.add_argument("--precision", choices=["full", "autocast"], help=argparse.SUPPRESS)
     for flag in NOT_NEEDED:
-        p.add_argument(f"--{flag.replace('_', '-')}", dest=flag, help=argparse.SUPPRESS)
+        switch = {"action": "store_const", "const": True} if flag in SWITCHES else {}
+        p.add_argument(f"--{flag.replace('_', '-')}", dest=flag, help=argparse.SUPPRESS, **switch)
     p.add_argument("--quiet", action="store_true", help="say nothing but the paths, and errors")
     p.add_argument("--version", action="version", version=f"minisd {__version__}")
     return p
@@ -124,15 +132,13 @@ def run(args: argparse.Namespace):
         if getattr(args, flag) is not None:
             say(f"note: --{flag} has no effect: {why}")
     if args.quiet:
-        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
 
     device = device_of(args.device)
     half = device.startswith("cuda") and args.precision != "full"
     dtype = DTYPES[args.dtype or ("float16" if half else "float32")]
     pipe = StableDiffusionPipeline.from_pretrained(args.model, dtype=dtype, **how_to_load(args)).to(device)
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
-    if args.sampler:
-        pipe.scheduler = SAMPLERS[args.sampler].from_config(pipe.scheduler.config)
     say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
     started, pictures = time.perf_counter(), []
@@ -163,8 +169,8 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
     if args.from_file:
         try:
             lines = args.from_file.read_text(encoding="utf-8-sig").splitlines()
-        except FileNotFoundError:
-            raise ValueError(f"there is no file {args.from_file} to read prompts from") from None
+        except OSError as error:
+            raise ValueError(f"cannot read prompts from {args.from_file}: {error.strerror}") from None
         except UnicodeDecodeError:
             raise ValueError(f"{args.from_file} is not a text in UTF-8: a file of prompts has one a line") from None
         prompts += [line for line in lines if line.strip()]
@@ -174,6 +180,11 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
         raise ValueError(f"pictures are written as PNG: call it {args.out.with_suffix('.png')}, or name a folder")
     if args.out.is_file() and args.out.suffix.lower() != ".png":
         raise ValueError(f"{args.out} is a file; name a folder, or a new .png file")
+    folder = args.out.parent if args.out.suffix.lower() == ".png" else args.out
+    try:  # the nearest folder that is there: the others are made when there is a picture
+        tempfile.TemporaryFile(dir=next(path for path in [folder, *folder.parents] if path.exists())).close()
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}; name another folder by --out") from None
     count = args.num_images * args.n_iter
     if count < 1:
         raise ValueError(f"--num-images must be at least 1, not {count}")
@@ -198,15 +209,14 @@ def device_of(name: str) -> str:
 
 def how_to_load(args: argparse.Namespace) -> dict:
     """What `from_pretrained` has to know besides the name."""
-    more: dict = {"variant": args.variant, "revision": args.revision}
     of_files = {"tokenizer": args.tokenizer, "prediction_type": args.prediction_type}
     given = {name: value for name, value in of_files.items() if value}
-    if given and not Path(args.model).is_file():
+    if given and (args.model == "tiny" or not Path(args.model).is_file()):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"{flags}: only for an original single file, and {args.model} is none")
-    if args.sampler and not Path(args.model).is_file():  # before loading: the model's own may be one that is not implemented
-        more["scheduler"] = SAMPLERS[args.sampler].from_pretrained(args.model, subfolder="scheduler", revision=args.revision)
-    return more | given | ({"safety_checker": None} if args.no_safety_checker else {})
+    parts = {"scheduler": SAMPLERS[args.sampler]} if args.sampler else {}
+    parts |= {"safety_checker": None} if args.no_safety_checker else {}
+    return {"variant": args.variant, "revision": args.revision, **given, **parts}
 
 
 def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace):
@@ -251,7 +261,7 @@ def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, ar
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "version": __version__,
         "torch": torch.__version__,
-    }
+    } | {name: value for name in RECORDED if (value := getattr(args, name))}
 
 
 def file_name(out: Path, order: Order, suffix: str = "") -> Path:

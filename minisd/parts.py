@@ -51,16 +51,17 @@ def replacements(keywords: Mapping[str, Any]) -> dict[str, Any]:
 def from_folder(
     source: str | os.PathLike, given: Mapping[str, Any], dtype: torch.dtype, variant: str | None, hub: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The parts in a folder or on the Hub, by the names that a pipeline has for them, except those that are `given`."""
+    """The parts in a folder or on the Hub, by the names that a pipeline has for them; those that are `given` replace its own."""
     index = read_json(resolve(source, these(source, INDEX), **hub) / INDEX)
     refuse_what_is_not_implemented(index, given, str(source))
+    sampler = given.get("scheduler") or SCHEDULERS[index["scheduler"][1]]
     absent = set() if (index.get("safety_checker") or [None])[0] else {"safety_checker"}
     networks = {name: network for name, network in NETWORKS.items() if name not in given and name not in absent}
     variants = ("fp16", None) if hub.get("revision") == "fp16" else (variant, None)
 
     def choose(names: Collection[str]) -> list[str]:
         """All that is needed, before any of it is fetched."""
-        files = these(source, INDEX, *([] if "scheduler" in given else [SCHEDULER]))(names)
+        files = these(source, INDEX, *([SCHEDULER] if isinstance(sampler, type) else []))(names)
         files += [DEFAULTS] if DEFAULTS in names else []
         files += [] if "tokenizer" in given else vocabulary_files(names, str(source), "tokenizer")
         if variant and not any(weight_files(names, f"{name}/{part.weights_name}", variant) for name, part in networks.items()):
@@ -72,12 +73,13 @@ def from_folder(
         ]
 
     folder = resolve(source, choose, **hub)
-    parts: dict[str, Any] = read_json(folder / DEFAULTS) if (folder / DEFAULTS).exists() else {}
+    parts = defaults_in(read_json(folder / DEFAULTS), source) if (folder / DEFAULTS).exists() else {}
     if "tokenizer" not in given:
         parts["tokenizer"] = CLIPTokenizer.from_pretrained(folder, "tokenizer")
-    if "scheduler" not in given:
-        parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(read_json(folder / SCHEDULER))
-    return parts | {name: network.from_folder(folder, name, variants, dtype) for name, network in networks.items()}
+    if isinstance(sampler, type):
+        sampler = sampler.from_config(read_json(folder / SCHEDULER))
+    parts |= {name: network.from_folder(folder, name, variants, dtype) for name, network in networks.items()}
+    return {**parts, **given, "scheduler": sampler}
 
 
 def from_file(
@@ -97,16 +99,24 @@ def from_file(
         )
     index = checkpoint.json(INDEX)
     refuse_what_is_not_implemented(index, given, str(path))
-    parts: dict[str, Any] = checkpoint.json(DEFAULTS) if DEFAULTS in checkpoint.files else {}
+    sampler = given.get("scheduler") or SCHEDULERS[index["scheduler"][1]]
+    if isinstance(sampler, type):
+        sampler = sampler.from_config(checkpoint.json(SCHEDULER))
+    parts = defaults_in(checkpoint.json(DEFAULTS), path) if DEFAULTS in checkpoint.files else {}
     if "tokenizer" not in given:
         parts["tokenizer"] = vocabulary(checkpoint, path, tokenizer, hub)
-    if "scheduler" not in given:
-        parts["scheduler"] = SCHEDULERS[index["scheduler"][1]].from_config(checkpoint.json(SCHEDULER))
     for name in checkpoint.parts:
         if name not in given:
             config = NETWORKS[name].config_class.from_json(checkpoint.json(f"{name}/config.json"))
             parts[name] = NETWORKS[name].from_tensors(config, checkpoint.take(name), dtype, str(path))
-    return parts
+    return {**parts, **given, "scheduler": sampler}
+
+
+def defaults_in(settings: Mapping[str, Any], where: str | os.PathLike) -> dict[str, Any]:
+    """What a call does when it is not told, as a checkpoint says."""
+    if unknown := settings.keys() - {"num_inference_steps", "guidance_scale"}:
+        raise CheckpointError(f"{where}: {DEFAULTS} has {min(unknown)!r}, which is no default of a pipeline")
+    return dict(settings)
 
 
 def refuse_what_is_not_implemented(index: Mapping[str, Any], given: Collection[str], where: str):
@@ -122,8 +132,10 @@ def refuse_what_is_not_implemented(index: Mapping[str, Any], given: Collection[s
     if not scheduler:
         raise UnsupportedConfig(f"{where} names no scheduler; give one, as in scheduler=DDIMScheduler()")
     if scheduler not in SCHEDULERS:
-        like_it = f'scheduler=DDIMScheduler.from_pretrained("{where}", subfolder="scheduler")'
-        raise UnsupportedConfig(f"{scheduler} is not implemented; give another with its settings: {like_it}")
+        raise UnsupportedConfig(
+            f"{scheduler} is not implemented; another takes over what {where} says of it: scheduler=DDIMScheduler, or "
+            "on the command line --sampler ddim"
+        )
 
 
 def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike | None, hub: Mapping[str, Any]) -> CLIPTokenizer:

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from copy import copy
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -68,7 +68,15 @@ class StableDiffusionPipeline:
         guidance_scale: float = 7.5,
         safety_checker: StableDiffusionSafetyChecker | None = None,
     ):
-        """`num_inference_steps` and `guidance_scale` are what a call does when it is not told."""
+        """`num_inference_steps` and `guidance_scale` are what a call does when it is not told.
+
+        Raises ValueError for a tokenizer that has ids which the text encoder does not know.
+        """
+        if max(tokenizer.vocab.values()) >= text_encoder.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has ids up to {max(tokenizer.vocab.values()):,}, and the text encoder knows the first "
+                f"{text_encoder.config.vocab_size:,}: they do not belong together"
+            )
         self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler = vae, text_encoder, tokenizer, unet, scheduler
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.safety_checker = safety_checker
@@ -156,8 +164,9 @@ class StableDiffusionPipeline:
         shape = (len(prompts) * num_images_per_prompt, self.unet.config.in_channels, height // factor, width // factor)
         if latents is None:
             latents = randn(shape, generator, self.device)
-        elif latents.shape != shape:
-            raise ValueError(f"latents have the shape {tuple(latents.shape)} instead of {shape}")
+        elif not isinstance(latents, Tensor) or latents.shape != shape:
+            found = tuple(latents.shape) if isinstance(latents, Tensor) else latents
+            raise ValueError(f"latents must be a tensor of shape {shape}, not {found}"[:200])
         latents = latents.to(self.device, torch.float32) * scheduler.init_noise_sigma
 
         # The words
@@ -243,20 +252,20 @@ class StableDiffusionPipeline:
         """The built-in model ("tiny"), a diffusers folder, an id on the Hub, or what `from_single_file` reads.
 
         Weights are cast on the way in to `dtype` (or `torch_dtype`), float32 if not given, whatever they are stored in.
-        `variant="fp16"` takes the files in half precision. `parts` replaces parts, as in `scheduler=…`. A checkpoint's safety
-        checker is loaded too; `safety_checker=None` leaves it out.
+        `variant="fp16"` takes the files in half precision. `parts` replaces parts, as in `vae=…`; `scheduler=DDIMScheduler`, the
+        class, takes the checkpoint's settings. A checkpoint's safety checker is loaded too; `safety_checker=None` leaves it out.
 
         Raises CheckpointError or UnsupportedConfig with what to do, and TypeError for a keyword that nothing here knows; then
         nothing is loaded. Four that programs for diffusers pass change nothing here: `use_safetensors=True`, `low_cpu_mem_usage`,
         `feature_extractor`, `requires_safety_checker`.
         """
         hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-        if Path(source).is_file():
+        if source != "tiny" and Path(source).is_file():
             if given := variant or revision:
                 raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {given!r}")
             return cls.from_single_file(source, dtype=either(dtype, torch_dtype), **hub, **parts)
         parts, hub = replacements(parts), {"revision": revision, **hub}
-        return cls(**{**from_folder(source, parts, either(dtype, torch_dtype), variant, hub), **parts})
+        return cls(**from_folder(source, parts, either(dtype, torch_dtype), variant, hub))
 
     @classmethod
     def from_single_file(
@@ -286,11 +295,11 @@ class StableDiffusionPipeline:
             parts["tokenizer"] = tokenizer
         parts = replacements(parts)
         hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-        return cls(**{**from_file(Path(path), parts, either(dtype, torch_dtype), tokenizer, prediction_type, hub), **parts})
+        return cls(**from_file(Path(path), parts, either(dtype, torch_dtype), tokenizer, prediction_type, hub))
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts by their names; the safety checker may be None."""
+        """The parts by their names; the safety checker may be None. How many steps and what scale by default are no parts."""
         return {name: getattr(self, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker")}
 
     def save_pretrained(self, folder: str | os.PathLike):
@@ -306,12 +315,17 @@ def check(prompt, negative_prompt, height, width, factor, steps, guidance_scale,
     """The prompts and the negative prompts as lists of one length; raises TypeError or ValueError for what cannot be drawn."""
     if not (isinstance(prompt, str) or (isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt))):
         raise TypeError(f"a prompt is a string or a list of strings, not {prompt!r}"[:200])
-    if negative_prompt is not None and type(negative_prompt) is not type(prompt):
-        raise TypeError("give the negative prompt as the prompt is given: a string, or a list of as many strings")
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or [""] * len(prompts)
+    negatives = [""] * len(prompts) if negative_prompt is None else negative_prompt
+    negatives = [negatives] if isinstance(negative_prompt, str) else negatives
+    alike = negative_prompt is None or type(negative_prompt) is type(prompt)
+    if not (alike and all(isinstance(negative, str) for negative in negatives)):
+        raise TypeError("give the negative prompt as the prompt is given: a string, or a list of as many strings")
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts")
+    for text in [*prompts, *negatives]:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{text!a} holds bytes that are no text in UTF-8"[:200])
     for name, number in {
         "height": height,
         "width": width,
@@ -323,9 +337,9 @@ def check(prompt, negative_prompt, height, width, factor, steps, guidance_scale,
     if height % factor or width % factor or height <= 0 or width <= 0:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
         raise ValueError(f"height and width must be multiples of {factor}: {height}×{width} is not, {near[0]}×{near[1]} is")
-    if not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale must be a number, not {guidance_scale}")
-    if not 0 <= eta <= 1:
+    if not (isinstance(guidance_scale, Real) and math.isfinite(guidance_scale)):
+        raise ValueError(f"guidance_scale must be a number, not {guidance_scale!r}")
+    if not (isinstance(eta, Real) and 0 <= eta <= 1):
         raise ValueError(f"eta must be from 0 to 1, not {eta}")
     if num_images < 1:
         raise ValueError(f"num_images_per_prompt must be at least 1, not {num_images}")

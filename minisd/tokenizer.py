@@ -15,7 +15,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from .checkpoint import CheckpointError, listing, parse_json, read_text, resolve, write_folder, write_json
+from .checkpoint import HUB, CheckpointError, known, listing, parse_json, read_text, resolve, write_folder, write_json
 
 SAY_HOW_TO_PAD = ["special_tokens_map.json", "tokenizer_config.json"]
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -79,7 +79,7 @@ class CLIPTokenizer:
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **hub) -> Self:
         """Load from a folder (or an id on the Hub) with vocab.json and merges.txt, or with tokenizer.json."""
-        folder = resolve(source, lambda names: vocabulary_files(names, str(source), subfolder), **hub)
+        folder = resolve(source, lambda names: vocabulary_files(names, str(source), subfolder), **known(hub, HUB))
         paths = [folder / name for name in vocabulary_files(listing(folder), str(folder), subfolder)]
         texts = {path.name: read_text(path) for path in paths}
         try:

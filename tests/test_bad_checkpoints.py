@@ -81,6 +81,10 @@ def test_what_is_no_safetensors_file(tmp_path, content, sentence):
         ({"dtype": "F16"}, "its header contradicts itself"),
         ({"shape": [-2]}, "its header contradicts itself"),
         ({"data_offsets": [-8, 8], "shape": [4]}, "its header contradicts itself"),
+        ({"data_offsets": [8, 16]}, "it has "),
+        ({"shape": [-1, -2]}, "its header contradicts itself"),
+        ({"shape": [2.0]}, "its header contradicts itself"),
+        ({"data_offsets": [0.0, 8.0]}, "its header contradicts itself"),
         ({"dtype": "F99"}, "its header cannot be read (KeyError: 'F99')"),
         ({"data_offsets": [0]}, "its header cannot be read (ValueError"),
         ({"data_offsets": "no"}, "its header cannot be read (TypeError"),
@@ -90,6 +94,23 @@ def test_headers_that_contradict_themselves(tmp_path, changes, sentence):
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}).encode()
     (tmp_path / "bad.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     refused(tmp_path / "bad.safetensors", sentence)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"__metadata__": 5},
+        {"__metadata__": None},
+        {"__metadata__": {"format": 5}},
+        {"b": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}},
+        {"b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}},
+    ],
+    ids=["a number", "null", "no text", "the same bytes twice", "some bytes twice"],
+)
+def test_notes_that_are_none_and_tensors_that_overlap(tmp_path, entries):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, **entries}).encode()
+    (tmp_path / "bad.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    refused(tmp_path / "bad.safetensors", "its header contradicts itself")
 
 
 def test_a_pickle_that_is_damaged(tmp_path, capsys):
@@ -229,6 +250,17 @@ def also(path: str):
     return change
 
 
+def altered(path: str, text: object):
+    """One of its small files says something else."""
+
+    def change(metadata: dict[str, str]):
+        about = json.loads(metadata["minisd"])
+        about["files"][path] = text
+        metadata["minisd"] = json.dumps(about)
+
+    return change
+
+
 def without(path: str):
     def change(metadata: dict[str, str]):
         about = json.loads(metadata["minisd"])
@@ -249,6 +281,9 @@ def without(path: str):
         (without("unet/config.json"), "is damaged: its description of itself cannot be read (KeyError)"),
         (without("vae/config.json"), "does not fit Stable Diffusion as it describes itself: it has unexpected vae."),
         (lambda m: m.pop("minisd"), "is no Stable Diffusion"),
+        (lambda m: m.update(minisd='{"files": []}'), "is damaged: its description of itself cannot be read (KeyError)"),
+        (altered("defaults.json", '{"foo": 1}'), "defaults.json has 'foo', which is no default of a pipeline"),
+        (altered("unet/config.json", "[]"), "is damaged: its description of itself cannot be read (TypeError)"),
     ],
 )
 def test_minisd_files_with_a_damaged_description(folders, tmp_path, change, sentence):
@@ -257,10 +292,12 @@ def test_minisd_files_with_a_damaged_description(folders, tmp_path, change, sent
 
 
 @pytest.mark.parametrize("path", ["model_index.json", "scheduler/scheduler_config.json"])
-def test_minisd_files_without_a_needed_description(folders, tmp_path, path):
+@pytest.mark.parametrize("text", [None, "{", 5, "[1]"])
+def test_minisd_files_without_a_needed_description(folders, tmp_path, path, text):
     convert([str(folders["v1"]), str(tmp_path / "mine.safetensors")])
-    changed(tmp_path / "mine.safetensors", without(path))
-    with pytest.raises(CheckpointError, match=f"the checkpoint's {path} is missing or not valid JSON"):
+    changed(tmp_path / "mine.safetensors", without(path) if text is None else altered(path, text))
+    sentence = f"the checkpoint's {path} is missing or not valid JSON|the checkpoint's {path} holds no settings, but \\[1\\]"
+    with pytest.raises(CheckpointError, match=sentence):
         StableDiffusionPipeline.from_single_file(tmp_path / "mine.safetensors")
 
 

@@ -4,13 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 from helpers import small_network, small_pipeline
 from safetensors.torch import load_file, save_file
 
-from minisd import CheckpointError, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UnsupportedConfig
+from minisd import CheckpointError, CLIPTokenizer, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UnsupportedConfig
 from minisd.checkpoint import load_strictly
+from minisd.schedulers import SCHEDULERS
+from weights_convert.__main__ import main as convert
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -217,16 +220,47 @@ def test_keywords_are_refused_before_anything_is_looked_for(tmp_path, keyword, k
             load(tmp_path / "nowhere", **keyword)
 
 
-def test_the_advice_for_a_foreign_sampler_helps(folder):
-    """It keeps what the folder says of its sampler, such as that its model predicts v."""
-    change_json(folder / "model_index.json", scheduler=["diffusers", "HeunDiscreteScheduler"])
-    change_json(folder / "scheduler/scheduler_config.json", prediction_type="v_prediction")
-    with pytest.raises(UnsupportedConfig) as error:
+FOREIGN = ["EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "DPMSolverMultistep", "UniPCMultistep", "LCM", "DDPM"]
+
+
+@pytest.mark.parametrize("foreign", [*FOREIGN, "LMSDiscrete", "PNDM", "DDIM"])
+@pytest.mark.parametrize("single_file", [False, True], ids=["folder", "file"])
+def test_every_sampler_of_diffusers_gives_its_settings_to_every_one_here(folder, tmp_path, foreign, single_file):
+    """What they mean alike, such as that the model predicts v, and nothing that would be refused."""
+    settings = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    settings |= {"prediction_type": "v_prediction", "beta_end": 0.013}
+    getattr(diffusers, f"{foreign}Scheduler").from_config(settings).save_config(folder / "scheduler")
+    change_json(folder / "model_index.json", scheduler=["diffusers", f"{foreign}Scheduler"])
+    source = tmp_path / "model.safetensors" if single_file else folder
+    if single_file:
+        assert convert([str(folder), str(source)]) == 0
+    if f"{foreign}Scheduler" not in SCHEDULERS:
+        with pytest.raises(UnsupportedConfig, match=f"{foreign}Scheduler is not implemented; .* scheduler=DDIMScheduler, or "):
+            StableDiffusionPipeline.from_pretrained(source)
+    for ours in SCHEDULERS.values():
+        scheduler = StableDiffusionPipeline.from_pretrained(source, scheduler=ours).scheduler
+        assert type(scheduler) is ours
+        assert (scheduler.config.prediction_type, scheduler.config.beta_end) == ("v_prediction", 0.013)
+
+
+def test_a_sampler_leaves_out_no_setting_that_changes_the_noise_schedule(folder):
+    for name, value in {"rescale_betas_zero_snr": True, "trained_betas": [0.1], "timestep_spacing": "trailing"}.items():
+        settings = {"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}
+        assert DDIMScheduler.from_config(settings)
+        with pytest.raises(UnsupportedConfig, match=name):
+            DDIMScheduler.from_config({**settings, name: value})
+
+
+def test_a_vocabulary_that_the_text_encoder_does_not_know(folder):
+    with pytest.raises(ValueError, match="the tokenizer has ids up to 733, and the text encoder knows the first"):
+        StableDiffusionPipeline.from_pretrained(folder, tokenizer=CLIPTokenizer.from_pretrained("tiny"))
+
+
+@pytest.mark.parametrize("defaults", [{"steps": 50}, []])
+def test_defaults_that_are_none(folder, defaults):
+    (folder / "defaults.json").write_text(json.dumps(defaults))
+    with pytest.raises(CheckpointError, match=r"has 'steps', which is no default of a pipeline|holds no settings"):
         StableDiffusionPipeline.from_pretrained(folder)
-    advice = str(error.value).split("settings: ")[1]
-    names = {"StableDiffusionPipeline": StableDiffusionPipeline, "DDIMScheduler": DDIMScheduler}
-    pipe = eval(f"StableDiffusionPipeline.from_pretrained({str(folder)!r}, {advice})", names)
-    assert pipe.scheduler.config.prediction_type == "v_prediction"
 
 
 @pytest.mark.parametrize("part", ["vae", "tokenizer"])

@@ -5,10 +5,12 @@ from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 import torch
+import transformers
 from helpers import NETWORKS, OFFICIAL, SMALL, V1_TEXT, V1_UNET, VAE
 
 from minisd import UnsupportedConfig, config
-from minisd.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
+from minisd.config import CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, SchedulerConfig, UNetConfig, VAEConfig
+from weights_convert.shapes import TEXT_DEFAULTS, VISION_DEFAULTS, shapes_of
 
 CLASSES = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": CLIPTextConfig, "scheduler": SchedulerConfig}
 PRESETS = {
@@ -72,6 +74,22 @@ def test_ids_in_the_official_json_are_not_believed():
 def test_the_text_half_of_a_full_clip():
     full = {"model_type": "clip", "text_config": V1_TEXT, "vision_config": {"hidden_size": 3}}
     assert CLIPTextConfig.from_json(full) == CLIPTextConfig.from_json(V1_TEXT)
+
+
+def test_a_fine_tuned_checkers_configuration_that_leaves_out_what_transformers_thinks_usual():
+    """As transformers 4.33 has written it: what is as in its smallest CLIP does not stand there."""
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14}
+    written = {"projection_dim": 768, "text_config": {"hidden_size": 768}, "vision_config": vision}
+    assert SafetyCheckerConfig.from_json(written) == SafetyCheckerConfig()
+    assert shapes_of("safety_checker", written) == shapes_of("safety_checker", SafetyCheckerConfig().to_json())
+
+
+def test_what_is_left_out_is_what_transformers_takes():
+    text, vision = transformers.CLIPTextConfig().to_dict(), transformers.CLIPVisionConfig().to_dict()
+    assert {name: text[name] for name in TEXT_DEFAULTS} == TEXT_DEFAULTS
+    assert {name: vision[name] for name in VISION_DEFAULTS} == VISION_DEFAULTS
+    assert asdict(CLIPTextConfig.from_json({})) == {name: text[name] for name in asdict(CLIPTextConfig())}
+    assert asdict(CLIPVisionConfig.from_json({})) == {name: vision[name] for name in asdict(CLIPVisionConfig())}
 
 
 REFUSED = [

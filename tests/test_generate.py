@@ -86,6 +86,24 @@ def test_a_picture_tells_how_to_repeat_it(generate):
     assert "Steps: 2, Sampler: ddim, CFG scale: 3.0, Seed: 5, Size: 72x64" in line
 
 
+def test_what_was_loaded_otherwise_is_told_too(generate):
+    _, (path,), _ = generate("a red ball", "--no-safety-checker")
+    told = json.loads(Image.open(path).text["minisd"])
+    assert told["no_safety_checker"] is True and "variant" not in told
+
+
+def test_a_file_of_its_name_does_not_hide_the_built_in_model(generate, tmp_path):
+    (tmp_path / "tiny").write_text("hello")
+    assert generate("a red ball", model="tiny")[0] == 0
+
+
+def test_flags_of_compvis_scripts_are_accepted_and_explained(generate):
+    flags = ["--fixed_code", "--skip_save", "--laion400m", "--dpm", "--C", "4", "--f", "8", "--n_rows", "2", "--config", "x.yaml"]
+    status, paths, said = generate("--prompt", "a red ball", "--plms", "--ddim_steps", "2", "--scale", "3", *flags, steps=None)
+    assert status == 0 and len(paths) == 1
+    assert said.count("has no effect: ") == 8
+
+
 def test_a_grid_and_a_film(generate):
     _, paths, _ = generate(
         "a red ball", "a blue cat", "--num-images", "2", "--seed", "0", "--grid", "--gif", "--sampler", "ddim", steps=4
@@ -167,13 +185,17 @@ def test_processes_under_torchrun_share_the_prompts(generate, monkeypatch):
         (["a cat", "--height", "70"], "multiples of 8"),
         (["a cat", "--guidance-scale", "nan"], "guidance_scale must be a number"),
         (["a cat", "--num-images", "0"], "at least 1"),
-        (["a cat", "--from-file", "missing.txt"], "there is no file missing.txt"),
+        (["a cat", "--from-file", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
+        (["a cat", "--from-file", "."], "cannot read prompts from .: Is a directory"),
         (["a cat", "--from-file", sys.executable], "is not a text in UTF-8"),
         (["a cat", "--eta", "1"], "eta is a setting of DDIMScheduler"),
         (["a cat", "--eta", "2", "--sampler", "ddim"], "eta must be from 0 to 1"),
         (["a cat", "--seed", str(10**30)], "--seed must be from 0 to"),
         (["a cat", "--out", "cat.jpg"], "call it cat.png"),
         (["a cat", "--out", __file__], "is a file; name a folder"),
+        (["a cat", "--out", f"{__file__}/folder"], "Not a directory; name another folder by --out"),
+        (["a cat", "--out", f"{__file__}/new/cat.png"], "Not a directory; name another folder by --out"),
+        (["a cat \udcff"], "holds bytes that are no text in UTF-8"),
         (["a cat", "--tokenizer", "folder"], "--tokenizer: only for an original single file"),
         (["a cat", "--device", "mps"], "has no mps"),
         (["a cat", "--height", "64000000", "--width", "64000000"], "not enough memory"),

@@ -13,7 +13,7 @@ from helpers import NETWORKS, SMALL, diffusers_tensors
 from originals import OFFICIAL_SHAPES, averaged, bookkeeping, original_tensors, write_original
 from safetensors.torch import save_file
 
-from weights_convert import known
+from weights_convert import known, read_any, write_minisd
 from weights_convert.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +104,17 @@ def test_a_minisd_file(inspect, folders, tmp_path, kind):
     assert inspected["kind"] == "a minisd checkpoint" and inspected["missing"] == inspected["not needed"] == "none"
     expected = {"v1": "epsilon", "v2": "v_prediction"}[kind]
     assert inspected["predicts"] == f"{expected} (scheduler/scheduler_config.json says so)"
+
+
+@pytest.mark.parametrize("settings", ["[]", "{", None])
+def test_a_minisd_file_whose_sampler_has_no_settings(folders, tmp_path, capsys, settings):
+    checkpoint = read_any(folders["v1"])
+    del checkpoint.files["scheduler/scheduler_config.json"]
+    if settings:
+        checkpoint.files["scheduler/scheduler_config.json"] = settings
+    write_minisd(checkpoint, tmp_path / "mine.safetensors")
+    assert main(["inspect", str(tmp_path / "mine.safetensors")]) == 1
+    assert "error: the checkpoint's scheduler/scheduler_config.json" in capsys.readouterr().err
 
 
 def test_a_pickle(inspect, tmp_path, small_presets):

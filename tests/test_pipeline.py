@@ -48,8 +48,10 @@ def test_given_latents_replace_the_noise(pipe, sampler):
 
 
 def test_given_latents_must_have_the_right_shape(pipe):
-    with pytest.raises(ValueError, match=r"latents have the shape \(1, 4, 8, 9\) instead of \(1, 4, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"latents must be a tensor of shape \(1, 4, 8, 8\), not \(1, 4, 8, 9\)"):
         draw(pipe, latents=randn(1, 4, 8, 9))
+    with pytest.raises(ValueError, match=r"latents must be a tensor of shape \(1, 4, 8, 8\), not \[\]"):
+        draw(pipe, latents=[])
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS.values(), ids=SCHEDULERS)

@@ -1,5 +1,6 @@
 """Names of every layout, both ways, and the converter, which writes all or nothing."""
 
+import json
 import os
 import re
 import resource
@@ -13,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from helpers import NETWORKS, OFFICIAL, SMALL, small_tokenizer
+from helpers import NETWORKS, OFFICIAL, SMALL, small_tokenizer, small_vocabulary
 from originals import OFFICIAL_SHAPES, averaged, original_tensors, write_original
 from safetensors.torch import load_file, save_file
 
@@ -337,6 +338,48 @@ def test_nothing_is_overwritten(original, tmp_path, capsys):
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({}, "has neither vocab.json and merges.txt nor tokenizer.json"),
+        ({"vocab.json": "{}"}, "has neither vocab.json and merges.txt nor tokenizer.json"),
+        ({"vocab.json": b"\xff\xfe", "merges.txt": ""}, "tokenizer/vocab.json is missing or not valid JSON"),
+        ({"vocab.json": "[]", "merges.txt": ""}, "tokenizer/vocab.json holds no settings"),
+        ({"vocab.json": '{"a": 1}', "merges.txt": ""}, "has a vocabulary of 1, and the text encoder one of"),
+        ({"merges.txt": "hi"}, "has a merges.txt that does not belong to its vocab.json"),
+        ({"merges.txt": "version https://git-lfs.github.com/spec/v1"}, "has a merges.txt that does not belong to its vocab.json"),
+        ({"tokenizer.json": "{}"}, "has a vocabulary of 0, and the text encoder one of"),
+    ],
+)
+def test_vocabularies_that_do_not_fit(original, tmp_path, capsys, files, sentence):
+    folder = tmp_path / "vocabulary"
+    folder.mkdir()
+    if files.keys() == {"merges.txt"}:
+        files = {"vocab.json": json.dumps(small_vocabulary()[0]), **files}
+    for name, content in files.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main([str(original), str(tmp_path / "out"), "--tokenizer", str(folder)]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vocabulary_in_one_file(original, tmp_path):
+    vocabulary, merges = small_vocabulary()
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [" ".join(pair) for pair in merges]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    out = converted(original, tmp_path / "out.safetensors", "--tokenizer", str(tmp_path))
+    assert StableDiffusionPipeline.from_pretrained(out).tokenizer.vocab == vocabulary
+
+
+def test_a_folder_whose_index_is_no_object(folders, tmp_path, capsys):
+    shutil.copytree(folders["v1"], tmp_path / "folder")
+    for name in ("scheduler/scheduler_config.json", "model_index.json"):
+        (tmp_path / "folder" / name).write_text("[1]")
+        assert main([str(tmp_path / "folder"), str(tmp_path / "out")]) == 1
+        assert f"the checkpoint's {name} holds no settings, but [1]" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
 def test_a_diffusers_folder_needs_a_vocabulary(original, tmp_path, capsys):
     assert main([str(original), str(tmp_path / "out"), "--to", "diffusers"]) == 1
     assert "a diffusers folder needs a vocabulary" in capsys.readouterr().err
@@ -381,7 +424,7 @@ def test_a_full_disk_leaves_nothing(folders, tmp_path, capsys, to):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     captured = capsys.readouterr()
     assert status == 1 and captured.out == "" and captured.err == "error: nothing was written: File too large\n"
-    assert [path for path in tmp_path.rglob("*") if path.name != "new"] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stopped_conversion_leaves_nothing(folders, tmp_path, monkeypatch, capsys):

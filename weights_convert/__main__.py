@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import Checkpoint, read_any, write_diffusers, write_minisd
+from .checkpoint import VOCABULARIES, Checkpoint, read_any, write_diffusers, write_minisd
 from .files import CheckpointError
 from .report import report
 
@@ -30,7 +30,7 @@ def converter() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=list(DTYPES), help="cast the weights (default: as they are stored)")
     p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="what the model predicts (default: found out)")
     p.add_argument("--averaged", action="store_true", help="take the UNet's moving average (EMA), where an original file has both")
-    p.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="put this vocabulary in: vocab.json and merges.txt")
+    p.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="put the vocabulary of this folder in")
     return p
 
 
@@ -69,22 +69,38 @@ def convert(args: argparse.Namespace):
     if args.tokenizer:
         checkpoint = with_vocabulary(checkpoint, args.tokenizer)
     write = {"minisd": write_minisd, "diffusers": write_diffusers}[args.to]
+    summary = f"{', '.join(checkpoint.parts)}; predicts {checkpoint.prediction_type} ({checkpoint.decided})"
     write(checkpoint, args.out, DTYPES.get(args.dtype))
-    kind = checkpoint.json("scheduler/scheduler_config.json").get("prediction_type", "epsilon")
-    print(f"{args.out}: {', '.join(checkpoint.parts)}; predicts {kind} ({checkpoint.decided})")
+    print(f"{args.out}: {summary}")
     if not checkpoint.has_vocabulary:
         print("It has no vocabulary, as SOURCE has none; --tokenizer FOLDER puts one in.", file=sys.stderr)
 
 
 def with_vocabulary(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """The checkpoint with vocab.json and merges.txt of a folder; how it pads stays its own affair."""
-    texts = {}
-    for name in ("vocab.json", "merges.txt"):
-        found = next((path for path in (folder / name, folder / "tokenizer" / name) if path.is_file()), None)
-        if found is None:
-            raise CheckpointError(f"{folder} has no {name}")
-        texts[f"tokenizer/{name}"] = found.read_text(encoding="utf-8")
-    return replace(checkpoint, files={**checkpoint.files, **texts})
+    """The checkpoint with the vocabulary of a folder in the place of its own; how it pads stays its own affair."""
+    insides = (folder, folder / "tokenizer")
+    places = [{file: inside / Path(file).name for file in files} for files in VOCABULARIES for inside in insides]
+    found = next((paths for paths in places if all(path.is_file() for path in paths.values())), None)
+    if found is None:
+        raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json")
+    rest = {file: text for file, text in checkpoint.files.items() if not any(file in files for files in VOCABULARIES)}
+    texts = {file: path.read_text(encoding="utf-8", errors="replace") for file, path in found.items()}
+    checkpoint = replace(checkpoint, files=rest | texts)
+
+    vocab = checkpoint.json("tokenizer/vocab.json") if "tokenizer/vocab.json" in found else in_one_file(checkpoint)
+    size = checkpoint.json("text_encoder/config.json").get("vocab_size")
+    if len(vocab) != size:
+        raise CheckpointError(f"{folder} has a vocabulary of {len(vocab):,}, and the text encoder one of {size:,}")
+    lines = texts.get("tokenizer/merges.txt", "").splitlines()
+    merges = [line.split() for line in lines if line and not line.startswith("#version")]
+    if any(len(pair) != 2 or "".join(pair) not in vocab for pair in merges):
+        raise CheckpointError(f"{folder} has a merges.txt that does not belong to its vocab.json; get both again")
+    return checkpoint
+
+
+def in_one_file(checkpoint: Checkpoint) -> dict[str, int]:
+    model = checkpoint.json("tokenizer/tokenizer.json").get("model")
+    return model.get("vocab", {}) if isinstance(model, dict) else {}
 
 
 if __name__ == "__main__":

@@ -58,9 +58,16 @@ class Checkpoint:
     def json(self, path: str) -> dict[str, Any]:
         """One of the files, parsed."""
         try:
-            return json.loads(self.files[path])
-        except (KeyError, ValueError) as error:
+            settings = json.loads(self.files[path])
+        except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"the checkpoint's {path} is missing or not valid JSON") from error
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"the checkpoint's {path} holds no settings, but {settings!r:.50}")
+        return settings
+
+    @property
+    def prediction_type(self) -> str:
+        return self.json(SCHEDULER).get("prediction_type", "epsilon")
 
     def take(self, part: str) -> dict[str, Tensor]:
         """The tensors of one part by their names in its network; the checkpoint lets go of them."""
@@ -104,8 +111,7 @@ def from_tensors(
     if not layout.generation:
         if averaged:
             raise CheckpointError(NO_AVERAGE.format(path))
-        about = json.loads(header.metadata["minisd"])
-        return with_prediction(Checkpoint(about["files"], dict(tensors), about.get("decided", "")), prediction)
+        return with_prediction(described_by(header, tensors), prediction)
     check_schedule(path, tensors)
     places = averaged_places(layout.places) if averaged else layout.places
     if absent := next((place.name for place in places.values() if place.name not in tensors), None):
@@ -119,6 +125,12 @@ def from_tensors(
     told, decided = (prediction, "as asked") if prediction else prediction_type(path, layout.generation, native, hashed)
     files = configs(layout.generation, told, layout.in_channels)
     return Checkpoint({path: json.dumps(file) for path, file in files.items()}, native, decided)
+
+
+def described_by(header: Header, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """A minisd file's own account of itself, which `layout_of` has checked."""
+    about = json.loads(header.metadata["minisd"])
+    return Checkpoint(about["files"], dict(tensors), str(about.get("decided", "it says so")))
 
 
 def check_schedule(path: Path, tensors: Mapping[str, Tensor]):

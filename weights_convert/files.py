@@ -10,7 +10,8 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def read_header(path: Path) -> Header:
         metadata = entries.pop("__metadata__", {})
         dtypes = {name: entry["dtype"] for name, entry in entries.items()}
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-        spans = {name: entry["data_offsets"] for name, entry in entries.items()}
+        spans = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
         lengths = {name: end - begin for name, (begin, end) in spans.items()}
         expected = {name: math.prod(shape) * ALL_DTYPES[dtypes[name]].itemsize for name, shape in shapes.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -81,7 +82,11 @@ def read_header(path: Path) -> Header:
     whole = 8 + length + max((end for _, end in spans.values()), default=0)
     if whole != size:
         raise not_safetensors(path, f"it has {size:,} bytes and should have {whole:,}; get it again")
-    if lengths != expected or any(begin < 0 for begin, _ in spans.values()):
+    whole_numbers = all(type(n) is int and n >= 0 for numbers in (*shapes.values(), *spans.values()) for n in numbers)
+    notes = isinstance(metadata, dict) and all(isinstance(note, str) for note in metadata.values())
+    in_line = sorted(spans.values())  # without gaps, and no byte belongs to two
+    no_gaps = all(begin == end for (_, end), (begin, _) in pairwise([(0, 0), *in_line]))
+    if not (whole_numbers and notes and no_gaps and lengths == expected):
         raise not_safetensors(path, "its header contradicts itself")
     return Header(dtypes, shapes, {name: 8 + length + begin for name, (begin, _) in spans.items()}, metadata)
 
@@ -207,12 +212,16 @@ def write_tensors(
 @contextmanager
 def all_or_nothing(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` to write into. What is not moved out of it is gone in the end, whatever the end."""
+    new = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # of a folder that is not empty
+            for folder in new:
+                folder.rmdir()
 
 
 def write_file(out: str | os.PathLike, fill: Callable[[Path], None]):

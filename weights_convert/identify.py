@@ -74,7 +74,7 @@ def layout_of(header: Header) -> Layout:
     """Recognise a single file; raises CheckpointError for any other kind, with the end of the sentence "this file is …"."""
     if "minisd" in header.metadata:
         try:
-            files = json.loads(header.metadata["minisd"])["files"]
+            files = dict(json.loads(header.metadata["minisd"])["files"])
             networks = {path.split("/")[0]: json.loads(text) for path, text in files.items() if path.endswith("/config.json")}
             generation, in_channels = "", networks["unet"]["in_channels"]
         except (ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,5 @@
 """What `python -m weights_convert inspect` says of a file: from its header, or, if asked, from every byte."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .checkpoint import described_by
 from .files import CheckpointError, Header, header_of, is_pickle, read_header, read_pickle, read_tensors
 from .identify import Findings, Layout, layout_of, some
 from .known import OFFICIAL, of_size, official, sha256, sha256_for_free
@@ -61,9 +61,8 @@ def about_checkpoint(
 
 def about_prediction(path: Path, header: Header, tensors: Mapping[str, Tensor], layout: Layout, full: bool) -> str:
     if not layout.generation:
-        about = json.loads(header.metadata["minisd"])
-        kind = json.loads(about["files"]["scheduler/scheduler_config.json"]).get("prediction_type", "epsilon")
-        return f"{kind} ({about.get('decided', 'as it says')})"
+        checkpoint = described_by(header, tensors)
+        return f"{checkpoint.prediction_type} ({checkpoint.decided})"
     if TOLD_BY not in layout.places:
         return "not to be told"
     kind, decided = prediction_type(path, layout.generation, {TOLD_BY: tensors[layout.places[TOLD_BY].name]}, full)

@@ -11,6 +11,15 @@ from .files import CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
 
+# What a CLIP's configuration means by saying nothing: transformers has left out, at times, what is as in its smallest CLIP.
+TEXT_DEFAULTS = {
+    "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
+}  # fmt: skip
+VISION_DEFAULTS = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "image_size": 224, "patch_size": 32,
+}  # fmt: skip
+
 
 def layer(name: str, *weight: int, bias: bool = True) -> Shapes:
     """A linear layer's weight is (out, in), a convolution's (out, in, k, k), a norm's (channels,)."""
@@ -106,7 +115,7 @@ def transformer_blocks(config: Mapping[str, Any]) -> Shapes:
 
 
 def text_encoder(config: Mapping[str, Any]) -> Shapes:
-    config = config.get("text_config", config)
+    config = TEXT_DEFAULTS | config.get("text_config", config)
     dim = config["hidden_size"]
     embeddings = layer("token_embedding", config["vocab_size"], dim, bias=False)
     embeddings |= layer("position_embedding", config.get("max_position_embeddings", 77), dim, bias=False)
@@ -114,7 +123,7 @@ def text_encoder(config: Mapping[str, Any]) -> Shapes:
 
 
 def safety_checker(config: Mapping[str, Any]) -> Shapes:
-    vision, out = config["vision_config"], config["projection_dim"]
+    vision, out = VISION_DEFAULTS | config["vision_config"], config["projection_dim"]
     dim, patch = vision["hidden_size"], vision["patch_size"]
     tower = {"class_embedding": (dim,)} | layer("patch_embedding", dim, 3, patch, patch, bias=False)
     tower |= layer("position_embedding", 1 + (vision["image_size"] // patch) ** 2, dim, bias=False)

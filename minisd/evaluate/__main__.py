@@ -75,9 +75,8 @@ def run(args: argparse.Namespace):
         raise ValueError(f"--prompts must be at least 2, not {args.prompts}: each picture is judged by the next prompt, too")
     pipe = load(args.model, args.sampler)
     if args.quick:
-        for name, share in quick(
-            painter(pipe, QUICK_STEPS if args.steps is None else args.steps, args.guidance_scale), seed=args.seed
-        ).items():
+        paint = painter(pipe, QUICK_STEPS if args.steps is None else args.steps, args.guidance_scale)
+        for name, share in quick(paint, seed=args.seed).items():
             print(f"{shown(share)}  {name}")
         return
     settings = {

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import schedule
-from ..checkpoint import read_json, resolve, these, write_folder, write_json
+from ..checkpoint import HUB, read_json, resolve, these, write_folder, write_json
 from ..config import SchedulerConfig, UnsupportedConfig, refuse_unless
+
+# What all samplers mean alike; the last two change the noise schedule itself, so nobody may leave them out.
+SHARED = [*asdict(SchedulerConfig()), "trained_betas", "rescale_betas_zero_snr"]
 
 
 class SchedulerOutput(NamedTuple):
@@ -45,13 +48,23 @@ class Scheduler:
 
     @classmethod
     def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings) -> Self:
-        """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`."""
-        return cls(config, **settings) if isinstance(config, SchedulerConfig) else cls(**{**config, **settings})
+        """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
+
+        What only the other one has is left out, and LMS's own spacing becomes this one's own.
+        """
+        config = asdict(config) if isinstance(config, SchedulerConfig) else config
+        if config.get("_class_name") != cls.__name__:
+            config = {name: value for name, value in config.items() if name in SHARED}
+            if config.get("timestep_spacing") == "linspace" and "linspace" not in cls.spacings:
+                del config["timestep_spacing"]
+        return cls(**{**config, **settings})
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **hub) -> Self:
+    def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **settings) -> Self:
+        """Load scheduler_config.json, any sampler's, from a folder, or from an id on the Hub, with its options."""
+        hub = {name: settings.pop(name) for name in HUB if name in settings}
         file = f"{subfolder}/scheduler_config.json" if subfolder else "scheduler_config.json"
-        return cls.from_config(read_json(resolve(source, these(source, file), **hub) / file))
+        return cls.from_config(read_json(resolve(source, these(source, file), **hub) / file), **settings)
 
     def save_pretrained(self, folder: str | os.PathLike):
         write_folder(folder, self.write_to)
@@ -78,7 +91,7 @@ class Scheduler:
         return len(times) - 1 - times[::-1].index(float(t))
 
     def advance(self, t: Tensor | float) -> int:
-        """The place of the step at t. A trajectory may begin anywhere (img2img does), and then leaves nothing out."""
+        """The place of the step at t. A trajectory may begin anywhere (img2img does), but between twins, and leaves nothing out."""
         index = self.find(t) if self.step_index is None else self.step_index + 1
         if index == len(self.timesteps):
             raise ValueError("the trajectory is at its end; set_timesteps begins another")

@@ -46,6 +46,7 @@ SCENES = 60_000
 CAPTION_DROPOUT = 0.1
 GUIDANCE_SCALE = 2.0  # what the model takes when nothing is said
 Contexts = Callable[[list[str], int], Tensor]  # captions and the step → states (B, T, D)
+Scenes = Callable[[int], Scene]
 GAMMA = 5.0  # Hang et al. 2023: no timestep counts more than one with this signal-to-noise ratio
 
 SHEET = [
@@ -62,8 +63,8 @@ def scene_number(i: int) -> Scene:
 
 
 @torch.inference_mode()
-def cached_latents(vae: AutoencoderKL, file: Path, count: int) -> Tensor:
-    """The scaled latents of the first `count` scenes, (count, 4, 16, 16) in float16, each process's share computed by itself.
+def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = scene_number) -> Tensor:
+    """The scaled latents of scenes 0 to `count` - 1, (count, 4, 16, 16) in float16, each process's share computed by itself.
 
     What the file has is not computed again.
     """
@@ -74,7 +75,7 @@ def cached_latents(vae: AutoencoderKL, file: Path, count: int) -> Tensor:
     share = math.ceil((count - len(known)) / world)
     mine, parts = [len(known) + i * world + rank for i in range(share)], []
     for first in tqdm(range(0, share, 4), desc="latents", disable=rank > 0):
-        pictures = torch.stack([to_tensor(draw(scene_number(i))) for i in mine[first : first + 4]]).to(device())
+        pictures = torch.stack([to_tensor(draw(scene(i))) for i in mine[first : first + 4]]).to(device())
         with fast_arithmetic(RECIPE):
             parts.append((vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
     shares = from_all(torch.cat(parts))
@@ -90,7 +91,13 @@ def min_snr_weights(alphas_cumprod: Tensor) -> Tensor:
     return (GAMMA / signal_to_noise).clamp(max=1)
 
 
-def loss_with(latents: Tensor, contexts: Contexts, recipe: Recipe = RECIPE, dropout: float = CAPTION_DROPOUT):
+def loss_with(
+    latents: Tensor,
+    contexts: Contexts,
+    recipe: Recipe = RECIPE,
+    dropout: float = CAPTION_DROPOUT,
+    scene: Scenes = scene_number,
+):
     """The loss of a step. Times that count little are drawn seldom, which changes the gradient's noise and not its mean."""
     alphas_cumprod = PNDMScheduler().alphas_cumprod.to(device())
     weights = min_snr_weights(alphas_cumprod)
@@ -99,7 +106,7 @@ def loss_with(latents: Tensor, contexts: Contexts, recipe: Recipe = RECIPE, drop
     def loss_of(model: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
         seeds = sample_seeds(recipe, step)
         which = [rng.randrange(len(latents)) for rng in seeds]
-        captions = ["" if rng.random() < dropout else caption(scene_number(i), rng) for i, rng in zip(which, seeds)]
+        captions = ["" if rng.random() < dropout else caption(scene(i), rng) for i, rng in zip(which, seeds)]
         x0 = latents[which].float().to(device())
         noise = batch_noise(recipe, step, *x0.shape[1:])
         t = torch.searchsorted(chances, batch_noise(recipe, step, uniform=True))
