@@ -91,7 +91,7 @@ class Scheduler:
         return len(times) - 1 - times[::-1].index(float(t))
 
     def advance(self, t: Tensor | float) -> int:
-        """The place of the step at t. A trajectory may begin anywhere (img2img does), but between twins, and leaves nothing out."""
+        """The place of the step at t. A trajectory may begin anywhere (img2img does), of twins at the second, and leaves nothing out."""
         index = self.find(t) if self.step_index is None else self.step_index + 1
         if index == len(self.timesteps):
             raise ValueError("the trajectory is at its end; set_timesteps begins another")
