@@ -156,7 +156,7 @@ def site(tmp_path_factory) -> Path:
     build = subprocess.run(
         [sys.executable, "-m", "sphinx", *options, ".", str(folder / "html")], cwd=ROOT, capture_output=True, text=True
     )
-    assert (build.returncode, build.stderr) == (0, "")
+    assert build.returncode == 0, build.stderr
     return folder / "html"
 
 
