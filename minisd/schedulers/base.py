@@ -52,8 +52,9 @@ class Scheduler:
 
         What only the other one has is left out, and LMS's own spacing becomes this one's own.
         """
-        config = asdict(config) if isinstance(config, SchedulerConfig) else config
-        if config.get("_class_name") != cls.__name__:
+        if isinstance(config, SchedulerConfig):
+            config = {**asdict(config), "_class_name": None}  # any sampler's
+        if config.get("_class_name", cls.__name__) != cls.__name__:
             config = {name: value for name, value in config.items() if name in SHARED}
             if config.get("timestep_spacing") == "linspace" and "linspace" not in cls.spacings:
                 del config["timestep_spacing"]
@@ -91,7 +92,7 @@ class Scheduler:
         return len(times) - 1 - times[::-1].index(float(t))
 
     def advance(self, t: Tensor | float) -> int:
-        """The place of the step at t. A trajectory may begin anywhere (img2img does), of twins at the second, and leaves nothing out."""
+        """The place of the step at t. A trajectory may begin anywhere (img2img does; at a second twin), and leaves nothing out."""
         index = self.find(t) if self.step_index is None else self.step_index + 1
         if index == len(self.timesteps):
             raise ValueError("the trajectory is at its end; set_timesteps begins another")
