@@ -124,16 +124,17 @@ def curves():
 def ablations():
     """What short trainings that differ in one respect can draw, without guidance and with it."""
     measured = json.loads((MEASURED / "ablations.json").read_text(encoding="utf-8"))
-    figure, axes = page(1, 2, height=3.0, sharey=True)
+    figure, axes = page(1, 2, height=3.6, sharey=True)
     for ax, scale in zip(axes, next(iter(measured.values()))):
-        for i, (skill, color) in enumerate(zip(("things", "colours", "all"), COLORS)):
-            at = [row + 0.26 * (i - 1) for row in range(len(measured))]
+        for i, (skill, color) in enumerate(zip(("things", "colours", "place", "all"), COLORS)):
+            at = [row + 0.2 * (i - 1.5) for row in range(len(measured))]
             rates = [Rate(*variant[scale][skill]) for variant in measured.values()]
-            ax.barh(at, [rate.share for rate in rates], height=0.24, color=color, label=skill, xerr=list(zip(*map(bars, rates))))
-        ax.set(title=scale, xlim=(0, 1), xlabel="share of pictures in which it is right")
+            style = {"height": 0.18, "color": color, "label": skill, "error_kw": {"elinewidth": 1}}
+            ax.barh(at, [rate.share for rate in rates], xerr=list(zip(*map(bars, rates))), **style)
+        ax.set(title=scale, xlim=(0, 1), xticks=(0, 0.5, 1), xlabel="share of pictures in which it is right")
         ax.set_yticks(range(len(measured)), list(measured))
     axes[0].invert_yaxis()
-    axes[1].legend(loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
     write(figure, "ablations")
 
 
