@@ -44,8 +44,8 @@ def show_sizes(images: Mapping[str, Tensor]):
         left += wide + gap
     show(
         figure,
-        f"One prompt on pages of {len(images)} sizes. On the page of the usual size there is one house in the snow; on larger "
-        "pages the house is drawn out, or there is more than one.",
+        f"One prompt on pages of {len(images)} sizes. On the page of the usual size there is one house in the snow; the "
+        "wide page has two, the tall one a single house under much sky.",
     )
 
 

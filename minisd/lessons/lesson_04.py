@@ -47,7 +47,7 @@ def show_hop(ax: Axes, sigma: Sequence[float], eps: Mapping[int, float], t: int)
     ax.axvspan(ahead[0], ahead[-1], color=PALE)
     ax.plot([sigma[s] for s in around], [eps[s] for s in around], "-", color=GREY, linewidth=4, alpha=0.5, label="the truth")
     ax.plot(ahead, np.full(len(hop), values[0]), "--", color=ORANGE, label="DDIM: as it is now")
-    ax.plot(ahead, np.polyval(np.polyfit(past - t, values, 3), hop - t), ":", color=TEAL, label="PLMS: a cubic in $t$")
+    ax.plot(ahead, np.polyval(np.polyfit(past - t, values, 3), hop - t), ":", color=TEAL, zorder=3, label="PLMS: a cubic in $t$")
     ax.plot(ahead, np.polyval(np.polyfit(seen, values, 3), ahead), "-", color=BLUE, label=r"LMS: a cubic in $\sigma$")
     ax.plot(seen, values, "o", color=INK, label="remembered")
     ax.set(xlabel=r"$\sigma$", title=f"the hop from t = {t} to {t - 100} (shaded)")
@@ -110,8 +110,8 @@ def show_on_the_way(times: Sequence[int], errors: Mapping[str, Tensor], stop: in
     ax.legend()
     show(
         figure,
-        "Error over time for walks of 20 hops. Up to t = 279 DDIM is worst, by a factor of ten and more. Then all three rise, PLMS "
-        "and LMS steeply, and at the end the order is reversed: DDIM is best and LMS worst.",
+        "Error over time for walks of 20 hops. At t = 279 DDIM is worst, by a factor of ten and more. Then PLMS and LMS rise "
+        "steeply, DDIM falls in the last hop, and at the end DDIM is best and LMS worst.",
     )
 
 

@@ -43,8 +43,8 @@ def show_channels(latents: Tensor):
     ax.legend(fontsize=8.5)
     show(
         figure,
-        "Four ragged curves, one for each channel, around 0 and about as wide as the bell of the normal distribution behind them. "
-        "They have several peaks of their own, where flat colours are.",
+        "Four ragged curves, one for each channel, around 0. Three are about as wide as the bell of the normal distribution behind "
+        "them and have several peaks, where flat colours are; the fourth, channel 2, is narrower and has one.",
     )
 
 
@@ -87,8 +87,9 @@ def show_collapse(variances: Tensor, measured: Mapping[float, tuple[Tensor, floa
     right.legend()
     show(
         figure,
-        "Over a growing weight of the KL. Left, the encoder's std of four channels: each rises to 1 and stays there, the least "
-        "important channel first. Right, the PSNR: level at first, then falling faster and faster. Trained points lie near both.",
+        "Over a growing weight of the KL. Left, the encoder's std of four channels: three rise to 1 and stay there, the least "
+        "important first. Right, the PSNR: level at first, then falling, with a kink where a channel gives up. Trained points lie "
+        "near both.",
     )
 
 

@@ -44,7 +44,8 @@ def show_findings(images: Sequence[Tensor], findings: Sequence[Finding]):
         for thing in found.things:
             left, top, side = 128 * (thing.x - thing.scale), 128 * (thing.y - thing.scale), 256 * thing.scale
             ax.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=INK, linewidth=1.2))
-            below = any(other.y < thing.y - 0.1 for other in found.things)  # so that labels don't hide each other
+            # So that labels don't hide each other
+            below = any((round(other.y, 1), other.x) < (round(thing.y, 1), thing.x) for other in found.things)
             y = min(top + side, 124) if below else max(top, 4)
             paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
             x = min(max(left + side / 2, 34), 94)

@@ -99,7 +99,8 @@ titles = [prompts[0], "… blue …", "… mushroom …", "… at night"] * 2
 figures.show(
     figures.pictures([draw(p, seed) for seed in (0, 1) for p in prompts], titles, columns=4),
     "Two rows of four pictures: a red house in the snow, a blue house in the snow, a blue mushroom in"
-    " the snow, a blue mushroom at night. Only what the changed word says changes from one to the next.",
+    " the snow, a blue mushroom at night. What the changed word says changes from one to the next; from snow"
+    " to night the mushroom moves, too.",
 )
 
 # %% [markdown]
@@ -141,8 +142,8 @@ lesson.show_sizes({f"{h} × {w}": draw(prompts[0], height=h, width=w) for h, w i
 
 # %% [markdown]
 # The code does not mind. But the model learnt that a page of 128 pixels has one house on it, and what
-# lies beyond it fills as if another page began: on the wide one there are two houses. Stable Diffusion,
-# which learnt from pictures of 512×512, has the same weakness on larger ones ([He et al.
+# lies beyond it fills as if another page began: on the wide one there are two houses. (The
+# tall one has one house, and more sky.) Stable Diffusion, which learnt from pictures of 512×512, has the same weakness on larger ones ([He et al.
 # 2023](https://arxiv.org/abs/2310.07702)).
 #
 # Why multiples of 8? Because the UNet never sees a pixel. It works on *latents*, which have four channels
@@ -151,8 +152,8 @@ lesson.show_sizes({f"{h} × {w}": draw(prompts[0], height=h, width=w) for h, w i
 #
 # ### Exercise 1 · The shape of the latents
 #
-# Of a picture (3, height, width). Replace the `...`; as long as you leave it, the notebook goes on
-# without you.
+# A picture is (3, height, width). Return the shape of its latents, as three numbers, in the place of the
+# `...`; as long as you leave it, the notebook goes on without you.
 
 
 # %%

@@ -180,7 +180,7 @@ def walk(x, data, times):
 
 
 # %% [markdown]
-# > **Predict.** 3000 points of pure noise start to walk, in 50 steps. What becomes of the cloud? (Every
+# > **Predict.** 3000 points of pure noise start to walk, in some 50 steps. What becomes of the cloud? (Every
 # > walker keeps the colour of its start: dark if it began on the left.)
 
 # %%
@@ -257,7 +257,7 @@ figures.show(
 # %% [markdown]
 # It sees in noise what the noise happens to resemble, several pages laid over each other; then it makes
 # up its mind, and draws a page of the book, to the last digit. (And early: at $t = 800$, when the
-# three numbers had hardly begun. Here 3072 pixels have a vote.)
+# three numbers had hardly begun. Here 3072 numbers have a vote.)
 #
 # So a UNet with the smallest possible loss would be a very slow way to look up its training set, and
 # everything new that diffusion models draw comes from *not* reaching that minimum. 860 million weights
@@ -320,7 +320,7 @@ lesson.x0_from_v.check(my_x0_from_v)
 # | a point (2,), a picture (3072,) | latents (4, 64, 64) = 16,384 numbers | [`pipeline.py`](../minisd/pipeline.py) | |
 # | `exact.epsilon(x, points, alpha)` | `unet(x, t, encoder_hidden_states=context).sample`: 860 million weights, and the words as a third input | [`unet.py`](../minisd/unet.py) | Ho et al. 2020, eq. 14; Rombach et al. 2022, eq. 3 |
 # | `-epsilon / sqrt(1 - alpha)` | the score, which guidance bends (notebook 08) | [`pipeline.guide`](../minisd/pipeline.py) | Song & Ermon 2019, §2.1 |
-# | `walk`, 50 steps | DDIM with η = 0; by default PNDM, the same step with a better ε (notebook 04) | [`schedulers/`](../minisd/schedulers) | Song et al. 2020, eq. 12 |
+# | `walk`, some 50 steps | DDIM with η = 0; by default PNDM, the same step with a better ε (notebook 04) | [`schedulers/`](../minisd/schedulers) | Song et al. 2020, eq. 12 |
 # | `to_x0`, the guesses | `pred_original_sample` of every step | [`schedule.to_x0`](../minisd/schedule.py) | Song et al. 2020, eq. 9 |
 # | `velocity`, `to_epsilon` | not in 1.5; Stable Diffusion 2 at 768×768 predicts $v$ | [`schedule.py`](../minisd/schedule.py) | Salimans & Ho 2022, appendix D |
 #

@@ -238,8 +238,7 @@ for name, sigmas, sigma_next in (
 
 # %% [markdown]
 # At equal hops not at all: 55, −59, 37, −9. The table is what that mean comes to when all hops are
-# alike. But the hops of a real road shrink in $\sigma$, from 6.3 for the first to 0.3 for the last, and
-# there LMS relies less on the past than the table does. This is what each of them expects, at two places
+# alike. But the hops of a real road shrink in $\sigma$, and there LMS relies less on the past than the table does. This is what each of them expects, at two places
 # of one road:
 
 # %%
@@ -290,12 +289,13 @@ lesson.show_race(errors)
 for name, shares_of in (("PLMS", plms), ("LMS", lms)):
     ends = {n: multistep(shares_of, eps_of, x, road(n, 279), second_look=True)[-1] for n in lengths}
     before, after = errors[name], {n + 1: off(end) for n, end in ends.items()}
-    for errors_of, how in ((before, ""), (after, " with a second look at the start")):
-        print(f"{name:<4} slope {lesson.slope(errors_of):.1f}{how}")
+    for errors_of, calls, how in ((before, 20, ""), (after, 21, " with a second look")):
+        off_by, slope = errors_of[calls], lesson.slope(errors_of)
+        print(f"{name:<4} in 20 hops off by {off_by:.5f}, slope {slope:.1f}{how}")
 
 # %% [markdown]
-# LMS. The error of PLMS falls with the square anyway, so one more of that kind makes no difference. On
-# this road, at least, PNDM spends its extra call where it does not help, and LMS, which could use it,
+# LMS. The error of PLMS still falls with the square, and is even larger than before. On this road, at
+# least, PNDM spends its extra call where it does not help, and LMS, which could use it,
 # goes without.
 #
 # ## The corner
@@ -428,8 +428,9 @@ for name, shares_of in blends.items():
     print(f"{name:<4} in 10 calls: off by {at_end[name][10]:.2f} guided, {unguided:.2f} unguided")
 
 # %% [markdown]
-# PLMS. Guidance multiplies what bends the road, and whoever extrapolates the bend with too bold a table
-# pays most. That samplers of high order suffer from guidance, and can do worse than DDIM, is why
+# PLMS, and only PLMS; without guidance the other two are even further off, by their own truth. Guidance
+# multiplies what bends the road, and whoever extrapolates the bend with too bold a table pays most. That
+# samplers of high order suffer from guidance, and can do worse than DDIM, is why
 # [DPM-Solver++](https://arxiv.org/abs/2211.01095) was made (Lu et al. 2022). It has a memory too, and
 # blends guesses of $x_0$ instead of $\epsilon$.
 #
@@ -454,8 +455,7 @@ for name, times in places.items():
     print("DDIM off by {:.2f}, LMS by {:.2f}".format(*[rms(end - best[-1]) for end in ends]))
 
 # %% [markdown]
-# It saves calls. From $t = 999$ to 901 $\sigma$ falls from 14.6 to 8.4, four tenths of the whole way,
-# and $\hat\epsilon$ hardly changes; so every call stands where the road bends more. But it has a price.
+# It saves calls. From $t = 999$ to 901 $\sigma$ falls by four tenths of the whole way, and $\hat\epsilon$ hardly changes; so every call stands where the road bends more. But it has a price.
 # What is lost is what notebook 02 found in the very last noise: how bright the picture is as a whole.
 # [Lin et al. 2023](https://arxiv.org/abs/2305.08891) therefore ask for samplers that begin at the end.
 # The numbers above say which weighs more here. In any case, where one asks matters as much as how one

@@ -69,7 +69,7 @@ for picture, small, back in zip(x, eighteen(x), y):
     error = (back.clamp(-1, 1) - picture).abs().mean(dim=0)
     sheet += [picture, small, back, lesson.grey(1 - 4 * error)]
     titles += ["picture", f"18×18: {psnr(small, picture):.1f} dB"]
-    titles += [f"from latents: {psnr(back, picture):.1f} dB", "and its error, dark"]
+    titles += [f"from latents: {psnr(back, picture):.1f} dB", "its error × 4"]
 
 # %%
 figures.show(

@@ -422,10 +422,11 @@ for name, sheet in drawn.items():
 
 # %% [markdown]
 # Muted *before*, a word's object goes, and the rest stays: without `mushroom` there is something else, and
-# it is blue, and in the snow. Without `blue` the mushroom gets its usual colour. Muted *after*, it may
-# survive, whole or in part, and whatever is left of it can only come from other rows. They had read the
-# word already: that is the triangle of notebook 06, seen in pictures. Stable Diffusion's text encoder
-# reads in the same way, so there, too, a word is in more rows than its own.
+# it is blue, and in the snow. Without `blue` the mushroom gets its usual colour. Muted *after*, thing and
+# place are gone as well. Only `blue` makes a difference: without its row the cap is not blue, but not of
+# the usual red either, for the other rows had read that there is a colour. That is the triangle of
+# notebook 06, seen in a picture. Stable Diffusion's text encoder reads in the same way, so there, too, a
+# word is in more rows than its own.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -191,7 +191,7 @@ print(f"largest difference at 1000 places: {error:.1e}")
 lesson.show_belief(world, told, {t: alphas_cumprod[t] for t in (900, 500, 200)})
 
 # %% [markdown]
-# (A shade is a tenth, the darkest is certainty.) The push is strong where $x_t$ looks like another
+# (A shade is a tenth; the darkest is nine tenths and more.) The push is strong where $x_t$ looks like another
 # caption, and vanishes where the caption is certain. It does not point to the data. It points *away
 # from everything else*, and that is not the same.
 #
@@ -290,8 +290,8 @@ for scale, share in shares.items():
 # the book's own. At 20 pictures break, and the colours leave the line. Whoever knows Stable Diffusion
 # expects something else, for at $w = 1$ it follows a prompt only loosely. It fits what the plane has
 # shown: guidance makes up for hedging, and this network has seen its small world so often that it hardly
-# hedges. (A first version of it, an hour of training old, got 10 of 48 such prompts right at $w = 1$, 16
-# at 2, 11 at 4, and 1 at 8.) The bars are 95 % intervals, and long: 18 pictures cannot tell a half from
+# hedges. ([Its card](../docs/tiny_model.md) shows a model that is not yet sure: there guidance makes 4
+# right pictures of 60 into 19.) The bars are 95 % intervals, and long: 18 pictures cannot tell a half from
 # two thirds. Notebook 10 is about that.
 #
 # ### Exercise 2 · The best scale
@@ -372,7 +372,7 @@ small = torch.cat(rows)[..., ::2, ::2]
 figures.show(
     figures.pictures(list(small), [title for title in titles for _ in range(4)], columns=4),
     "Three rows of a house at night: with no negative prompt, with “a house”, and with “at night”."
-    " The house of the second row and the night of the third are to be compared with the first.",
+    " All twelve look nearly alike.",
 )
 
 # %%

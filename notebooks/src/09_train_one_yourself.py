@@ -229,7 +229,7 @@ names = [captions[i] for i in four]
 lesson.show_sheet(
     {f"step {step}": pipe.decode(z[four]) for step, z in film.items()},
     names,
-    "Five rows of four pictures. First noise; then blots of about the right colour; then a heart, a"
+    "Five rows of four pictures. First noise; then blots, few of them in the right colour; then a heart, a"
     " tree, a fish and a heart with ragged edges; in the last row they are clean, and each is what"
     " its caption says.",
 )
@@ -241,10 +241,9 @@ for step, z in film.items():
 print(f"the book has {len(latents)} pictures; {steps * 32} examples were drawn from it")
 
 # %% [markdown]
-# Colours come first, outlines last: as with every film of these notebooks, and for the reason of
-# notebook 02, since a colour survives more noise than an outline. And the network has seen each picture
-# only some two dozen times, each time in other noise. It needs no more: what it learns from one red thing
-# it can use for the other two, and the pale page is the same on all.
+# Thing and colour come together, and clean outlines last. And the network has seen each picture only some
+# two dozen times, each time in other noise. It needs no more: what it learns from one red thing it can use
+# for the other two, and the pale page is the same on all.
 #
 # ## What the mean hides
 #

@@ -73,7 +73,8 @@ rider = draw(prompts_of(FAMOUS, 5, seed=0))
 shapes(rider=(rider, (5, 3, 512, 512)))
 figures.show(
     figures.pictures(list(rider), [f"seed {seed}" for seed in range(5)], columns=5),
-    "Five drawings for the prompt “an astronaut riding a horse”, from the seeds 0 to 4.",
+    "Five drawings for the prompt “an astronaut riding a horse”, from the seeds 0 to 4:"
+    " each a white astronaut on a brown horse.",
 )
 
 # %% [markdown]
@@ -375,7 +376,7 @@ order.sort(key=lambda at: good[at[0]][at[1]])  # the wrong ones first, else as t
 titles = [f"{n}: {'right' if good[name][i] else 'wrong'}" for n, (name, i) in enumerate(order, 1)]
 figures.show(
     figures.pictures([pictures[name][i] for name, i in order[:10]], titles, columns=5),
-    "Ten numbered pictures. What was asked for and what the judge found stands below.",
+    "Ten numbered pictures, half of which look right. What was asked for and what the judge found stands below.",
 )
 for n, (name, i) in enumerate(order[:10], 1):
     print(f"{n:>2}  asked for: {sets[name][i].text}\n    found:     {lesson.words(seen[name][i])}")
@@ -395,16 +396,18 @@ for n, (name, i) in enumerate(order[:10], 1):
 upside = draw([Prompt("a horse riding an astronaut", seed, scene) for seed in range(5)])
 figures.show(
     figures.pictures(list(upside), [f"seed {seed}" for seed in range(5)], columns=5),
-    "Five drawings for the prompt “a horse riding an astronaut”, from the seeds 0 to 4.",
+    "Five drawings for the prompt “a horse riding an astronaut”, from the seeds 0 to 4:"
+    " each a brown astronaut on something white.",
 )
 for text, images in ((FAMOUS, rider), ("a horse riding an astronaut", upside)):
     for found, times in Counter(map(lesson.from_the_top, geometry.judge(images))).items():
         print(f"{text}: {times} × {found}")
 
 # %% [markdown]
-# If the horse is on top, the order of words means something to this model beyond what it has seen. If
-# the astronaut is, then "riding" is no relation to it but a kind of picture, in which each word has its
-# accustomed place. No held-out pair could have told the two apart. A smaller CLIP than the one that
+# The judge sees an astronaut and nothing else: what is under it is white on the pale page, and no proper
+# horse. But look: the astronaut is on top, and has even become brown, as a horse would be. So "riding" is
+# hardly a relation to this model. It is a kind of picture, in which each word has its accustomed place. No
+# held-out pair could have told the two apart. A smaller CLIP than the one that
 # Stable Diffusion listens to was put to this test too: shown two captions of the same words in different
 # order, it chooses the one that fits hardly more often than chance ([Thrush et al.
 # 2022](https://arxiv.org/abs/2204.03162)).

@@ -268,7 +268,7 @@ found |= lesson.show_room(case, room_4)
 
 # %% [markdown]
 # With the halves swapped, guidance runs away from the prompt: the picture is of whatever is *least* an
-# astronaut on a horse. It is the one bug of this museum that everybody would find at once. The last two
+# astronaut on a horse. It is the one bug of this room that everybody would find at once. The last two
 # cost a little sharpness, or nothing. They are not even worse pictures, only others: with a fixed seed,
 # an implementation that has them never agrees with the reference, and nobody knows why.
 #
