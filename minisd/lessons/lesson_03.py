@@ -50,7 +50,8 @@ def show_votes(x: Tensor, points: Tensor, levels: Mapping[int, Tensor]):
     show(
         figure,
         "A noisy point in the middle of five data points, joined to each by a line as thick as the point's weight. At a high t all "
-        "lines are alike and the best guess is the mean of the data; at a low t one line is left, and the guess is its point.",
+        "lines are alike and the best guess is the mean of the data; at a low t one thick line is left beside a thin one, and the "
+        "guess is close to its point.",
     )
 
 

@@ -62,8 +62,9 @@ def show_blocks(models: Mapping[str, Networks]):
     ax.legend(loc="lower left")
     show(
         figure,
-        "A row of points for each block of the text encoder, the UNet and the VAE. In every row that both have, "
-        "Stable Diffusion is one to three powers of ten to the right of the tiny model. Versions 1.5 and 2.1 lie on each other but for the text encoder.",
+        "A row of points for each block of the text encoder, the UNet and the VAE. In every row that both have, Stable Diffusion "
+        "is one to three powers of ten to the right of the tiny model. Versions 1.5 and 2.1 lie on each other but for the text "
+        "encoder.",
     )
 
 

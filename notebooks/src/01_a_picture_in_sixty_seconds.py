@@ -76,7 +76,7 @@ print("an astronaut on a horse was in the book:", ("astronaut", "horse") not in 
 #
 # ## One word at a time
 #
-# The book is a small world, and this is all of it:
+# The book is a small world. But for small and big, and other words for the same, this is all of it:
 
 # %%
 print("things:", ", ".join(THINGS))
@@ -105,7 +105,7 @@ figures.show(
 
 # %% [markdown]
 # Each word does its own work: a colour, a thing, a place. And where only a colour has changed, the thing
-# stays as it was. That comes from the seed, or rather from the noise that it stands for, as we shall
+# stays nearly as it was. That comes from the seed, or rather from the noise that it stands for, as we shall
 # see.
 #
 # ## In how many steps?
@@ -141,10 +141,10 @@ pages = [(96, 96), (128, 128), (128, 256), (192, 128)]  # height and width
 lesson.show_sizes({f"{h} × {w}": draw(prompts[0], height=h, width=w) for h, w in pages})
 
 # %% [markdown]
-# The code does not mind. But the model learnt that a page of 128 pixels has one house on it, and what
-# lies beyond it fills as if another page began: on the wide one there are two houses. (The
-# tall one has one house, and more sky.) Stable Diffusion, which learnt from pictures of 512×512, has the same weakness on larger ones ([He et al.
-# 2023](https://arxiv.org/abs/2310.07702)).
+# The code does not mind. But the model learnt that a page of 128 pixels has one house on it, and fills what
+# lies beyond as if another page began: on the wide one there are two houses. (The tall one has one house,
+# and more sky.) Stable Diffusion, which learnt from pictures of 512×512, has the same weakness on larger
+# ones ([He et al. 2023](https://arxiv.org/abs/2310.07702)).
 #
 # Why multiples of 8? Because the UNet never sees a pixel. It works on *latents*, which have four channels
 # and are 8 times smaller on each side: 1/48 of the numbers. At the very end the VAE makes a picture of
@@ -347,7 +347,7 @@ print("every pixel is the same:", to_pil(by_hand)[0].tobytes() == by_pipe.images
 # | `tokenizer`, a vocabulary of 734 | 49,408, of CLIP | [`tokenizer.py`](../minisd/tokenizer.py) | Sennrich et al. 2016, §3.2 |
 # | `text_encoder`, (77, 128) | CLIP ViT-L/14's text half, (77, 768) | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 |
 # | `unet`, 6 million weights | 860 million, and the same blocks | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2, §3.3 |
-# | `eps`, guided | the same formula, with $w = 7.5$ | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6 |
+# | `eps`, guided | the same formula, with $w = 7.5$ | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6, where $w$ is ours minus 1 |
 # | `scheduler`, PNDM | the same | [`schedulers/pndm.py`](../minisd/schedulers/pndm.py) | Liu et al. 2022, eq. 12 |
 # | `vae`, 16×16 to 128×128 | 64×64 to 512×512 | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
 # | 20 steps | 50 steps | [`pipeline.py`](../minisd/pipeline.py) | |

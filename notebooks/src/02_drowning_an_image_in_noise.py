@@ -135,8 +135,9 @@ noise = torch.tensor([(walk[t] - share * x0).std() for t, share in zip(times, pi
 lesson.show_shares(alphas_cumprod, times, picture, noise)
 
 # %% [markdown]
-# They cross a little beyond 350, and the points lie on the curves. The walk took 1000 draws of noise,
-# the jump needs one, and nobody can tell which of the two made an $x_t$. From here on we jump, with [`add_noise`](../minisd/schedule.py), which is Exercise 1.
+# They cross a little beyond 350, and the points lie on the curves. The walk took 1000 draws of noise, the
+# jump needs one, and nobody can tell which of the two made an $x_t$. From here on we jump, with
+# [`add_noise`](../minisd/schedule.py), which is Exercise 1.
 #
 # ## Three schedules
 #
@@ -198,6 +199,7 @@ lesson.equal_shares.check(my_equal_shares)
 # Back to Stable Diffusion's schedule, and to $t = 800$. You have seen it: nothing but noise.
 #
 # > **Predict.** Average its pixels in blocks of 4×4, 8×8, 16×16. What will you see in each?
+# > (All is divided by $\sqrt{\bar\alpha_{800}}$, so that the picture has its old strength.)
 
 # %%
 x800 = add_noise(x0, noise, alphas_cumprod[800])
@@ -210,7 +212,7 @@ def in_blocks(x, size):
 figures.show(
     figures.pictures(
         [in_blocks(x800, size) / alphas_cumprod[800] ** 0.5 for size in (1, 4, 8, 16)] + [x0],
-        ["$x_{800}$", "4×4", "8×8", "16×16", "$x_0$"],
+        ["1×1", "4×4", "8×8", "16×16", "$x_0$"],
         columns=5,
     ),
     "Single pixels show only noise. In blocks of 8 and 16 the sky, the meadow and the rider appear.",

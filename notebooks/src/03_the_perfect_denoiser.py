@@ -87,9 +87,9 @@ x = torch.tensor([0.6, 0.7])
 lesson.show_votes(x, points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)})
 
 # %% [markdown]
-# At a high $t$ the five are as good as equal, and the best guess is their mean: a place where there is
-# no data at all. In a world of pictures this is the grey blur that a UNet sees in pure noise. At a low
-# $t$ the vote is settled.
+# At a high $t$ the five are nearly equal, and the best guess is near their mean: a place where there is no
+# data at all. In a world of pictures it is a blur of many, as you will see below. At a low $t$ the vote is
+# settled.
 #
 # ## Guessing the unguessable
 #
@@ -151,7 +151,8 @@ print(f"largest difference at 1000 places: {(slope - score).abs().max():.1e}")
 # Take a step along $-\hat\epsilon$: to where there is a little less noise, and no further, for there the
 # arrows are others. One step is [`transfer`](../minisd/schedule.py): go to $\hat x_0$, and come back
 # with the same noise, but less of it. From the level $\bar\alpha$ to the next one, $\bar\alpha'$ ([Song
-# et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with $\eta = 0$, known as DDIM):
+# et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with $\eta = 0$, that is without new
+# noise; known as DDIM):
 #
 # $$x' = \sqrt{\bar\alpha'}\;\hat x_0 + \sqrt{1-\bar\alpha'}\;\hat\epsilon$$
 #
@@ -225,10 +226,10 @@ for place, x in (("end of the schedule", way[len(times) - 1]), ("end of the nois
     print(f"{place}: {new.sum()} of {len(new)} are more than 0.05 from every training point")
 
 # %% [markdown]
-# None, although where the schedule ends, with 3 % of noise left, most were still between two dots.
-# With pictures it is the same. Here are 100 pages of
-# the picture book, 32×32 pixels each, and the perfect denoiser of these 100. It walks from three draws
-# of noise, and we look at its guesses $\hat x_0$ on the way.
+# None, although where the schedule ends most were still between two dots. (That is less the 3 % of noise
+# that is left than the 50 long hops: notebook 04 looks at hops.) With pictures it is the same. Here are 100
+# pages of the picture book, 32×32 pixels each, and the perfect denoiser of these 100. It walks from three
+# draws of noise, and we look at its guesses $\hat x_0$ on the way.
 #
 # > **Predict.** What does it see in pure noise, at $t = 999$? What will it draw?
 

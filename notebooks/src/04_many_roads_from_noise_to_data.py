@@ -160,7 +160,8 @@ for hops in (6, 12, 24, 48):
 #
 # A better hop: go there, look at $\hat\epsilon$ *there* too, come back, and hop again with the mean of the
 # two. So at the start one takes into account how the road goes on. This is Heun's method, of 1900; it
-# asks twice per hop. EDM's sampler is made of it (Karras et al. 2022, algorithm 1).
+# asks twice per hop. The sampler of Karras et al. (2022, algorithm 1), known as EDM, is
+# made of it.
 #
 # ### Exercise 2 · A sampler of order 2
 #
@@ -237,9 +238,9 @@ for name, sigmas, sigma_next in (
         print(f"{name}, {shares_of.__name__:<4} {shares}   over 24")
 
 # %% [markdown]
-# At equal hops not at all: 55, −59, 37, −9. The table is what that mean comes to when all hops are
-# alike. But the hops of a real road shrink in $\sigma$, and there LMS relies less on the past than the table does. This is what each of them expects, at two places
-# of one road:
+# At equal hops not at all: 55, −59, 37, −9. The table is what that mean comes to when all hops are alike.
+# But the hops of a real road shrink in $\sigma$, and there LMS relies less on the past than the table does.
+# This is what each of them expects, at two places of one road:
 
 # %%
 times = range(999, -1, -1)
@@ -399,12 +400,12 @@ at_end = {name: {n: error_at(-1, name, n) for n in calls} for name in blends}
 lesson.show_real_errors({"at t = 199": at_199, "at the end": at_end})
 
 # %% [markdown]
-# Two calls all but do, since the prompt leaves little open: this model knows one way to draw a ball.
-# (For Stable Diffusion 20 to 50 are usual.) The errors are familiar. With four fifths of the timesteps
-# walked it is as in the race: DDIM falls slowly, the blends fall fast, PLMS once there are enough calls.
-# Then comes a corner: in the last fifth errors grow, and most where they were smallest. No world of
-# points, but near the end a picture's outlines are decided, and they are sharp. And PLMS, the best of
-# the race with few calls, is the worst here. Is it its last hop again?
+# With DDIM and LMS two calls all but do, since the prompt leaves little open: this model knows one way to
+# draw a ball. (For Stable Diffusion 20 to 50 are usual.) The errors are familiar. With four fifths of the
+# timesteps walked, from 20 calls on it is as in the race: DDIM falls slowly, the blends fall fast. With
+# fewer, PLMS is far off already. Then comes a corner: in the last fifth errors grow, and most where they
+# were smallest. No world of points, but near the end a picture's outlines are decided, and they are sharp.
+# And PLMS, the best of the race with few calls, is the worst here. Is it its last hop again?
 
 # %%
 for n in calls[1:3]:
@@ -414,8 +415,9 @@ for n in calls[1:3]:
     print(f"PLMS with DDIM's last hop by {better:.2f}")
 
 # %% [markdown]
-# For the greater part it is. (With 50 calls the last hop is short, and does little harm. Samplers that are
-# meant for few calls do what we did: those of diffusers call it `lower_order_final`.)
+# For the greater part it is, but not all: in few calls PLMS had gone astray before. (With 50 calls the last
+# hop is short, and does little harm. Samplers that are meant for few calls do what we did: those of
+# diffusers call it `lower_order_final`.)
 #
 # > **Predict.** The prompt is obeyed because guidance multiplies, here by 3, what it changes in
 # > $\hat\epsilon$. Which of the three will be helped most if we do without, `scale=1`?
@@ -428,9 +430,9 @@ for name, shares_of in blends.items():
     print(f"{name:<4} in 10 calls: off by {at_end[name][10]:.2f} guided, {unguided:.2f} unguided")
 
 # %% [markdown]
-# PLMS, and only PLMS; without guidance the other two are even further off, by their own truth. Guidance
-# multiplies what bends the road, and whoever extrapolates the bend with too bold a table pays most. That
-# samplers of high order suffer from guidance, and can do worse than DDIM, is why
+# PLMS, and only PLMS; without guidance the other two are even further off. So guidance does not make every
+# road harder. But it multiplies what bends one, and whoever extrapolates a bend with too bold a table pays
+# for it. That samplers of high order can suffer from guidance, and can do worse than DDIM, is why
 # [DPM-Solver++](https://arxiv.org/abs/2211.01095) was made (Lu et al. 2022). It has a memory too, and
 # blends guesses of $x_0$ instead of $\epsilon$.
 #
@@ -455,11 +457,11 @@ for name, times in places.items():
     print("DDIM off by {:.2f}, LMS by {:.2f}".format(*[rms(end - best[-1]) for end in ends]))
 
 # %% [markdown]
-# It saves calls. From $t = 999$ to 901 $\sigma$ falls by four tenths of the whole way, and $\hat\epsilon$ hardly changes; so every call stands where the road bends more. But it has a price.
-# What is lost is what notebook 02 found in the very last noise: how bright the picture is as a whole.
-# [Lin et al. 2023](https://arxiv.org/abs/2305.08891) therefore ask for samplers that begin at the end.
-# The numbers above say which weighs more here. In any case, where one asks matters as much as how one
-# blends.
+# It saves calls. From $t = 999$ to 901 $\sigma$ falls by four tenths of the whole way, and $\hat\epsilon$
+# hardly changes; so every call stands where the road bends more. But it has a price. What is lost is what
+# notebook 02 found in the very last noise: how bright the picture is as a whole. [Lin et al.
+# 2023](https://arxiv.org/abs/2305.08891) therefore ask for samplers that begin at the end. The numbers
+# above say which weighs more here. In any case, where one asks matters as much as how one blends.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

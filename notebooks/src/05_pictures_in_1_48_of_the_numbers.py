@@ -165,8 +165,9 @@ figures.show(
 # So the colours are in there, only mixed, and the decoder's many weights are for what happens within the
 # 8×8 pixels. (In our autoencoder that is no wonder: early in its training three of the four channels were
 # pulled towards the colours, see [`train/vae.py`](../minisd/train/vae.py). But nobody pulled those of
-# Stable Diffusion, and there [such a matrix](https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204)
-# does as well. The live previews of many user interfaces are one.)
+# Stable Diffusion, and there [such a
+# matrix](https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204) does as well.
+# The live previews of many user interfaces are one.)
 #
 # ## A map, not a meaning
 #
@@ -194,9 +195,10 @@ figures.show(
 )
 
 # %% [markdown]
-# Cutting works, and the seam even heals a little, as the decoder looks a few positions around. Mirroring
-# shows what the four numbers hold besides colour. Everything has moved to its mirrored place, but each
-# position is still drawn as it was, with its edges slanting the old way.
+# Cutting works, and the seam even heals a little, as the decoder looks a few positions around (and, through
+# one layer of attention, faintly everywhere). Mirroring shows what the four numbers hold besides colour.
+# Everything has moved to its mirrored place, but each position is still drawn as it was, with its edges
+# slanting the old way.
 #
 # And the mean of a rider and a dragon is no dragon-rider. It is a double exposure, as it is with pictures.
 # Nothing in a latent knows what a dragon is. An autoencoder makes pictures shorter; it does not

@@ -188,9 +188,9 @@ for a, b in (("cat", "kitten"), ("ball", "sphere"), ("astronaut", "spaceman"), (
     print(f"{a + ', ' + b:<20} in the table {before:5.2f}   at the end {after:5.2f}")
 
 # %% [markdown]
-# In the table synonyms are hardly related. (Two random directions of 128 numbers have a cosine of
-# 0 ± 0.09.) After the transformer they are as good as one. What a word means is not in the table, it is
-# made on the way.
+# In the table synonyms are only a little alike, though more than by chance. (Two random directions of 128
+# numbers have a cosine of 0 ± 0.09.) After the transformer they are as good as one. Of what a word means
+# the table has a trace; the rest is made on the way.
 #
 # ## Who hears whom
 #
@@ -321,7 +321,8 @@ print(
 # ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), figure 3). One turns pictures into vectors,
 # the other captions. They get $N$ pictures and their $N$ captions, mixed up, and have to say who belongs
 # to whom: the cosine of a picture and its own caption has to be the largest of its row, and of its
-# column, in the $N \times N$ table of all cosines. As a loss, twice a softmax over $N$ answers:
+# column, in the $N \times N$ table of all cosines. As a loss, twice the cross-entropy of $N$
+# answers:
 #
 # $$\mathcal L = \tfrac12\,\mathrm{CE}(s\,P C^\top) + \tfrac12\,\mathrm{CE}(s\,C P^\top), \qquad \text{the right answer of row } i \text{ being } i.$$
 #

@@ -115,10 +115,11 @@ def error(t, told):
 # %% [markdown]
 # ## When
 #
-# The UNet has to know how much of what it sees is noise. It gets the timestep as a vector of waves (a *sinusoidal embedding*), as
-# Transformers get positions ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), §3.5): each number is
-# a cosine or sine of $t$, and each has another frequency. Two layers make a vector of 256 of it, and
-# every ResNet block adds its own linear map of that to its channels.
+# The UNet has to know how much of what it sees is noise. It gets the timestep as a vector of waves (a
+# *sinusoidal embedding*), as Transformers get positions ([Vaswani et al.
+# 2017](https://arxiv.org/abs/1706.03762), §3.5): each number is a cosine or sine of $t$, and each has
+# another frequency. Two layers make a vector of 256 of it, and every ResNet block adds its own linear map
+# of that to its channels.
 
 # %%
 waves = timestep_embedding(torch.arange(1000), 64)

@@ -220,10 +220,10 @@ for scale, x in clouds.items():
 
 # %% [markdown]
 # So here is the price, without any network to blame. A perfect denoiser needs no guidance: $w = 1$ is
-# exactly right. What guidance adds is *bias*. It draws the examples that are least like anything else
-# (less **diversity**), and draws them more so than any example is (too much of what sets them apart). Often one reads that $w$ samples from $q(x)\,q(c \mid x)^w$. That is what the formula says at
-# each single $t$, but not where the walk ends ([Bradley & Nakkiran
-# 2024](https://arxiv.org/abs/2408.09000)).
+# exactly right. What guidance adds is *bias*. It draws the examples that are least like anything else (less
+# **diversity**), and draws them more so than any example is (too much of what sets them apart). Often one
+# reads that $w$ samples from $q(x)\,q(c \mid x)^w$. That is what the formula says at each single $t$, but
+# not where the walk ends ([Bradley & Nakkiran 2024](https://arxiv.org/abs/2408.09000)).
 #
 # Then why does everybody use it? Because networks are not perfect. Told the caption, a network hedges:
 # it has not seen enough to be sure what belongs to the caption, and its guess is too close to the mean
