@@ -60,9 +60,12 @@ def tidy(notebook: NotebookNode):
 def smaller(png: str) -> str:
     """A PNG in base64, in 256 colours; where that is more than 80 KB (noise is), in 64, in half the resolution, or both."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
-    attempts = [encode(image.reduce(scale), colors) for scale, colors in ((1, 256), (1, 64), (2, 256), (2, 64))]
-    small = next((attempt for attempt in attempts if len(attempt) <= 80_000), min(attempts, key=len))
-    return base64.b64encode(small).decode()
+    attempts = []
+    for scale, colors in ((1, 256), (1, 64), (2, 256), (2, 64)):
+        attempts.append(encode(image.reduce(scale), colors))
+        if len(attempts[-1]) <= 80_000:
+            break
+    return base64.b64encode(min(attempts, key=len)).decode()
 
 
 def encode(image: Image.Image, colors: int) -> bytes:
@@ -75,13 +78,14 @@ def main(numbers: list[str]):
     for source in sources():
         if numbers and source.name[:2] not in numbers:
             continue
-        began = time.perf_counter()
         notebook = read(source)
+        began = time.perf_counter()
         run(notebook)
+        seconds = time.perf_counter() - began
         tidy(notebook)
         path = FOLDER / f"{source.stem}.ipynb"
         nbformat.write(notebook, path)
-        print(f"{path.name}: {time.perf_counter() - began:.0f} s, {path.stat().st_size / 1000:.0f} KB")
+        print(f"{path.name}: {seconds:.0f} s, {path.stat().st_size / 1000:.0f} KB")
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def show_sweep(scales: Sequence[float], rates: Sequence[Rate], measures: Mapping
     for ax, (name, (values, book)) in zip(axes[1:], measures.items()):
         ax.plot(scales, values, "o-")
         ax.axhline(book, color=ORANGE, linestyle="--")
-        ax.text(max(scales), book, "the book", color=ORANGE, va="bottom", ha="right")
+        ax.text(max(scales), book, "the book", color=ORANGE, va="top", ha="right")
         ax.set(title=name)
         ax.margins(y=0.2)
         ax.set_ylim(bottom=0)

@@ -278,5 +278,6 @@ RUN_A = (
 RUN_B = "The loss lies on the healthy one. The error is about 1 at all timesteps. The pictures are coloured noise."
 RUN_C = (
     "The loss falls, but stays above the healthy one. The error over t is a valley: about as large as the healthy one near "
-    "t = 360, and larger and larger to both sides. The pictures are soft things in the colours that stand above them."
+    "t = 360, and larger and larger to both sides. The pictures are soft things, three of four in the colours "
+    "that stand above them; the green fish is a brown and green heart."
 )

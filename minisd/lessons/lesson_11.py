@@ -148,7 +148,7 @@ def show_museum(findings: Mapping[str, Finding], rounding: float):
     right.axvline(1, color=INK, linewidth=1, linestyle="--")
     left.set(xscale="log", xlim=(1e-7, 2e3), xticks=[10.0**n for n in range(-6, 1, 2)], title="error of the part that is wrong")
     right.set(xscale="log", xlim=(5e-4, 300), title="the picture, in grey levels")
-    left.set_xlabel("shaded: no bug, only rounding\ndashed: what a test allows", size=8.5)
+    left.set_xlabel("shaded: no bug, only rounding\ndashed: what tests at official sizes allow", size=8.5)
     right.set_xlabel("dashed: one level\nhollow: less than a thousandth", size=8.5)
     left.set_yticks(range(len(order)), order)
     small = sum(findings[name].off < 1 for name in order)

@@ -141,6 +141,7 @@ def show_memory(weights: int, heads: int, channels: int):
     for side in (512, 768):
         ax.axvline(side, color=GREY, linewidth=1, linestyle="-", zorder=0)
     ticks = {1e3: "1 KB", 1e6: "1 MB", 1e9: "1 GB"}
+    ax.set_title("a guided call of version 1.5, in float16")
     ax.set(yscale="log", xlabel="side of the picture, in pixels", xlim=(128, 1024), ylim=(1e3, 2e10), xticks=range(128, 1025, 128))
     ax.set_yticks(list(ticks), list(ticks.values()))
     ax.minorticks_off()

@@ -99,8 +99,7 @@ titles = [prompts[0], "… blue …", "… mushroom …", "… at night"] * 2
 figures.show(
     figures.pictures([draw(p, seed) for seed in (0, 1) for p in prompts], titles, columns=4),
     "Two rows of four pictures: a red house in the snow, a blue house in the snow, a blue mushroom in"
-    " the snow, a blue mushroom at night. What the changed word says changes from one to the next; from snow"
-    " to night the mushroom moves, too.",
+    " the snow, a blue mushroom at night. What the changed word says changes; the last moves, too.",
 )
 
 # %% [markdown]

@@ -63,7 +63,8 @@ lesson.show_costs(tiny, sd15)
 # %% [markdown]
 # At opposite ends. A convolution's parameters grow with the square of its channels, and the map's size
 # costs none. Its work is parameters times positions, and in Stable Diffusion the top has 64 times the
-# positions of the bottom. So most of the weights are at the bottom, and most of the work is at the top.
+# positions of the bottom. So most of the weights are in the lower half of the U, and most of the work is
+# in the upper half.
 #
 # ## The parts at hand
 #

@@ -287,7 +287,8 @@ for scale, share in shares.items():
 
 # %% [markdown]
 # Up to $w = 8$ hardly anything happens: all is within the bars, and saturation and diversity stay near
-# the book's own. At 20 pictures break, and the colours leave the line. Whoever knows Stable Diffusion
+# the book's own. At 20 pictures break, and the colours leave the line. (Diversity rises
+# there, too. That is no gain: two broken pictures differ in their damage.) Whoever knows Stable Diffusion
 # expects something else, for at $w = 1$ it follows a prompt only loosely. It fits what the plane has
 # shown: guidance makes up for hedging, and this network has seen its small world so often that it hardly
 # hedges. ([Its card](../docs/tiny_model.md) shows a model that is not yet sure: there guidance makes 4
@@ -351,11 +352,11 @@ for title, x in clouds.items():
     print(f"{title:<23}  of {len(x)}: {at_left} at the left arc, {at_upper} at the upper one")
 
 # %% [markdown]
-# A negative prompt is no "not". Where the two guesses agree, here at the left arc itself, there is no
-# push at all, and whoever is there stays. And where they disagree, the push goes on to the last step.
-# The empty prompt contains every other: at a picture that has the caption the two guesses are the same,
-# and guidance falls silent. A negative prompt need not know that picture at all. Then its guess is a bad
-# one, and one is pushed away from it again and again.
+# (A few between the arcs count for both.) A negative prompt is no "not". Where the two guesses agree, here
+# at the left arc itself, there is no push at all, and whoever is there stays. And where they disagree, the
+# push goes on to the last step. The empty prompt contains every other: at a picture that has the caption
+# the two guesses are the same, and guidance falls silent. A negative prompt need not know that picture at
+# all. Then its guess is a bad one, and one is pushed away from it again and again.
 #
 # In the picture book a caption leaves nothing open ("a house" is an orange house on a pale page), so a
 # negative prompt has nothing to choose among. But there is something to see: what the two prompts have in
@@ -423,7 +424,7 @@ for name, (low, high) in spans.items():
 # 2024](https://arxiv.org/abs/2404.07724) found with ImageNet models and Stable Diffusion XL: guidance
 # harms at the beginning, is of little use at the end, and does its work in the middle, where it may then
 # be stronger. At high noise $\hat x_0$ is a mean of many pictures, and pushing it $w$ times further only
-# decides too soon, and too much alike. (At our $w = 20$ the end is no harmless place either: 20 times a
+# decides too soon, and too much alike. (At our $w = 20$ the end is even the worst of the three: 20 times a
 # small difference is a large one.) Mind the intervals. And whatever is left out need not be computed.
 #
 # ## In Stable Diffusion 1.5 this is …

@@ -277,9 +277,9 @@ lesson.show_by_timestep(
 )
 
 # %% [markdown]
-# At low $t$ the task is hard: the noise is weak, and who is to tell it from the picture? At high $t$ it
-# is so easy that doing nothing is all but right, and there our network has hardly caught up with the
-# lazy one. But that is where it counts. At $t = 990$ the square of an error of $\epsilon$ reaches $x_0$
+# At low $t$ the task is hard: the noise is weak, and who is to tell it from the picture? At high $t$ it is
+# so easy that doing nothing is all but right, and at the very end our network has not even caught up with
+# the lazy one. But that is where it counts. At $t = 990$ the square of an error of $\epsilon$ reaches $x_0$
 # 200 times as large, and only a network that is *better* than lazy knows anything of the picture.
 #
 # ## The moving average
@@ -489,7 +489,7 @@ lesson.fault_b.check(fault_b)
 # %% [markdown]
 # ### Exercise 3 · Run C
 #
-# This one draws soft things in the right colours. Is anything wrong, or does it only need more time?
+# This one draws soft things, mostly in the right colours. Is anything wrong, or does it only need more time?
 
 # %%
 lesson.show_run(run_c, healthy, names, lesson.RUN_C)

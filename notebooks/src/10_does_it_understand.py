@@ -185,10 +185,10 @@ for name, share in shares.items():
 # In front is the number of pictures in which everything is right; in brackets, one respect at a time.
 #
 # Say that alone a thing has the right shape in 80 % and the right colour in 90 % of all cases. Then two
-# things, drawn with the same skill, are right in $(0.8 \cdot 0.9)^2 = 52\,\%$, times the shares in which
-# the place is right and, where the things are, the relation. This product is what "independent" means in
-# the figure ([Okawa et al. 2023](https://arxiv.org/abs/2310.09336)). A model that reaches it is not bad
-# at putting together. It is not good enough at the parts.
+# things, drawn with the same skill, are right in $(0.8 \cdot 0.9)^2 = 52\,\%$, times the share in which the
+# place is right and, among pictures whose things are right, the share in which the relation is. This
+# product is what "independent" means in the figure ([Okawa et al. 2023](https://arxiv.org/abs/2310.09336)).
+# A model that reaches it is not bad at putting together. It is not good enough at the parts.
 
 # %%
 parts = skills["one thing"]
@@ -196,6 +196,9 @@ product = {name: rates.expected(parts, seen[name], sets[name]) for name in ("two
 lesson.show_rates({name: (shares[name], shares[new]) for name, new in kinds.items()}, product)
 
 # %% [markdown]
+# (The line is at 1 where one thing was right 20 times of 20. By the lower end of that interval it might as
+# well be at $0.84^2 = 0.7$.)
+#
 # Is "new" worse than "seen"? That is a question about a *difference*, which has an interval of its own.
 # (Whether two intervals overlap is another question.) It follows from the two intervals in three lines
 # ([Newcombe 1998](https://pubmed.ncbi.nlm.nih.gov/9595617/), method 10):
@@ -376,14 +379,14 @@ order.sort(key=lambda at: good[at[0]][at[1]])  # the wrong ones first, else as t
 titles = [f"{n}: {'right' if good[name][i] else 'wrong'}" for n, (name, i) in enumerate(order, 1)]
 figures.show(
     figures.pictures([pictures[name][i] for name, i in order[:10]], titles, columns=5),
-    "Ten numbered pictures, half of which look right. What was asked for and what the judge found stands below.",
+    "Ten numbered pictures, most of which look right. What was asked for and what the judge found stands below.",
 )
 for n, (name, i) in enumerate(order[:10], 1):
     print(f"{n:>2}  asked for: {sets[name][i].text}\n    found:     {lesson.words(seen[name][i])}")
 
 # %% [markdown]
-# For each of them: is it the model that is wrong, or the judge? Both happen, and only looking tells. (If
-# one is called right, there were fewer than ten wrong ones.)
+# For each of them: is it the model that is wrong, or the judge? Both happen, and only looking tells. Here
+# the judge is wrong about eight of ten. (If one is called right, there were fewer than ten wrong ones.)
 #
 # ## The same words in another order
 #

@@ -139,7 +139,8 @@ for name, (_, unet, _) in models.items():
 # names are those of the code that trained it, and that code counted its blocks along the way, as they
 # are run. Here are all of them, with their shapes, as the files of versions 1 and 2 have them; the
 # [tests](../tests/test_weights_convert.py) use the same lists. (Besides, the files hold the 12 vectors
-# of the noise schedule, two numbers of the moving average, and v2's CLIP's temperature; pickles also a
+# of the noise schedule, two numbers of the moving average, v1's `position_ids` (0 to 76), and v2's CLIP's
+# temperature; pickles also a
 # count of training steps.)
 
 # %%
@@ -280,9 +281,10 @@ for name, network in zip(names, (*models["SD 1.5"], models["SD 2.1"][1])):
     print(f"{name:<25} {sizes[name]:>13,} bytes, {left:>6,} left: {each:.0f} for each tensor")
 
 # %% [markdown]
-# A line of text for each tensor, in the file's header: its name, type, shape, and where it begins. So
-# that is all that is in there. (Beside these three, 1.5 has one more network, the [safety
-# checker](../minisd/safety_checker.py), which only looks at finished pictures.)
+# A line of text for each tensor, in the file's header: its name, type, shape, and where it begins (and, in
+# the text encoder's, the numbers 0 to 76). So that is all that is in there. (Beside these three, 1.5 has
+# one more network, the [safety checker](../minisd/safety_checker.py), which only looks at finished
+# pictures.)
 #
 # ## What it takes
 #
