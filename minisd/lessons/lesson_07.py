@@ -140,7 +140,7 @@ def show_lies(told: Sequence[int], errors: Mapping[int, Sequence[float]]):
         (line,) = ax.plot(told, error, label=f"noise of t = {t}")
         ax.plot(t, error[told.index(t)], "o", color=line.get_color(), markersize=9)
     ax.set(yscale="log", xlabel="the $t$ that the UNet is told", ylabel="error of ε", title="large dots: told the truth")
-    ax.legend(loc="upper center")
+    figure.legend(loc="outside right center")
     show(
         figure,
         "Three curves, one for each amount of noise. Each falls and rises again, with its lowest point where the UNet is told the "
