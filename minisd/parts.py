@@ -149,7 +149,7 @@ def vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: str | os.PathLike 
         raise CheckpointError(
             f'{path} holds no vocabulary; name a folder that has one, as in tokenizer="folder": {error}'
         ) from error
-    size = checkpoint.json("text_encoder/config.json")["vocab_size"]
+    size = len(checkpoint.tensors["text_encoder.token_embedding.weight"])
     if len(found.vocab) != size:
         raise CheckpointError(
             f"{tokenizer or VOCABULARY} has a vocabulary of {len(found.vocab):,}, and the text encoder of {path} one of {size:,}"

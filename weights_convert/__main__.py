@@ -88,7 +88,7 @@ def with_vocabulary(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     checkpoint = replace(checkpoint, files=rest | texts)
 
     vocab = checkpoint.json("tokenizer/vocab.json") if "tokenizer/vocab.json" in found else in_one_file(checkpoint)
-    size = checkpoint.json("text_encoder/config.json").get("vocab_size")
+    size = len(checkpoint.tensors["text_encoder.token_embedding.weight"])
     if len(vocab) != size:
         raise CheckpointError(f"{folder} has a vocabulary of {len(vocab):,}, and the text encoder one of {size:,}")
     lines = texts.get("tokenizer/merges.txt", "").splitlines()
