@@ -18,11 +18,14 @@ from torch.overrides import TorchFunctionMode
 from weights_convert import (
     Checkpoint,
     CheckpointError,
+    as_settings,
     from_diffusers,
     listing,
+    merges_in,
     part_files,
     read_single_file,
     read_weights,
+    stray_merge,
     to_diffusers,
     weight_files,
     write_folder,
@@ -42,12 +45,14 @@ __all__ = [
     "known",
     "listing",
     "load_strictly",
+    "merges_in",
     "parse_json",
     "part_files",
     "read_json",
     "read_single_file",
     "read_text",
     "resolve",
+    "stray_merge",
     "these",
     "weight_files",
     "write_folder",
@@ -70,12 +75,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def parse_json(text: str, where: str) -> dict[str, Any]:
     try:
-        settings = json.loads(text)
+        parsed = json.loads(text)
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{where} is not valid JSON: {error}") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{where} holds no settings, but {settings!r:.50}")
-    return settings
+    return as_settings(parsed, where)
 
 
 def write_json(path: Path, settings: Mapping[str, Any]):

@@ -315,11 +315,10 @@ def check(prompt, negative_prompt, height, width, factor, steps, guidance_scale,
     """The prompts and the negative prompts as lists of one length; raises TypeError or ValueError for what cannot be drawn."""
     if not (isinstance(prompt, str) or (isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt))):
         raise TypeError(f"a prompt is a string or a list of strings, not {prompt!r}"[:200])
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    negatives = [""] * len(prompts) if negative_prompt is None else negative_prompt
-    negatives = [negatives] if isinstance(negative_prompt, str) else negatives
-    alike = negative_prompt is None or type(negative_prompt) is type(prompt)
-    if not (alike and all(isinstance(negative, str) for negative in negatives)):
+    if negative_prompt is None:
+        negative_prompt = "" if isinstance(prompt, str) else [""] * len(prompt)
+    prompts, negatives = ([text] if isinstance(text, str) else text for text in (prompt, negative_prompt))
+    if type(negative_prompt) is not type(prompt) or not all(isinstance(negative, str) for negative in negatives):
         raise TypeError("give the negative prompt as the prompt is given: a string, or a list of as many strings")
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts")

@@ -15,7 +15,19 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
-from .checkpoint import HUB, CheckpointError, known, listing, parse_json, read_text, resolve, write_folder, write_json
+from .checkpoint import (
+    HUB,
+    CheckpointError,
+    known,
+    listing,
+    merges_in,
+    parse_json,
+    read_text,
+    resolve,
+    stray_merge,
+    write_folder,
+    write_json,
+)
 
 SAY_HOW_TO_PAD = ["special_tokens_map.json", "tokenizer_config.json"]
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -92,17 +104,15 @@ class CLIPTokenizer:
         """Load from the texts of these files, by their names."""
         if "vocab.json" in files:
             file, vocab = "merges.txt", parse_json(files["vocab.json"], "vocab.json")
-            lines = files["merges.txt"].splitlines()
-            merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+            merges = merges_in(files["merges.txt"])
         else:
             file, model = "tokenizer.json", parse_json(files["tokenizer.json"], "tokenizer.json").get("model")
             if not (isinstance(model, dict) and {"vocab", "merges"} <= model.keys()):
                 raise CheckpointError("tokenizer.json holds no byte-pair encoding; take one that CLIP's tokenizer has written")
             vocab = model["vocab"]
             merges = [tuple(merge.split()) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-        for merge in merges:
-            if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys():
-                raise CheckpointError(f"{file} is damaged: {' '.join(merge)!r} is no pair of the vocabulary's tokens; get it again")
+        if (stray := stray_merge(merges, vocab)) is not None:
+            raise CheckpointError(f"{file} is damaged: {' '.join(stray)!r} is no pair of the vocabulary's tokens; get it again")
         return cls(vocab, merges, padding_token(files))
 
     def save_pretrained(self, folder: str | os.PathLike):

@@ -6,19 +6,22 @@ is on the disk), identify, official and known (what a file is), checkpoint (read
 
 from .checkpoint import Checkpoint, read_any, read_single_file, write_diffusers, write_minisd
 from .diffusers import from_diffusers, to_diffusers
-from .files import CheckpointError, read_tensors, write_folder
-from .folder import listing, part_files, read_weights, weight_files
+from .files import CheckpointError, as_settings, read_tensors, write_folder
+from .folder import listing, merges_in, part_files, read_weights, stray_merge, weight_files
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "as_settings",
     "from_diffusers",
     "listing",
+    "merges_in",
     "part_files",
     "read_any",
     "read_single_file",
     "read_tensors",
     "read_weights",
+    "stray_merge",
     "to_diffusers",
     "weight_files",
     "write_diffusers",

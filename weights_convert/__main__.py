@@ -10,6 +10,7 @@ import torch
 
 from .checkpoint import VOCABULARIES, Checkpoint, read_any, write_diffusers, write_minisd
 from .files import CheckpointError
+from .folder import merges_in, stray_merge
 from .report import report
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -91,9 +92,7 @@ def with_vocabulary(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     size = len(checkpoint.tensors["text_encoder.token_embedding.weight"])
     if len(vocab) != size:
         raise CheckpointError(f"{folder} has a vocabulary of {len(vocab):,}, and the text encoder one of {size:,}")
-    lines = texts.get("tokenizer/merges.txt", "").splitlines()
-    merges = [line.split() for line in lines if line and not line.startswith("#version")]
-    if any(len(pair) != 2 or "".join(pair) not in vocab for pair in merges):
+    if stray_merge(merges_in(texts.get("tokenizer/merges.txt", "")), vocab) is not None:
         raise CheckpointError(f"{folder} has a merges.txt that does not belong to its vocab.json; get both again")
     return checkpoint
 

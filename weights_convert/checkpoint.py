@@ -15,6 +15,7 @@ from .diffusers import diffusers_name, native_places, to_diffusers
 from .files import (
     CheckpointError,
     Header,
+    as_settings,
     header_of,
     is_pickle,
     read_header,
@@ -58,12 +59,10 @@ class Checkpoint:
     def json(self, path: str) -> dict[str, Any]:
         """One of the files, parsed."""
         try:
-            settings = json.loads(self.files[path])
+            parsed = json.loads(self.files[path])
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"the checkpoint's {path} is missing or not valid JSON") from error
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"the checkpoint's {path} holds no settings, but {settings!r:.50}")
-        return settings
+        return as_settings(parsed, f"the checkpoint's {path}")
 
     @property
     def prediction_type(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,13 @@ TRAINING = [
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be found, read, or made to fit; nothing was loaded or written."""
+
+
+def as_settings(parsed: object, where: str) -> dict[str, Any]:
+    """What was parsed from a JSON file, which has to be an object."""
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{where} holds no settings, but {parsed!r:.50}")
+    return parsed
 
 
 class Header(NamedTuple):

@@ -1,7 +1,7 @@
 """A diffusers folder: which of its files are needed, and what to say when they are not there."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -70,3 +70,13 @@ def instead(names: Collection[str], where: str, inside: str, stem: str) -> str:
 def read_weights(folder: Path, files: list[str]) -> dict[str, Tensor]:
     """The tensors of a part's files, mapped into memory."""
     return {name: tensor for file in files if file.endswith(".safetensors") for name, tensor in read_tensors(folder / file).items()}
+
+
+def merges_in(text: str) -> list[tuple[str, ...]]:
+    """The pairs of a merges.txt, one a line."""
+    return [tuple(line.split()) for line in text.splitlines() if line and not line.startswith("#version")]
+
+
+def stray_merge(merges: Sequence[tuple[str, ...]], vocab: Mapping[str, int]) -> tuple[str, ...] | None:
+    """The first merge that is no pair of tokens which makes a third, if there is one."""
+    return next((merge for merge in merges if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys()), None)

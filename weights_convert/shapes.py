@@ -12,12 +12,9 @@ from .files import CheckpointError
 Shapes = dict[str, tuple[int, ...]]
 
 # What a CLIP's configuration means by saying nothing: transformers has left out, at times, what is as in its smallest CLIP.
-TEXT_DEFAULTS = {
-    "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
-}  # fmt: skip
+TEXT_DEFAULTS = {"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12}
 VISION_DEFAULTS = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "image_size": 224, "patch_size": 32,
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "image_size": 224, "patch_size": 32,
 }  # fmt: skip
 
 
