@@ -28,6 +28,7 @@ docs: .venv/test
 lint: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .venv/demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

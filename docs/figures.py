@@ -5,15 +5,19 @@ What they show depends on the model's weights: after a new training, draw them a
 
 import io
 import json
+import math
 import random
 import sys
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from orders import errors as measure_orders
 from PIL import Image
+from rooms import ROOMS, arrows
 from torch import Tensor
 
+import minisd
 from minisd import StableDiffusionPipeline
 from minisd.evaluate.rates import Rate
 from minisd.generate import main as generate
@@ -94,6 +98,26 @@ def samplers():
     save(images, titles, 4, "samplers")
 
 
+def orders():
+    """The error at the end of an exactly known curve, by the number of steps."""
+    numbers, (figure, axes) = [8, 16, 32, 64, 128], page(1, 1, height=3.6)
+    exactly = {"lower_order_final": False}
+    for name, scheduler in {
+        "Euler": minisd.EulerDiscreteScheduler(),
+        "Heun": minisd.HeunDiscreteScheduler(),
+        "K-LMS": LMSDiscreteScheduler(),
+        "DPM++ 2M": minisd.DPMSolverMultistepScheduler(**exactly),
+        "UniPC": minisd.UniPCMultistepScheduler(**exactly),
+    }.items():
+        errors = measure_orders(scheduler, numbers)
+        order = math.log2(errors[2] / errors[3])
+        axes.loglog(numbers, errors, "o-", markersize=4, label=f"{name}: order {order:.1f}")
+    axes.set(xticks=numbers, xticklabels=numbers, xlabel="steps (Heun calls the network twice in each)", ylabel="greatest error")
+    axes.minorticks_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    write(figure, "orders")
+
+
 def guidance():
     """The same noise at six scales."""
     pipe, scales = loaded(), (1, 2, 3, 5, 8, 15)
@@ -138,7 +162,38 @@ def ablations():
     write(figure, "ablations")
 
 
-FIGURES = {figure.__name__: figure for figure in (astronaut, way, latents, samplers, guidance, curves, ablations)}
+PLACES = {  # of the rooms on their picture: column and row, from the bottom
+    "config": (0, 0), "pretrained": (3, 0), "numerics": (1, 0), "networks": (0.3, 1), "samplers": (1.4, 1), "tokenizer": (2.4, 1),
+    "safety": (0.3, 2), "pipeline": (1.4, 3), "weights": (3.4, 2.2), "command": (1.4, 4), "tiny": (-0.9, 3),
+    "evaluate": (0.2, 4), "train": (-0.3, 5), "lessons": (-0.9, 6),
+}  # fmt: skip
+
+
+def rooms():
+    """The rooms of the house, by what the files import; dashed where a function imports when it is called."""
+    figure, axes = page(1, 1, height=5.2)
+    late = arrows() - arrows(late=False)
+    shown = {(one, other) for one, other in arrows() if one not in ("train", "lessons", "evaluate")}
+    shown |= {("evaluate", "pipeline"), ("evaluate", "tiny"), ("train", "evaluate"), ("lessons", "train")}
+    for one, other in sorted(shown):
+        style = {
+            "arrowstyle": "-|>",
+            "color": "0.65",
+            "shrinkA": 16,
+            "shrinkB": 20,
+            "linestyle": "--" if (one, other) in late else "-",
+        }
+        axes.annotate("", PLACES[other], PLACES[one], arrowprops=style)
+    for room, (modules, _) in ROOMS.items():
+        names = ", ".join(modules) if len(modules) < 4 else ", ".join(modules[:3]) + ",\n" + ", ".join(modules[3:])
+        box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "0.4"}
+        axes.annotate(names, PLACES[room], ha="center", va="center", fontsize=8, bbox=box)
+    axes.set(xlim=(-1.4, 3.9), ylim=(-0.5, 6.5))
+    axes.axis("off")
+    write(figure, "rooms")
+
+
+FIGURES = {figure.__name__: figure for figure in (rooms, astronaut, way, latents, samplers, orders, guidance, curves, ablations)}
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)

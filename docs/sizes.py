@@ -1,4 +1,4 @@
-"""How long every official .safetensors file must be, from the names, shapes and dtypes that `weights_convert` expects in it.
+"""How long every official .safetensors file must be, from the names, shapes and dtypes that minisd expects in it.
 
 None of these files was opened for it. The lengths come out as published, but for a few bytes: the header tells where each tensor
 begins, and in another order these places have a digit more or less. One name too many or too few would make 60 bytes at least.
@@ -8,10 +8,11 @@ import json
 import math
 import re
 
-from weights_convert.diffusers import CONVOLUTIONS, diffusers_name
-from weights_convert.official import EPSILON, configs
-from weights_convert.shapes import shapes_of
-from weights_convert.single_file import original_name
+from minisd.config import SafetyCheckerConfig
+from minisd.weights.fill import NETWORKS, shapes_of, unfilled
+from minisd.weights.generations import GENERATIONS
+from minisd.weights.names import CONVOLUTIONS, diffusers_name
+from minisd.weights.original_names import original_name
 
 BYTES = {"F32": 4, "F16": 2, "I64": 8, "I32": 4}
 SCHEDULE = [
@@ -20,10 +21,6 @@ SCHEDULE = [
     "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
 ]  # fmt: skip
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # as official float32 VAEs have it
-CHECKER = {
-    "vision_config": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "image_size": 224, "patch_size": 14},
-    "projection_dim": 768,
-}
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name → dtype, shape
 
@@ -38,11 +35,16 @@ def length(tensors: Tensors) -> int:
     return 8 + len(json.dumps(header, separators=(",", ":"))) + end
 
 
+def contents(name: str, generation: str, in_channels: int) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of an official network."""
+    config = GENERATIONS[generation].configs(in_channels).get(name, SafetyCheckerConfig())
+    return shapes_of(unfilled(NETWORKS[name].network, config))
+
+
 def part(name: str, generation: str, dtype: str, in_channels: int = 4) -> Tensors:
     """A file of a diffusers folder."""
-    config = CHECKER if name == "safety_checker" else configs(generation, EPSILON, in_channels)[f"{name}/config.json"]
     tensors: Tensors = {}
-    for native, shape in shapes_of(name, config).items():
+    for native, shape in contents(name, generation, in_channels).items():
         theirs = diffusers_name(name, native)
         if name == "unet" and generation == "v1" and CONVOLUTIONS.search(theirs):
             shape = (*shape, 1, 1)
@@ -61,7 +63,7 @@ def single(generation: str, in_channels: int = 4, averages: bool = True, copies:
     """An original single file: `averages` are the two numbers of a moving average, `copies` its weights."""
     tensors: Tensors = {}
     for name in ("unet", "vae", "text_encoder"):
-        for native, shape in shapes_of(name, configs(generation, EPSILON, in_channels)[f"{name}/config.json"]).items():
+        for native, shape in contents(name, generation, in_channels).items():
             theirs = original_name(f"{name}.{native}", generation)
             convolution = name == "unet" and generation == "v1" and re.search(r"\.proj_(in|out)\.weight$", theirs)
             attention = re.search(r"\.mid\.attn_1\.(q|k|v|proj_out)\.weight$", theirs)
@@ -84,7 +86,7 @@ def single(generation: str, in_channels: int = 4, averages: bool = True, copies:
 
 
 def files() -> dict[str, Tensors]:
-    """The tensors of every official .safetensors file, by its name in `weights_convert.known`."""
+    """The tensors of every official .safetensors file, by its name in `minisd.weights.official`."""
     found: dict[str, Tensors] = {}
     for dtype, half in (("F32", ""), ("F16", " in float16")):
         unet, checker = part("unet", "v1", dtype), part("safety_checker", "v1", dtype)

@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minisd import AutoencoderKL, CLIPTextModel, UNet2DConditionModel, config, hub
+from minisd import AutoencoderKL, CLIPTextModel, UNet2DConditionModel, config
 from minisd.config import CLIPTextConfig, UNetConfig, VAEConfig
 from minisd.schedulers import SCHEDULERS
 from minisd.schedulers.lms import blend
+from minisd.schedulers.names import SAMPLERS
 from minisd.schedulers.pndm import BLENDS
 from minisd.tiny import picture_book as book
 from minisd.train import clip, decoder, judge, unet, vae
-from weights_convert import diffusers, known, single_file
+from minisd.weights import find, names, official, original_names
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER))
@@ -188,6 +189,41 @@ def timesteps() -> str:
     return table(["sampler, 20 steps", "calls of the UNet", "timesteps"], rows, "calls of the UNet")
 
 
+def noise_levels() -> str:
+    """Where 20 steps lie on Stable Diffusion's σ, by sampler, spacing and curve."""
+    karras, exponential = {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}
+    rows = []
+    for sampler, spacing, curve in [
+        ("EulerDiscreteScheduler", "linspace", {}), ("EulerDiscreteScheduler", "leading", {}),
+        ("EulerDiscreteScheduler", "trailing", {}), ("EulerDiscreteScheduler", "linspace", karras),
+        ("EulerDiscreteScheduler", "linspace", exponential), ("DPMSolverMultistepScheduler", "linspace", {}),
+        ("DPMSolverMultistepScheduler", "leading", {}), ("DPMSolverMultistepScheduler", "linspace", karras),
+    ]:  # fmt: skip
+        scheduler = SCHEDULERS[sampler](timestep_spacing=spacing, **curve)
+        scheduler.set_timesteps(20)
+        times, sigmas = [f"{t:g}" for t in (round(t, 1) for t in scheduler.timesteps.tolist())], scheduler.sigmas
+        name = next(iter(curve), "").removeprefix("use_").removesuffix("_sigmas") or "-"
+        levels = [f"{sigma:.4f}" for sigma in (sigmas[0], sigmas[-2], scheduler.init_noise_sigma)]
+        rows.append([f"`{sampler}`", spacing, name, *levels, f"{', '.join(times[:2])} … {times[-1]}"])
+    heads = ["first σ", "last σ before 0", "noise at the start"]
+    return table(["sampler, 20 steps", "spacing", "curve", *heads, "timesteps"], rows, ", ".join(heads))
+
+
+def sampler_names() -> str:
+    """What people call the samplers, and what each costs."""
+    elsewhere = {
+        "pndm": "PLMS", "ddim": "DDIM", "lms": "LMS", "euler": "Euler", "euler-a": "Euler a", "heun": "Heun",
+        "dpm++2m": "DPM++ 2M", "dpm++2m-sde": "DPM++ 2M SDE", "unipc": "UniPC", "lcm": "LCM", "ddpm": "DDPM",
+    }  # fmt: skip
+    rows = []
+    for name, sampler in SAMPLERS.items():
+        scheduler = sampler.from_config({})
+        scheduler.set_timesteps(20)
+        curves = "yes" if hasattr(scheduler.config, "use_karras_sigmas") else "no"
+        rows.append([f"`{name}`", elsewhere[name], f"`{sampler.scheduler}`", curves, len(scheduler.timesteps)])
+    return table(["`--sampler`", "AUTOMATIC1111", "diffusers", "`--karras`", "calls for 20 steps"], rows, "calls for 20 steps")
+
+
 def blends() -> str:
     """The weights of the last slopes, newest first: PNDM's, K-LMS's at equal steps, and its own at Stable Diffusion's σ."""
     lms = SCHEDULERS["LMSDiscreteScheduler"]()
@@ -216,27 +252,27 @@ def spellings() -> str:
     rows = []
     for native, generation in natives.items():
         part, inside = native.split(".", 1)
-        names = [native, diffusers.diffusers_name(part, inside), single_file.original_name(native, generation)]
+        spelt = [native, names.diffusers_name(part, inside), original_names.original_name(native, generation)]
         where = ["**minisd**", "diffusers", f"single file, {generation}"]
-        rows += [[there, f"`{name}`"] for there, name in zip(where, names)]
+        rows += [[there, f"`{name}`"] for there, name in zip(where, spelt)]
     return table(["where", "name"], rows)
 
 
 def official_files() -> str:
     tensors, rows = sizes.files(), []
-    for file in known.OFFICIAL:
+    for file in official.OFFICIAL:
         count, off = "", ""
         if file.name in tensors:
             count, off = f"{len(tensors[file.name]):,}", file.size - sizes.length(tensors[file.name])
         size = f"{file.size:,}" if file.size else "not published"
-        told = {None: "", known.EPSILON: "ε", known.V: "v"}[file.prediction_type]
+        told = {None: "", official.EPSILON: "ε", official.V: "v"}[file.prediction_type]
         rows.append([file.name, size, count, off, f"`{file.sha256}`", told])
     head = ["file", "bytes", "tensors", "unexplained", "sha256 begins", "predicts"]
     return table(head, rows, "bytes, tensors, unexplained")
 
 
 def aliases() -> str:
-    return table(["gone", "taken instead"], [[f"`{old}`", f"`{new}`"] for old, new in hub.ALIASES.items()])
+    return table(["gone", "taken instead"], [[f"`{old}`", f"`{new}`"] for old, new in find.ALIASES.items()])
 
 
 def contents() -> str:

@@ -1,8 +1,12 @@
 """Stable Diffusion, written to be read.
 
-In reading order: pipeline, tokenizer, layers, clip, unet, vae, schedule, schedulers (ddim, pndm, lms), config; then
-safety_checker, parts, checkpoint, hub, noise, faults, image and generate, which are about files and people.
+In reading order: pipeline, request, tokenizer, layers, clip, unet, vae, schedule, schedulers (spacing, base, ddim, pndm, sigmas, lms),
+noise, image, numerics, config. Around them: safety_checker, cuda_noise, pretrained and weights (files), image_files, flags and
+generate (the command). On top: editing (start from a picture).
 """
+
+from importlib import import_module
+from typing import Any
 
 from .tokenizer import CLIPTokenizer  # isort: skip
 from .clip import CLIPTextModel  # isort: skip
@@ -10,11 +14,24 @@ from .unet import UNet2DConditionModel  # isort: skip
 from .vae import AutoencoderKL  # isort: skip
 from .schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler  # isort: skip
 from .pipeline import StableDiffusionPipeline  # isort: skip
-from .checkpoint import CheckpointError
 from .config import UnsupportedConfig
+from .cuda_noise import CudaNoise
 from .image import image_grid
-from .noise import CudaNoise
 from .safety_checker import StableDiffusionSafetyChecker
+from .weights.errors import CheckpointError
+
+LATER = {  # imported when they are asked for: the modules above do without them
+    "DDPMScheduler": "schedulers",
+    "DPMSolverMultistepScheduler": "schedulers",
+    "EulerAncestralDiscreteScheduler": "schedulers",
+    "EulerDiscreteScheduler": "schedulers",
+    "HeunDiscreteScheduler": "schedulers",
+    "LCMScheduler": "schedulers",
+    "UniPCMultistepScheduler": "schedulers",
+    "StableDiffusionImg2ImgPipeline": "editing",
+    "StableDiffusionInpaintPipeline": "editing",
+    "StableDiffusionInstructPix2PixPipeline": "editing",
+}
 
 __all__ = [
     "AutoencoderKL",
@@ -23,12 +40,28 @@ __all__ = [
     "CheckpointError",
     "CudaNoise",
     "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LCMScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
     "StableDiffusionPipeline",
     "StableDiffusionSafetyChecker",
     "UNet2DConditionModel",
+    "UniPCMultistepScheduler",
     "UnsupportedConfig",
     "image_grid",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in LATER:
+        return getattr(import_module(f".{LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,104 +6,42 @@ Paths of the pictures go to standard output, everything else to standard error.
 import argparse
 import math
 import os
-import random
 import re
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from . import __version__
-from .faults import PictureWarning
-from .image import image_grid, save_gif, save_png, to_pil
+from .cuda_noise import CudaNoise
+from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, parse, what_to_draw
+from .image import image_grid, to_pil
+from .image_files import save_gif, save_png
+from .numerics import ImageWarning
 from .pipeline import StableDiffusionPipeline
-from .schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
+from .schedulers.names import name_of, with_sigmas
 
-SAMPLERS = {"pndm": PNDMScheduler, "ddim": DDIMScheduler, "lms": LMSDiscreteScheduler}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BATCH = 4  # pictures that are drawn at once
-NOT_NEEDED = {  # flags of CompVis' scripts, accepted and without effect
-    "config": "a checkpoint brings its own",
-    "C": "a checkpoint knows its channels",
-    "f": "a checkpoint knows its factor",
-    "n_rows": "--grid finds its columns",
-    "fixed_code": "--seed alone decides about the noise",
-    "skip_save": "every picture is written",
-    "laion400m": "--model names another checkpoint",
-    "dpm": "DPM-Solver is not implemented, and --sampler names what is",
-}
-SWITCHES = ("fixed_code", "skip_save", "laion400m", "dpm")  # those of them that take no value
-RECORDED = ("variant", "revision", "tokenizer", "prediction_type", "no_safety_checker")  # in the PNG, where they were given
-
-
-@dataclass(frozen=True)
-class Order:
-    """One picture to draw: what, and from which noise."""
-
-    prompt: str
-    seed: int
-
-
-def parser() -> argparse.ArgumentParser:
-    """Flags of CompVis' and diffusers' scripts are further names of the same settings; `_` and `-` are one in all."""
-    p = argparse.ArgumentParser(prog="python -m minisd.generate", description="Draw pictures from words.", allow_abbrev=False)
-    p.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; several prompts make several pictures")
-    p.add_argument("--prompt", action="append", default=[], dest="more_prompts", help=argparse.SUPPRESS)
-    p.add_argument("--from-file", type=Path, metavar="FILE", help="read prompts from a text file, one a line")
-    p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
-    model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
-    p.add_argument(*model, default="tiny", help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub')
-    p.add_argument("--variant", metavar="NAME", help='of a folder or an id: "fp16" takes the files in half precision')
-    p.add_argument("--revision", metavar="NAME", help="of an id: a branch, a tag or a commit")
-    p.add_argument("--tokenizer", metavar="WHERE", help="of an original single file: the folder or id that has its vocabulary")
-    p.add_argument(
-        "--prediction-type", choices=["epsilon", "v_prediction"], help="of an original single file, where it is guessed wrong"
-    )
-    p.add_argument("--no-safety-checker", action="store_true", help="leave out the safety checker, where a checkpoint has one")
-    p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
-    p.add_argument(
-        "--guidance-scale", "--scale", type=float, metavar="W", help="how strongly to follow the prompt; 1: without guidance"
-    )
-    p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
-    p.add_argument("--plms", dest="sampler", action="store_const", const="pndm", help=argparse.SUPPRESS)
-    p.add_argument("--klms", dest="sampler", action="store_const", const="lms", help=argparse.SUPPRESS)
-    p.add_argument("--eta", "--ddim-eta", type=float, default=0.0, help="DDIM's new noise at each step, 0 to 1 (default: 0)")
-    p.add_argument("--seed", type=int, help="picture i starts from the noise of seed + i (default: random, and reported)")
-    p.add_argument(
-        "--num-images", "--num-images-per-prompt", "--n-samples", type=int, default=1, metavar="N", help="of each prompt"
-    )
-    p.add_argument("--n-iter", type=int, default=1, help=argparse.SUPPRESS)
-    p.add_argument("--height", "--H", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's own)")
-    p.add_argument("--width", "--W", type=int, metavar="PIXELS", help="likewise")
-    p.add_argument("--out", "--outdir", type=Path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file")
-    p.add_argument("--grid", action="store_true", help="write all pictures on one page, too")
-    p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
-    p.add_argument("--gif", action="store_true", help="write a film of each picture's making, too: the guess at every step")
-    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
-    p.add_argument("--precision", choices=["full", "autocast"], help=argparse.SUPPRESS)
-    for flag in NOT_NEEDED:
-        switch = {"action": "store_const", "const": True} if flag in SWITCHES else {}
-        p.add_argument(f"--{flag.replace('_', '-')}", dest=flag, help=argparse.SUPPRESS, **switch)
-    p.add_argument("--quiet", action="store_true", help="say nothing but the paths, and errors")
-    p.add_argument("--version", action="version", version=f"minisd {__version__}")
-    return p
+RECORDED = (  # in the PNG, where they were given
+    "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "noise", "image", "mask", "strength", "paste",
+    "image_guidance_scale",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
-    args = parser().parse_args([re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in given])
+    words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in given]
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: args.quiet or print(f"note: {message}", file=sys.stderr)
-            run(args)
+            warnings.showwarning = lambda message, *_: "--quiet" in words or print(f"note: {message}", file=sys.stderr)
+            run(parse(words))
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -137,7 +75,8 @@ def run(args: argparse.Namespace):
     device = device_of(args.device)
     half = device.startswith("cuda") and args.precision != "full"
     dtype = DTYPES[args.dtype or ("float16" if half else "float32")]
-    pipe = StableDiffusionPipeline.from_pretrained(args.model, dtype=dtype, **how_to_load(args)).to(device)
+    pipe = load(args, dtype=dtype, **how_to_load(args)).to(device)
+    pipe.scheduler = with_sigmas(pipe.scheduler, args.sigmas or (args.sampler and args.sampler[1]))
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
     say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
@@ -163,95 +102,71 @@ def run(args: argparse.Namespace):
     say(f"{time.perf_counter() - started:.1f} s")
 
 
-def what_to_draw(args: argparse.Namespace) -> list[Order]:
-    """Every prompt, `num_images` times, each with its seed; under torchrun, this process's share of them."""
-    prompts = args.prompts + args.more_prompts
-    if args.from_file:
-        try:
-            lines = args.from_file.read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise ValueError(f"cannot read prompts from {args.from_file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{args.from_file} is not a text in UTF-8: a file of prompts has one a line") from None
-        prompts += [line for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError('say what to draw, for example: python -m minisd.generate "an astronaut riding a horse"')
-    if args.out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
-        raise ValueError(f"pictures are written as PNG: call it {args.out.with_suffix('.png')}, or name a folder")
-    if args.out.is_file() and args.out.suffix.lower() != ".png":
-        raise ValueError(f"{args.out} is a file; name a folder, or a new .png file")
-    folder = args.out.parent if args.out.suffix.lower() == ".png" else args.out
-    try:  # the nearest folder that is there: the others are made when there is a picture
-        tempfile.TemporaryFile(dir=next(path for path in [folder, *folder.parents] if path.exists())).close()
-    except OSError as error:
-        raise ValueError(f"cannot write to {folder}: {error.strerror}; name another folder by --out") from None
-    count = args.num_images * args.n_iter
-    if count < 1:
-        raise ValueError(f"--num-images must be at least 1, not {count}")
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1 and args.seed is None:
-        raise ValueError("several processes need one --seed, from which each takes its share")
-    seed = random.randrange(2**32) if args.seed is None else args.seed
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"--seed must be from 0 to {2**63 - 1}, not {seed}")
-    orders = [Order(prompt, seed + i) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
-    return orders[rank::world]
+def load(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
+    """The pipeline for text, or the one for a picture."""
+    if not any((args.image, args.mask, args.strength, args.paste, args.image_guidance_scale)):
+        return StableDiffusionPipeline.from_pretrained(args.model, **options)
+    from .editing.edit_command import load_for
+
+    return load_for(args, **options)
 
 
-def device_of(name: str) -> str:
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto" or (name == "cuda" and there["cuda"]):
-        return best_device()
-    if not there[name]:
-        raise ValueError(f"this machine, or this PyTorch, has no {name}; leave --device out, or say --device cpu")
-    return name
+def size_or_picture(pipe: StableDiffusionPipeline, images: int, args: argparse.Namespace) -> dict[str, Any]:
+    """What the images start from: nothing but a size, or a picture."""
+    if not args.image:
+        return {"height": args.height, "width": args.width}
+    from .editing.edit_command import pictures_for
 
-
-def how_to_load(args: argparse.Namespace) -> dict:
-    """What `from_pretrained` has to know besides the name."""
-    of_files = {"tokenizer": args.tokenizer, "prediction_type": args.prediction_type}
-    given = {name: value for name, value in of_files.items() if value}
-    if given and (args.model == "tiny" or not Path(args.model).is_file()):
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(f"{flags}: only for an original single file, and {args.model} is none")
-    parts = {"scheduler": SAMPLERS[args.sampler]} if args.sampler else {}
-    parts |= {"safety_checker": None} if args.no_safety_checker else {}
-    return {"variant": args.variant, "revision": args.revision, **given, **parts}
+    return pictures_for(args, pipe, images)
 
 
 def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace):
     """Of each order the picture, if asked the film of what the model guessed at every step, and whether the checker hides both."""
+    start = size_or_picture(pipe, len(batch), args)
     steps = pipe.denoise(
         [order.prompt for order in batch],
-        args.height,
-        args.width,
-        args.steps,
-        args.guidance_scale,
-        [args.negative_prompt] * len(batch),
+        **start,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        negative_prompt=[args.negative_prompt] * len(batch),
         eta=args.eta,
-        generator=[torch.Generator().manual_seed(order.seed) for order in batch],
+        generator=[CudaNoise(order.seed) if args.noise == "cuda" else seeded(order.seed) for order in batch],
     )
     frames: list[list[Image.Image]] = []
     for step in steps:
         if args.gif:
-            frames.append(to_pil(pipe.decode(step.pred_original_sample)))
+            frames.append(to_pil(decode(pipe, step.pred_original_sample, start, args)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PictureWarning)  # said later, with the name of the file
-        pictures, flags = pipe.run_safety_checker(pipe.decode(step.latents))
+        warnings.simplefilter("ignore", ImageWarning)  # said later, with the name of the file
+        pictures, flags = pipe.run_safety_checker(decode(pipe, step.latents, start, args))
     images = to_pil(pictures)
     films = list(zip(*frames)) or [()] * len(images)
     hidden = flags or [False] * len(images)
     return [(image, [image] if hide else [*film, image], hide) for image, film, hide in zip(images, films, hidden)]
 
 
+def decode(pipe: StableDiffusionPipeline, latents: Tensor, start: dict[str, Any], args: argparse.Namespace) -> Tensor:
+    """The images, with --paste around what was drawn anew the picture's own pixels."""
+    images = pipe.decode(latents)
+    if not args.paste:
+        return images
+    from .editing.edit_command import pasted
+
+    return pasted(images, start)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, args: argparse.Namespace) -> dict:
     """Everything needed to draw the picture again."""
-    names = {scheduler: name for name, scheduler in SAMPLERS.items()}
+    sampler, curve = name_of(pipe.scheduler)
     return {
         "prompt": order.prompt,
         "negative_prompt": args.negative_prompt,
         "model": str(args.model),
-        "sampler": names[type(pipe.scheduler)],
+        "sampler": sampler,
         "steps": pipe.num_inference_steps if args.steps is None else args.steps,
         "guidance_scale": pipe.guidance_scale if args.guidance_scale is None else args.guidance_scale,
         "eta": args.eta,
@@ -261,7 +176,8 @@ def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, ar
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "version": __version__,
         "torch": torch.__version__,
-    } | {name: value for name in RECORDED if (value := getattr(args, name))}
+        **({"sigmas": curve} if curve else {}),
+    } | {name: str(value) if isinstance(value, Path) else value for name in RECORDED if (value := getattr(args, name))}
 
 
 def file_name(out: Path, order: Order, suffix: str = "") -> Path:
@@ -270,12 +186,6 @@ def file_name(out: Path, order: Order, suffix: str = "") -> Path:
         return out.with_stem(out.stem + suffix)
     words = "-".join(re.findall(r"\w+", order.prompt.lower()))[:60] or "picture"
     return out / f"{words}-{order.seed}{suffix}.png"
-
-
-def best_device() -> str:
-    if torch.cuda.is_available():  # under torchrun, each process has a GPU of its own
-        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def unknown_words(prompt: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The bricks of every network here: attention, the ResNet block, resampling, and the embedding of time.
+"""The building blocks of every network here: attention, the ResNet block, resampling, and the embedding of time.
 
 Shapes: B batch, C channels, h × w a feature map, T tokens, D a token's width, n heads of d channels each.
 """
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
-    """softmax(q kᵀ / √d) v, written out (Vaswani et al. 2017, eq. 1); `causal` lets no token see a later one.
+    """softmax(q kᵀ / √d) v, written out (Vaswani et al. 2017, eq. 1): q (B, n, T, d) with k, v (B, n, S, d) → (B, n, T, d).
 
-    q (B, n, T, d) with k, v (B, n, S, d) → (B, n, T, d). The networks call PyTorch's fused form of the same sum, which adds up in
-    float32 whatever the dtype: 2.1's scores, written out in float16 as here, would overflow.
+    `causal` hides later tokens. The networks call PyTorch's fused kernel for the same formula, which accumulates in float32;
+    written out in float16 as here, the scores of Stable Diffusion 2.1 would overflow.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, n, T, S)
     if causal:
@@ -25,7 +25,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `x` to `context`, or to itself when there is none."""
+    """Multi-head attention from `x` to `context`, or from `x` to itself (self-attention) if there is none."""
 
     def __init__(self, dim: int, heads: int, context_dim: int | None = None, qkv_bias: bool = False):
         super().__init__()
@@ -37,14 +37,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, causal: bool = False) -> Tensor:
         context = x if context is None else context
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)  # (B, T, n·d), (B, S, n·d), (B, S, n·d)
         q, k, v = (rearrange(t, "B T (n d) -> B n T d", n=self.heads) for t in (q, k, v))
         x = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # = attention(q, k, v, causal)
         return self.to_out(rearrange(x, "B n T d -> B T (n d)"))
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions around a shortcut (He et al. 2016); in the UNet, the time is added between them."""
+    """Two convolutions and a residual connection (He et al. 2016); in the UNet, the time embedding is added between them."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float, temb_channels: int | None = None):
         super().__init__()
@@ -54,21 +54,23 @@ class ResnetBlock(nn.Module):
             self.time_emb_proj = nn.Linear(temb_channels, out_channels)
         self.norm2 = nn.GroupNorm(groups, out_channels, eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        # A residual is added to x, so where the width changes, x is brought to the new width by a 1×1 convolution
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        """x (B, in, h, w), temb (B, E) → (B, out, h, w)."""
         h = self.conv1(F.silu(self.norm1(x)))
         if temb is not None:
-            h = h + self.time_emb_proj(F.silu(temb))[:, :, None, None]
+            h = h + self.time_emb_proj(F.silu(temb))[:, :, None, None]  # one number per channel, the same at every position
         h = self.conv2(F.silu(self.norm2(h)))
         return self.conv_shortcut(x) + h
 
 
 class Downsample(nn.Module):
-    """Half the size, by a convolution of stride 2.
+    """Halve height and width by a convolution of stride 2.
 
-    `pad` is (left, right, top, bottom): one on every side in the UNet, only right and bottom in the VAE. Mixing them up
-    gives the right shape and a picture shifted by a pixel at every level.
+    `pad` is (left, right, top, bottom): one pixel on every side in the UNet, but only right and bottom in the VAE. The wrong one
+    still gives the right shape, and shifts the image by a pixel at every level.
     """
 
     def __init__(self, channels: int, pad: tuple[int, int, int, int]):
@@ -81,7 +83,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size, by repeating pixels and a convolution; `size` says the size where twice is one too many."""
+    """Double height and width by repeating pixels, then convolve; `size` overrides doubling when the skip has an odd size."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -93,8 +95,11 @@ class Upsample(nn.Module):
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """The time as `dim` waves of falling frequency, cosines first (Vaswani et al. 2017, §3.5): t (B,) → (B, dim), float32."""
+    """The time as `dim` waves of falling frequency, cosines first: t (B,) → (B, dim) in float32 (Vaswani et al. 2017, §3.5).
+
+    A network tells 500 from 501 by the fast waves, and 100 from 900 by the slow ones.
+    """
     half = dim // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angles = t.float()[:, None] * frequencies
+    angles = t.float()[:, None] * frequencies  # (B, half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)

@@ -1,49 +1,20 @@
-"""Gaussian noise from a seed: drawn on the generator's own device, so a CPU generator means the same picture on every machine."""
+"""Gaussian noise from a seed, drawn on the generator's own device: a CPU generator gives the same image on every machine."""
 
-import math
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
-def philox(counter: list[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Philox 4×32-10: a counter, four words of 32 bits in uint64 arrays, becomes four random words (Salmon et al. 2011, §3.3).
+@runtime_checkable
+class NoiseSource(Protocol):
+    """Anything that draws standard normal numbers; `CudaNoise` is one."""
 
-    Ten rounds, each of two multiplications whose high and low halves change places, with a key that starts as the seed.
-    """
-    a, b, c, d = counter
-    low, high = seed & 0xFFFFFFFF, seed >> 32
-    for _ in range(10):
-        left, right = a * 0xD2511F53, c * 0xCD9E8D57
-        a, b, c, d = right >> 32 ^ b ^ low, right & 0xFFFFFFFF, left >> 32 ^ d ^ high, left & 0xFFFFFFFF
-        low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
-    return [a, b, c, d]
+    def randn(self, shape: Sequence[int]) -> Tensor: ...
 
 
-class CudaNoise:
-    """The noise of `torch.Generator("cuda").manual_seed(seed)` on any machine, for whoever takes a generator here.
-
-    A GPU remembers nothing from number to number: the i-th of the n-th draw is a hash of i, n and the seed, made normal by
-    Box & Muller 1958. Equal to the GPU's to 1e-6 as long as a draw has no more numbers than the GPU has threads, which are its
-    multiprocessors times the threads of each: 40,960 on a T4, 221,184 on an A100. A picture of 512 × 512 takes 16,384. Larger
-    draws come out differently on different GPUs; a list of generators, one for each picture, keeps each draw small.
-    """
-
-    def __init__(self, seed: int):
-        self.seed, self.draws = seed % 2**64, 0
-
-    def randn(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal numbers in float32, on the CPU; every call is a draw."""
-        i = np.arange(math.prod(shape), dtype=np.uint64)
-        words = philox([np.full_like(i, self.draws), np.zeros_like(i), i, np.zeros_like(i)], self.seed)
-        self.draws += 1
-        u, v = (word.astype(np.float32) * np.float32(2**-32) + np.float32(2**-33) for word in words[:2])  # in (0, 1]
-        return torch.from_numpy(np.sqrt(-2 * np.log(u)) * np.sin(np.float32(2 * math.pi) * v)).reshape(tuple(shape))
-
-
-Generator = torch.Generator | CudaNoise
+Generator = torch.Generator | NoiseSource
 Generators = Generator | Sequence[Generator] | None
 
 
@@ -52,17 +23,23 @@ def randn(
 ) -> Tensor:
     """Standard normal numbers of the given shape, drawn in float32.
 
-    A list of generators draws image i with generator i, which makes it independent of the batch it is in.
+    With a list of generators, generator i draws image i, which makes an image independent of the batch it is in.
 
-    Raises ValueError when the list is not as long as the batch, and TypeError for what is no generator.
+    Raises ValueError when the list is not as long as the batch, and TypeError for anything that is not a generator.
     """
+    check_generators(generator, shape[0])
     if isinstance(generator, Sequence):
-        if len(generator) != shape[0]:
-            raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: give one for each image, or a single one")
         return torch.cat([randn((1, *shape[1:]), one, device, dtype) for one in generator])
-    if not (generator is None or isinstance(generator, Generator)):
-        raise TypeError(f"a generator is a torch.Generator, a CudaNoise, or a list of them, not {generator!r}")
-    if isinstance(generator, CudaNoise):
+    if isinstance(generator, NoiseSource):
         return generator.randn(shape).to(device, dtype)
     source = generator.device if generator is not None else "cpu"
-    return torch.randn(shape, generator=generator, device=source).to(device, dtype)
+    return torch.randn(shape, generator=generator, device=source, dtype=torch.float32).to(device, dtype)
+
+
+def check_generators(generator: Generators, images: int):
+    """Raises as `randn` does if `generator` cannot draw the noise of that many images."""
+    if isinstance(generator, Sequence) and len(generator) != images:
+        raise ValueError(f"{len(generator)} generators for a batch of {images}: give one for each image, or a single one")
+    for one in generator if isinstance(generator, Sequence) else [generator]:
+        if not (one is None or isinstance(one, torch.Generator | NoiseSource)):
+            raise TypeError(f"a generator is a torch.Generator, a CudaNoise, or a list of them, not {one!r}")

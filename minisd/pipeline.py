@@ -1,17 +1,15 @@
-"""From a prompt to pictures: `StableDiffusionPipeline` holds the parts, and its `__call__` is the way the data takes.
+"""From a prompt to images: `StableDiffusionPipeline` holds the parts, and `__call__` follows the data through them.
 
 prompt → ids → context (2B, 77, D): without the prompt, then with it
 noise → latents (B, 4, H/8, W/8) → … a step for each timestep … → latents
-latents → pictures (B, 3, H, W) in [-1, 1] → safety checker, if there is one → PIL images
+latents → images (B, 3, H, W) in [-1, 1] → safety checker, if there is one → PIL images
 """
 
-import math
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from copy import copy
-from numbers import Integral, Real
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -20,14 +18,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import either, write_folder
 from .clip import CLIPTextModel
-from .faults import PictureWarning, refuse_faults, warn_if_flat
+from .config import refuse_other_tasks
 from .image import to_pil
 from .noise import Generators, randn
-from .parts import from_file, from_folder, replacements, write_parts
+from .numerics import ImageWarning, raise_unless_finite, warn_if_flat
+from .pretrained import PretrainedPipeline
+from .request import Request, check_output
 from .safety_checker import StableDiffusionSafetyChecker
-from .schedulers import DDIMScheduler, Scheduler
+from .schedulers import Scheduler
 from .tokenizer import CLIPTokenizer
 from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL
@@ -41,7 +40,7 @@ class StableDiffusionPipelineOutput(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of the loop: latents (B, 4, h, w) after it, and the clean latents that it guesses."""
+    """A step of the loop: latents (B, 4, h, w) after it, and the clean latents that it predicts."""
 
     index: int
     timestep: Tensor
@@ -49,12 +48,15 @@ class Step(NamedTuple):
     pred_original_sample: Tensor
 
 
+Steps = Generator[Step, Tensor | None, None]  # `steps.send(latents)` goes on from other latents than those of the last step
+
+
 def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor:
-    """Away from what is drawn without the prompt: ε = ε_∅ + w (ε_c − ε_∅) (Ho & Salimans 2022, eq. 6 with w = 1 + their w)."""
+    """Classifier-free guidance: ε = ε_∅ + w (ε_c − ε_∅) (Ho & Salimans 2022, eq. 6 with w = 1 + their w)."""
     return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
 
 
-class StableDiffusionPipeline:
+class StableDiffusionPipeline(PretrainedPipeline):
     """Text to image: tokenizer and text encoder, UNet and scheduler, VAE, and a safety checker or None."""
 
     def __init__(
@@ -68,10 +70,11 @@ class StableDiffusionPipeline:
         guidance_scale: float = 7.5,
         safety_checker: StableDiffusionSafetyChecker | None = None,
     ):
-        """`num_inference_steps` and `guidance_scale` are what a call does when it is not told.
+        """`num_inference_steps` and `guidance_scale` are the defaults of a call.
 
-        Raises ValueError for a tokenizer that has ids which the text encoder does not know.
+        Raises ValueError for a UNet of another task, and for a tokenizer with ids that the text encoder does not know.
         """
+        refuse_other_tasks(unet.config.in_channels, self.unet_channels, "this UNet")
         if max(tokenizer.vocab.values()) >= text_encoder.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has ids up to {max(tokenizer.vocab.values()):,}, and the text encoder knows the first "
@@ -80,9 +83,9 @@ class StableDiffusionPipeline:
         self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler = vae, text_encoder, tokenizer, unet, scheduler
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.safety_checker = safety_checker
-        self.progress_bar_config: dict = {}
+        self.progress_bar_config: dict[str, Any] = {}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str],
@@ -96,127 +99,137 @@ class StableDiffusionPipeline:
         generator: Generators = None,
         latents: Tensor | None = None,
         output_type: str = "pil",
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> StableDiffusionPipelineOutput:
-        """Draw `num_images_per_prompt` pictures of each prompt, `height` × `width` pixels, multiples of 8.
+        """Draw `num_images_per_prompt` images of each prompt, `height` × `width` pixels, multiples of 8.
 
-        `guidance_scale` of 1 or less asks the UNet once a step instead of twice, and ignores the negative prompt. `eta` is
-        DDIM's. `latents` (B, 4, H/8, W/8) replaces the noise drawn from `generator`. `output_type` is "pil", "np" (B, H, W, 3) or
-        "pt" (B, 3, H, W) in [0, 1], or "latent". `generator` is one, or a list with one for each picture; `CudaNoise(seed)` draws
-        on any machine what torch.Generator("cuda") draws.
+        A `guidance_scale` of 1 or less runs the UNet once a step instead of twice and ignores the negative prompt. `eta` is DDIM's.
+        `generator` is one generator, or a list with one for each image; `CudaNoise(seed)` draws on any machine what
+        torch.Generator("cuda") draws. `latents` (B, 4, H/8, W/8) replaces that noise. `output_type` is "pil", "np" (B, H, W, 3) or
+        "pt" (B, 3, H, W) in [0, 1], or "latent". `callback_on_step_end(pipe, i, t, {"latents": latents})` is called after each
+        step and may return such a dictionary to go on from; `denoise` is the plainer way to watch.
 
-        Pictures that the safety checker flags come back black. Raises ValueError or TypeError for arguments that do not fit, before
-        anything is computed, and FloatingPointError for NaN or infinity on the way: they are no pictures.
+        Images that the safety checker flags are returned black. Raises ValueError or TypeError for arguments that do not fit,
+        before anything is computed, and FloatingPointError for NaN or infinity on the way.
         """
-        if output_type not in ("pil", "np", "pt", "latent"):
-            raise ValueError(f'output_type {output_type!r} is not "pil", "np", "pt" or "latent"')
-        steps = self.denoise(
-            prompt,
-            height,
-            width,
-            num_inference_steps,
-            guidance_scale,
-            negative_prompt,
-            num_images_per_prompt,
-            eta,
-            generator,
-            latents,
-        )
-        for step in steps:
-            latents = step.latents
+        check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        request = Request.of(
+            self, prompt, height, width, num_inference_steps, guidance_scale, negative_prompt, num_images_per_prompt, eta,
+            generator, latents,
+        )  # fmt: skip
+        return self.finish(self.last(self.steps(request), callback_on_step_end), output_type)
+
+    @torch.no_grad()
+    def denoise(self, *arguments: Any, **settings: Any) -> Steps:
+        """The loop as a generator of steps, to watch, draw or stop; takes the arguments of a call except `output_type`."""
+        yield from self.steps(Request.of(self, *arguments, **settings))
+
+    def steps(self, request: Request) -> Steps:
+        """Words, noise, loop."""
+        # Words: the prompt, and for guidance also the negative prompt (by default "")
+        context = self.encode_words(request.texts, request.num_images_per_prompt)  # (B or 2B, 77, D)
+
+        # Noise: drawn on the CPU, as large as the sampler wants it at its first timestep
+        scheduler = copy(self.scheduler)  # two loops at once are two trajectories
+        scheduler.set_timesteps(request.num_inference_steps, device=self.device)
+        noise = randn(request.shape, request.generator) if request.latents is None else request.latents
+        latents = noise.to(self.device, torch.float32) * scheduler.init_noise_sigma  # (B, 4, h, w)
+
+        # Loop: from noise to an image's latents
+        predict = partial(self.predict, context=context, guidance_scale=request.guidance_scale)
+        step = partial(scheduler.step, **request.step_settings)
+        yield from self.loop(scheduler, latents, predict, step)
+
+    def loop(self, scheduler: Scheduler, latents: Tensor, predict: Callable[[Tensor, Tensor], Tensor], step: Callable) -> Steps:
+        """Follow the scheduler's timesteps: `predict(x, t)` is the network's guess, `step(guess, t, latents)` the sampler's."""
+        for i, t in enumerate(tqdm(scheduler.timesteps[scheduler.begin_index :], **self.progress_bar_config)):
+            x = scheduler.scale_model_input(latents, t).to(self.dtype)
+            latents, x0 = step(predict(x, t), t, latents)
+            raise_unless_finite(latents, f"the latents after timestep {float(t):g}", self.dtype)
+            sent = yield Step(i, t, latents, x0)
+            latents = latents if sent is None else sent
+
+    def last(self, steps: Steps, callback: Callable | None = None) -> Tensor:
+        """The latents after the last step. After each step, the callback may return {"latents": …} to go on from."""
+        latents: Tensor | None = None
+        with suppress(StopIteration):
+            while True:
+                step = steps.send(latents)
+                latents = step.latents
+                if callback is not None:
+                    changed = callback(self, step.index, step.timestep, {"latents": latents}) or {}
+                    latents = changed.get("latents", latents)
+        assert latents is not None  # a request has at least one step
+        return latents
+
+    def predict(self, x: Tensor, t: Tensor, context: Tensor, guidance_scale: float) -> Tensor:
+        """The UNet's guess of the noise in x (B, 4, h, w), guided if the context (2B, 77, D) has states without the prompt too."""
+        if len(context) == len(x):
+            return self.unet(x, t, encoder_hidden_states=context).sample
+        eps = self.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.float()  # (2B, 4, h, w)
+        return guide(*eps.chunk(2), guidance_scale)
+
+    def finish(self, latents: Tensor, output_type: str) -> StableDiffusionPipelineOutput:
+        """Latents (B, 4, h, w) → images, or what else `output_type` asks for."""
         if output_type == "latent":
             return StableDiffusionPipelineOutput(latents, None)
-        pictures, flags = self.run_safety_checker(self.decode(latents))
+        return self.present(self.decode(latents), output_type)
+
+    def present(self, images: Tensor, output_type: str) -> StableDiffusionPipelineOutput:
+        """Images (B, 3, H, W) in [-1, 1], checked, in the form asked for."""
+        images, flags = self.run_safety_checker(images)
         if output_type == "pil":
-            return StableDiffusionPipelineOutput(to_pil(pictures), flags)
-        pictures = (pictures.float() / 2 + 0.5).clamp(0, 1)
-        return StableDiffusionPipelineOutput(pictures if output_type == "pt" else pictures.permute(0, 2, 3, 1).cpu().numpy(), flags)
+            return StableDiffusionPipelineOutput(to_pil(images), flags)
+        images = (images.float() / 2 + 0.5).clamp(0, 1)
+        return StableDiffusionPipelineOutput(images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy(), flags)
 
-    @torch.inference_mode()
-    def denoise(
-        self,
-        prompt: str | list[str],
-        height: int | None = None,
-        width: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_prompt: str | list[str] | None = None,
-        num_images_per_prompt: int = 1,
-        eta: float = 0.0,
-        generator: Generators = None,
-        latents: Tensor | None = None,
-    ) -> Iterator[Step]:
-        """The loop, a step at a time, for whoever wants to watch, draw or stop it; arguments as of a call."""
-        # What was not said is the model's own
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        height = self.unet.config.sample_size * factor if height is None else height
-        width = self.unet.config.sample_size * factor if width is None else width
-        steps = self.num_inference_steps if num_inference_steps is None else num_inference_steps
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        prompts, negatives = check(prompt, negative_prompt, height, width, factor, steps, scale, eta, num_images_per_prompt)
-        guided = scale > 1
-        more = {"eta": eta, "generator": generator} if isinstance(self.scheduler, DDIMScheduler) else {}
-        if eta and not more:
-            raise ValueError(f"eta is a setting of DDIMScheduler; {type(self.scheduler).__name__} has none")
-
-        # The noise
-        scheduler = copy(self.scheduler)  # two loops at once are two trajectories
-        scheduler.set_timesteps(steps, device=self.device)
-        shape = (len(prompts) * num_images_per_prompt, self.unet.config.in_channels, height // factor, width // factor)
-        if latents is None:
-            latents = randn(shape, generator, self.device)
-        elif not isinstance(latents, Tensor) or latents.shape != shape:
-            found = tuple(latents.shape) if isinstance(latents, Tensor) else latents
-            raise ValueError(f"latents must be a tensor of shape {shape}, not {found}"[:200])
-        latents = latents.to(self.device, torch.float32) * scheduler.init_noise_sigma
-
-        # The words
-        context = self.encode_prompt(prompts)
-        if guided:
-            context = torch.cat([self.encode_prompt(negatives), context])
-        context = context.repeat_interleave(num_images_per_prompt, dim=0)  # (B or 2B, 77, D)
-
-        # From noise to a picture's latents
-        for i, t in enumerate(tqdm(scheduler.timesteps, **self.progress_bar_config)):
-            x = scheduler.scale_model_input(latents, t).to(self.dtype)
-            if guided:
-                eps = guide(*self.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.float().chunk(2), scale)
-            else:
-                eps = self.unet(x, t, encoder_hidden_states=context).sample
-            latents, x0 = scheduler.step(eps, t, latents, **more)
-            refuse_faults(latents, f"the latents after timestep {float(t):g}", self.dtype)
-            yield Step(i, t, latents, x0)
+    def encode_words(self, texts: list[list[str]], num_images_per_prompt: int) -> Tensor:
+        """k lists of prompts, one after the other → (k · B, 77, D), where B counts images."""
+        return torch.cat([self.encode_prompt(prompts) for prompts in texts]).repeat_interleave(num_images_per_prompt, dim=0)
 
     def encode_prompt(self, prompts: list[str]) -> Tensor:
         """Prompts → (B, 77, D)."""
         return self.text_encoder(self.tokenizer(prompts).input_ids.to(self.device)).last_hidden_state
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, 4, h, w) → pictures (B, 3, H, W), about -1 to 1, computed in the VAE's own dtype.
+        """Latents (B, 4, h, w) → images (B, 3, H, W), about -1 to 1, computed in the VAE's own dtype.
 
-        Where half precision is too little for the VAE alone, `pipe.vae.to(torch.float32)` is enough. Raises FloatingPointError for
-        NaN or infinity, and warns of pictures of a single colour.
+        If half precision is too little for the VAE alone, `pipe.vae.to(torch.float32)` is enough. Raises FloatingPointError for
+        NaN or infinity, and warns about images of a single colour.
         """
         dtype = self.vae.post_quant_conv.weight.dtype
-        pictures = self.vae.decode((latents / self.vae.config.scaling_factor).to(dtype)).sample
-        refuse_faults(pictures, "what the VAE decoded", dtype)
-        warn_if_flat(pictures)
-        return pictures
+        images = self.vae.decode((latents / self.vae.config.scaling_factor).to(dtype)).sample
+        raise_unless_finite(images, "the decoded image", dtype)
+        warn_if_flat(images)
+        return images
 
-    @torch.inference_mode()
-    def run_safety_checker(self, pictures: Tensor) -> tuple[Tensor, list[bool] | None]:
-        """The pictures with the flagged ones black, and the flags; the same pictures and None if there is no safety checker."""
+    @torch.no_grad()
+    def run_safety_checker(self, images: Tensor) -> tuple[Tensor, list[bool] | None]:
+        """The images with the flagged ones black, and the flags; the same images and None if there is no safety checker."""
         if self.safety_checker is None:
-            return pictures, None
-        flags = self.safety_checker(to_pil(pictures))
+            return images, None
+        flags = self.safety_checker(to_pil(images))
         if any(flags):
             which = ", ".join(str(i) for i, flag in enumerate(flags) if flag)
-            warnings.warn(f"the safety checker hides picture {which}: another seed or prompt may pass", PictureWarning, 3)
-        return pictures.masked_fill(torch.tensor(flags, device=pictures.device).view(-1, 1, 1, 1), -1), flags
+            warnings.warn(f"the safety checker hides image {which}: another seed or prompt may pass", ImageWarning, 3)
+        return images.masked_fill(torch.tensor(flags, device=images.device).view(-1, 1, 1, 1), -1), flags
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts by their names; the safety checker may be None. Default steps and scale are not parts."""
+        return {name: getattr(self, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker")}
+
+    @classmethod
+    def from_pipe(cls, pipe: "StableDiffusionPipeline", **parts: Any) -> Self:
+        """A pipeline of this class with the parts of another, shared with it; those given by keyword replace its own."""
+        defaults = {"num_inference_steps": pipe.num_inference_steps, "guidance_scale": pipe.guidance_scale}
+        return cls(**{**pipe.components, **defaults, **parts})
 
     @property
     def networks(self) -> list[torch.nn.Module]:
-        return [part for part in (self.vae, self.text_encoder, self.unet, self.safety_checker) if part is not None]
+        return [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
 
     @property
     def device(self) -> torch.device:
@@ -232,114 +245,6 @@ class StableDiffusionPipeline:
             network.to(*device_or_dtype, **by_name)
         return self
 
-    def set_progress_bar_config(self, **settings):
+    def set_progress_bar_config(self, **settings: Any):
         """Settings of tqdm; `disable=True` switches it off."""
         self.progress_bar_config = settings
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike,
-        torch_dtype: torch.dtype | None = None,
-        variant: str | None = None,
-        revision: str | None = None,
-        cache_dir: str | os.PathLike | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        dtype: torch.dtype | None = None,
-        **parts,
-    ) -> Self:
-        """The built-in model ("tiny"), a diffusers folder, an id on the Hub, or what `from_single_file` reads.
-
-        Weights are cast on the way in to `dtype` (or `torch_dtype`), float32 if not given, whatever they are stored in.
-        `variant="fp16"` takes the files in half precision. `parts` replaces parts, as in `vae=…`; `scheduler=DDIMScheduler`, the
-        class, takes the checkpoint's settings. A checkpoint's safety checker is loaded too; `safety_checker=None` leaves it out.
-
-        Raises CheckpointError or UnsupportedConfig with what to do, and TypeError for a keyword that nothing here knows; then
-        nothing is loaded. Four that programs for diffusers pass change nothing here: `use_safetensors=True`, `low_cpu_mem_usage`,
-        `feature_extractor`, `requires_safety_checker`.
-        """
-        hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-        if source != "tiny" and Path(source).is_file():
-            if given := variant or revision:
-                raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {given!r}")
-            return cls.from_single_file(source, dtype=either(dtype, torch_dtype), **hub, **parts)
-        parts, hub = replacements(parts), {"revision": revision, **hub}
-        return cls(**from_folder(source, parts, either(dtype, torch_dtype), variant, hub))
-
-    @classmethod
-    def from_single_file(
-        cls,
-        path: str | os.PathLike,
-        tokenizer: str | os.PathLike | CLIPTokenizer | None = None,
-        prediction_type: str | None = None,
-        dtype: torch.dtype | None = None,
-        torch_dtype: torch.dtype | None = None,
-        cache_dir: str | os.PathLike | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-        **parts,
-    ) -> Self:
-        """A .safetensors file that holds all parts: minisd's own, or one in the layout in which v1 and v2 were first published.
-
-        Those have no vocabulary: `tokenizer` names a folder or an id on the Hub that has it; without it, that of CLIP is taken from
-        the Hub or its cache, as `cache_dir`, `token` and `local_files_only` say. `prediction_type` ("epsilon" or "v_prediction")
-        overrules what is known or guessed of the file. Where a file holds the UNet twice, as trained and averaged (EMA), this takes
-        the first; `weights_convert --averaged` the other.
-
-        Raises as `from_pretrained` does; then nothing is loaded.
-        """
-        if prediction_type not in (None, "epsilon", "v_prediction"):
-            raise ValueError(f'prediction_type {prediction_type!r} is not "epsilon" or "v_prediction"')
-        if isinstance(tokenizer, CLIPTokenizer):
-            parts["tokenizer"] = tokenizer
-        parts = replacements(parts)
-        hub = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
-        return cls(**from_file(Path(path), parts, either(dtype, torch_dtype), tokenizer, prediction_type, hub))
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """The parts by their names; the safety checker may be None. How many steps and what scale by default are no parts."""
-        return {name: getattr(self, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker")}
-
-    def save_pretrained(self, folder: str | os.PathLike):
-        """Write a new folder that minisd and diffusers load."""
-        write_folder(folder, self.write_to)
-
-    def write_to(self, folder: Path):
-        defaults = {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
-        write_parts(folder, self.components, defaults)
-
-
-def check(prompt, negative_prompt, height, width, factor, steps, guidance_scale, eta, num_images) -> tuple[list[str], list[str]]:
-    """The prompts and the negative prompts as lists of one length; raises TypeError or ValueError for what cannot be drawn."""
-    if not (isinstance(prompt, str) or (isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt))):
-        raise TypeError(f"a prompt is a string or a list of strings, not {prompt!r}"[:200])
-    if negative_prompt is None:
-        negative_prompt = "" if isinstance(prompt, str) else [""] * len(prompt)
-    prompts, negatives = ([text] if isinstance(text, str) else text for text in (prompt, negative_prompt))
-    if type(negative_prompt) is not type(prompt) or not all(isinstance(negative, str) for negative in negatives):
-        raise TypeError("give the negative prompt as the prompt is given: a string, or a list of as many strings")
-    if len(negatives) != len(prompts):
-        raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts")
-    for text in [*prompts, *negatives]:
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ValueError(f"{text!a} holds bytes that are no text in UTF-8"[:200])
-    for name, number in {
-        "height": height,
-        "width": width,
-        "num_inference_steps": steps,
-        "num_images_per_prompt": num_images,
-    }.items():
-        if not isinstance(number, Integral):
-            raise TypeError(f"{name} must be a whole number, not {number!r}")
-    if height % factor or width % factor or height <= 0 or width <= 0:
-        near = [max(factor, round(side / factor) * factor) for side in (height, width)]
-        raise ValueError(f"height and width must be multiples of {factor}: {height}×{width} is not, {near[0]}×{near[1]} is")
-    if not (isinstance(guidance_scale, Real) and math.isfinite(guidance_scale)):
-        raise ValueError(f"guidance_scale must be a number, not {guidance_scale!r}")
-    if not (isinstance(eta, Real) and 0 <= eta <= 1):
-        raise ValueError(f"eta must be from 0 to 1, not {eta}")
-    if num_images < 1:
-        raise ValueError(f"num_images_per_prompt must be at least 1, not {num_images}")
-    return prompts, negatives

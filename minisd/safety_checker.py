@@ -5,18 +5,16 @@ made of was not published, but they are about sexual content only: violence and 
 pictures and lets others through, so it is a help, not a guarantee. Only the v1 checkpoints have one.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from .checkpoint import Pretrained
-from .clip import CLIPVisionModel
+from .clip_vision import CLIPVisionModel
 from .config import SafetyCheckerConfig
-from .faults import refuse_faults
+from .numerics import raise_unless_finite
+from .pretrained import Pretrained
 
 # Of the red, green and blue of the pictures that CLIP was trained on.
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -34,18 +32,6 @@ def preprocess(images: list[Image.Image], size: int) -> Tensor:
     return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
 
 
-def preprocessor_json(size: int) -> dict[str, Any]:
-    """What `preprocess` does, as diffusers' folders say it."""
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "size": {"shortest_edge": size},
-        "resample": int(Image.Resampling.BICUBIC),
-        "crop_size": {"height": size, "width": size},
-        "image_mean": MEAN,
-        "image_std": STD,
-    }
-
-
 def decide(special: Tensor, concepts: Tensor) -> Tensor:
     """Which pictures are hidden (B,), from how far each is above the thresholds of special care (B, 3) and of concepts (B, 17).
 
@@ -58,9 +44,6 @@ def decide(special: Tensor, concepts: Tensor) -> Tensor:
 
 class StableDiffusionSafetyChecker(Pretrained, nn.Module):
     """CLIP's vision tower, and the directions to compare a picture with, each with the cosine from which it counts."""
-
-    component, config_class = "safety_checker", SafetyCheckerConfig
-    weights_name = "model"
 
     def __init__(self, config: SafetyCheckerConfig):
         super().__init__()
@@ -79,5 +62,5 @@ class StableDiffusionSafetyChecker(Pretrained, nn.Module):
         embeds = F.normalize(self.visual_projection(self.vision(pixels)))
         special = (embeds @ F.normalize(self.special_care_embeds).T).float() - self.special_care_thresholds.float()
         concepts = (embeds @ F.normalize(self.concept_embeds).T).float() - self.concept_thresholds.float()
-        refuse_faults(torch.cat([special, concepts], dim=1), "the safety checker", like.dtype)
+        raise_unless_finite(torch.cat([special, concepts], dim=1), "the safety checker", like.dtype)
         return decide(special, concepts).tolist()

@@ -26,6 +26,13 @@ def betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tens
     raise ValueError(f'beta_schedule {schedule!r} is not one of "linear", "scaled_linear", "squaredcos_cap_v2"')
 
 
+def rescale_zero_snr(betas: Tensor) -> Tensor:
+    """The same schedule shifted and stretched in √ᾱ so that nothing is left of the picture at the end (Lin et al. 2023, alg. 1)."""
+    root = torch.cumprod(1 - betas, dim=0).sqrt()
+    alphas_cumprod = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return 1 - torch.cat([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])
+
+
 def add_noise(x0: Tensor, noise: Tensor, alpha: Tensor | float) -> Tensor:
     """x_t in one jump: √ᾱ x0 + √(1−ᾱ) ε (Ho et al. 2020, eq. 4)."""
     return alpha**0.5 * x0 + (1 - alpha) ** 0.5 * noise
@@ -37,15 +44,27 @@ def velocity(x0: Tensor, noise: Tensor, alpha: Tensor | float) -> Tensor:
 
 
 def to_epsilon(model_output: Tensor, x: Tensor, alpha: Tensor | float, prediction_type: str) -> Tensor:
-    """The noise in x, from whatever the model predicts: ε itself, or ε = √ᾱ v + √(1−ᾱ) x."""
+    """The noise in x, from whatever the model predicts: ε itself, or ε = √ᾱ v + √(1−ᾱ) x, or the rest beside x0 ("sample")."""
     if prediction_type == "v_prediction":
         return alpha**0.5 * model_output + (1 - alpha) ** 0.5 * x
+    if prediction_type == "sample":
+        return (x - alpha**0.5 * model_output) / (1 - alpha) ** 0.5
     return model_output
 
 
 def to_x0(x: Tensor, eps: Tensor, alpha: Tensor | float) -> Tensor:
     """The clean latent that x would be without its noise: add_noise solved for x0 (Song et al. 2020, eq. 9)."""
     return (x - (1 - alpha) ** 0.5 * eps) / alpha**0.5
+
+
+def to_x0_and_epsilon(model_output: Tensor, x: Tensor, alpha: Tensor | float, prediction_type: str) -> tuple[Tensor, Tensor]:
+    """What x is made of, according to the model. From v, x0 = √ᾱ x − √(1−ᾱ) v, which holds where nothing is left of it (ᾱ = 0)."""
+    eps = to_epsilon(model_output, x, alpha, prediction_type)
+    if prediction_type == "sample":
+        return model_output, eps
+    if prediction_type == "v_prediction":
+        return alpha**0.5 * x - (1 - alpha) ** 0.5 * model_output, eps
+    return to_x0(x, eps, alpha), eps
 
 
 def transfer(x: Tensor, eps: Tensor, alpha: Tensor | float, alpha_next: Tensor | float) -> Tensor:

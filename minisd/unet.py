@@ -1,7 +1,7 @@
-"""The UNet: noisy latents, the time and the prompt's states in; a guess of the noise out.
+"""The UNet: from noisy latents, the time and the prompt's states to a prediction of the noise.
 
-Ho et al. 2020, appendix B, with the cross-attention of Rombach et al. 2022, §3.3. A U of levels: going down each halves the
-size, going up each doubles it and is handed, through the skips, what its mirror saw on the way down.
+Ho et al. 2020, appendix B, with the cross-attention of Rombach et al. 2022, §3.3. A U of levels: each level on the way down halves
+the size, each on the way up doubles it and receives the matching down level's outputs through skip connections.
 
 Shapes: latents (B, 4, h, w), t (B,), context (B, T, D), temb (B, E) with E four times the first level's width.
 """
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .checkpoint import Pretrained
 from .config import UNetConfig
 from .layers import Attention, Downsample, ResnetBlock, Upsample, timestep_embedding
+from .pretrained import Pretrained
 
-EPS = 1e-5  # of the ResNet blocks' GroupNorms; the transformers' have 1e-6
+EPS = 1e-5  # of the GroupNorms in ResNet blocks; those in front of transformers have 1e-6
 
 
 class UNet2DConditionOutput(NamedTuple):
@@ -25,6 +25,8 @@ class UNet2DConditionOutput(NamedTuple):
 
 
 class TimestepEmbedding(nn.Module):
+    """Two layers that turn the waves of `timestep_embedding` into the vector that every ResNet block reads."""
+
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
         self.linear_1 = nn.Linear(dim, out_dim)
@@ -43,12 +45,12 @@ class FeedForward(nn.Module):
         self.proj_out = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj_in(x).chunk(2, dim=-1)
+        value, gate = self.proj_in(x).chunk(2, dim=-1)  # each (B, T, 4·C)
         return self.proj_out(value * F.gelu(gate))
 
 
-class TransformerBlock(nn.Module):
-    """Positions attend to each other, then to the words of the prompt, then each thinks for itself."""
+class BasicTransformerBlock(nn.Module):
+    """Positions attend to each other, then to the words of the prompt, then a feed-forward layer acts on each position."""
 
     def __init__(self, dim: int, heads: int, context_dim: int):
         super().__init__()
@@ -61,35 +63,35 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
+        x = x + self.attn2(self.norm2(x), context)  # the only place where the prompt enters
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer over the positions of a feature map (Rombach et al. 2022, appendix E.2.1)."""
+    """A transformer block over the positions of a feature map (Rombach et al. 2022, appendix E.2.1)."""
 
     def __init__(self, channels: int, heads: int, context_dim: int, groups: int):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
-        self.block = TransformerBlock(channels, heads, context_dim)
+        self.block = BasicTransformerBlock(channels, heads, context_dim)
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        tokens = self.proj_in(rearrange(self.norm(x), "B C h w -> B (h w) C"))
+        tokens = self.proj_in(rearrange(self.norm(x), "B C h w -> B (h w) C"))  # every position is a token
         tokens = self.proj_out(self.block(tokens, context))
         return x + rearrange(tokens, "B (h w) C -> B C h w", h=x.shape[-2])
 
 
 class NoAttention(nn.Module):
-    """Stands where a level has no transformer."""
+    """Takes a transformer's place in levels that have none: Stable Diffusion's deepest."""
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         return x
 
 
 class Level(nn.Module):
-    """One resolution of the U: ResNet blocks, each with a transformer behind it."""
+    """One resolution of the U: ResNet blocks, each followed by a transformer."""
 
     def __init__(self, widths_in: list[int], width: int, level: int, config: UNetConfig):
         super().__init__()
@@ -103,13 +105,15 @@ class Level(nn.Module):
 
 
 class DownBlock(Level):
+    """A level on the way down; all but the last end by halving the size."""
+
     def __init__(self, in_channels: int, level: int, config: UNetConfig):
         width, last = config.block_out_channels[level], level == len(config.block_out_channels) - 1
         super().__init__([in_channels] + [width] * (config.layers_per_block - 1), width, level, config)
         self.downsample = None if last else Downsample(width, pad=(1, 1, 1, 1))
 
     def forward(self, x: Tensor, temb: Tensor, context: Tensor) -> list[Tensor]:
-        """Everything computed on the way, for the skips; the last of it goes on down."""
+        """Every intermediate result, for the skip connections; the last one goes on down."""
         outputs = []
         for resnet, attention in zip(self.resnets, self.attentions):
             x = attention(resnet(x, temb), context)
@@ -135,6 +139,8 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(Level):
+    """A level on the way up: each ResNet block reads one skip connection; all levels but the finest end by doubling the size."""
+
     def __init__(self, in_channels: int, skip_channels: list[int], level: int, config: UNetConfig):
         width = config.block_out_channels[level]
         from_below = [in_channels] + [width] * config.layers_per_block
@@ -142,7 +148,7 @@ class UpBlock(Level):
         self.upsample = Upsample(width) if level > 0 else None
 
     def forward(self, x: Tensor, skips: list[Tensor], temb: Tensor, context: Tensor) -> Tensor:
-        """Takes its skips from the end of the list; where sizes are odd, the next skip says how far to grow."""
+        """Takes its skips from the end of the list. An odd size was rounded on the way down, so the next skip gives the size."""
         for resnet, attention in zip(self.resnets, self.attentions):
             x = torch.cat([x, skips.pop()], dim=1)
             x = attention(resnet(x, temb), context)
@@ -150,9 +156,7 @@ class UpBlock(Level):
 
 
 class UNet2DConditionModel(Pretrained, nn.Module):
-    """Predicts the noise in latents (or v, if it was trained to) at time t, given the prompt."""
-
-    component, config_class = "unet", UNetConfig
+    """Predicts the noise in latents (or v, if trained to) at time t, given the prompt."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -162,7 +166,7 @@ class UNet2DConditionModel(Pretrained, nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
 
         self.down_blocks = nn.ModuleList()
-        skips = [widths[0]]  # the channels of every skip, in the order in which they are made
+        skips = [widths[0]]  # the channels of every skip, in the order in which they are computed
         for level, width in enumerate(widths):
             self.down_blocks.append(DownBlock(skips[-1], level, config))
             skips += [width] * (layers + (level < len(widths) - 1))
@@ -181,22 +185,26 @@ class UNet2DConditionModel(Pretrained, nn.Module):
         return self.config.in_channels
 
     def forward(self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor) -> UNet2DConditionOutput:
-        """Latents (B, in, h, w), a time for each or one for all, states (B, T, D) → `.sample` (B, out, h, w)."""
-        x, context = sample, encoder_hidden_states
+        """Latents (B, in, h, w), a time for each or one for all, states (B, T, D) → `.sample` (B, out, h, w).
 
-        # When: the time as waves, then as a vector that every ResNet block reads
+        The comments give Stable Diffusion v1's shapes for an image of 512 × 512.
+        """
+        x, context = sample, encoder_hidden_states  # (B, 4, 64, 64), (B, 77, 768)
+
+        # Time: as waves, then as the vector that every ResNet block reads
         t = torch.as_tensor(timestep, device=x.device).expand(len(x))
-        temb = self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))
+        temb = timestep_embedding(t, self.config.block_out_channels[0])  # (B, 320)
+        temb = self.time_embedding(temb.to(x.dtype))  # (B, 1280)
 
-        # Down: each level's outputs wait in the skips
-        skips = [self.conv_in(x)]
+        # Down: 64 → 32 → 16 → 8; every level's outputs are kept as skips
+        skips = [self.conv_in(x)]  # (B, 320, 64, 64)
         for block in self.down_blocks:
             skips += block(skips[-1], temb, context)
 
-        # The bottom
-        x = self.mid_block(skips[-1], temb, context)
+        # Middle
+        x = self.mid_block(skips[-1], temb, context)  # (B, 1280, 8, 8)
 
-        # Up: each level takes its mirror's outputs back
+        # Up: 8 → 16 → 32 → 64; every ResNet block takes a skip back
         for block in self.up_blocks:
-            x = block(x, skips, temb, context)
+            x = block(x, skips, temb, context)  # finally (B, 320, 64, 64)
         return UNet2DConditionOutput(self.conv_out(F.silu(self.conv_norm_out(x))))

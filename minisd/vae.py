@@ -1,6 +1,6 @@
-"""The KL autoencoder: a picture becomes a Gaussian over latents an eighth its size, and latents become a picture again.
+"""The KL autoencoder: encodes an image as a Gaussian over latents, an eighth its size, and decodes latents to an image.
 
-Kingma & Welling 2013; Rombach et al. 2022, §3.1 and appendix G. Shapes: pictures (B, 3, H, W) in [-1, 1], latents (B, 4, H/8, W/8).
+Kingma & Welling 2013; Rombach et al. 2022, §3.1 and appendix G. Shapes: images (B, 3, H, W) in [-1, 1], latents (B, 4, H/8, W/8).
 """
 
 from typing import NamedTuple
@@ -10,20 +10,20 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .checkpoint import Pretrained
 from .config import VAEConfig
 from .layers import Attention, Downsample, ResnetBlock, Upsample
 from .noise import Generators, randn
+from .pretrained import Pretrained
 
 EPS = 1e-6  # of every GroupNorm of the VAE; the UNet's ResNet blocks have 1e-5
 
 
 class DiagonalGaussian:
-    """What the encoder answers: for every latent number a mean and a log-variance."""
+    """The encoder's output: a mean and a log-variance for every latent number."""
 
     def __init__(self, moments: Tensor):
-        self.mean, logvar = moments.chunk(2, dim=1)
-        self.logvar = logvar.clamp(-30, 20)
+        self.mean, logvar = moments.chunk(2, dim=1)  # (B, 8, h, w) → each (B, 4, h, w)
+        self.logvar = logvar.clamp(-30, 20)  # so that exp neither overflows nor vanishes
         self.std = torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: Generators = None) -> Tensor:
@@ -33,7 +33,7 @@ class DiagonalGaussian:
         return self.mean
 
     def kl(self) -> Tensor:
-        """KL(this ‖ standard normal) of each picture, in nats (Kingma & Welling 2013, appendix B)."""
+        """KL(this ‖ standard normal) of each image, in nats (Kingma & Welling 2013, appendix B)."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
@@ -46,7 +46,7 @@ class DecoderOutput(NamedTuple):
 
 
 class SelfAttention2D(nn.Module):
-    """Every position of a feature map attends to every other, with one head."""
+    """Every position of a feature map attends to every other, with a single head."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -58,8 +58,8 @@ class SelfAttention2D(nn.Module):
         return x + rearrange(self.attn(tokens), "B (h w) C -> B C h w", h=x.shape[-2])
 
 
-class MidBlock(nn.Module):
-    """ResNet block, attention, ResNet block at the smallest size."""
+class VAEMidBlock(nn.Module):
+    """ResNet block, attention, ResNet block at the smallest size: the only place where distant positions interact."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -72,11 +72,14 @@ class MidBlock(nn.Module):
 
 
 def resnets(in_channels: int, out_channels: int, layers: int, groups: int) -> nn.Sequential:
+    """`layers` ResNet blocks in a row, the first of which changes the width."""
     widths = [in_channels] + [out_channels] * layers
     return nn.Sequential(*(ResnetBlock(a, b, groups, EPS) for a, b in zip(widths, widths[1:])))
 
 
-class DownBlock(nn.Module):
+class EncoderLevel(nn.Module):
+    """ResNet blocks, then (except in the last level) half the size."""
+
     def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool):
         super().__init__()
         self.resnets = resnets(in_channels, out_channels, layers, groups)
@@ -86,7 +89,9 @@ class DownBlock(nn.Module):
         return self.downsample(self.resnets(x))
 
 
-class UpBlock(nn.Module):
+class DecoderLevel(nn.Module):
+    """ResNet blocks, then (except in the last level) twice the size."""
+
     def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool):
         super().__init__()
         self.resnets = resnets(in_channels, out_channels, layers, groups)
@@ -97,7 +102,7 @@ class UpBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture (B, 3, H, W) → features (B, 2·latent, H/8, W/8): convolutions that halve the size three times."""
+    """Image (B, 3, H, W) → mean and log-variance (B, 2·4, H/8, W/8): convolutions that halve the size three times."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -106,48 +111,47 @@ class Encoder(nn.Module):
         self.down_blocks = nn.ModuleList()
         for before, width in zip((widths[0], *widths), widths):
             last = len(self.down_blocks) == len(widths) - 1
-            self.down_blocks.append(DownBlock(before, width, config.layers_per_block, groups, last))
-        self.mid_block = MidBlock(widths[-1], groups)
+            self.down_blocks.append(EncoderLevel(before, width, config.layers_per_block, groups, last))
+        self.mid_block = VAEMidBlock(widths[-1], groups)
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+        x = self.conv_in(x)  # (B, 128, 512, 512) for an image of 512 × 512
         for block in self.down_blocks:
-            x = block(x)
+            x = block(x)  # finally (B, 512, 64, 64)
         x = self.mid_block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(F.silu(self.conv_norm_out(x)))  # (B, 8, 64, 64)
 
 
 class Decoder(nn.Module):
-    """Latents (B, latent, h, w) → picture (B, 3, 8h, 8w): the encoder's mirror, one ResNet block a level deeper."""
+    """Latents (B, 4, h, w) → image (B, 3, 8h, 8w): the encoder mirrored, with one more ResNet block a level."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.mid_block = MidBlock(widths[0], groups)
+        self.mid_block = VAEMidBlock(widths[0], groups)
         self.up_blocks = nn.ModuleList()
         for before, width in zip((widths[0], *widths), widths):
             last = len(self.up_blocks) == len(widths) - 1
-            self.up_blocks.append(UpBlock(before, width, config.layers_per_block + 1, groups, last))
+            self.up_blocks.append(DecoderLevel(before, width, config.layers_per_block + 1, groups, last))
         self.conv_norm_out = nn.GroupNorm(groups, widths[-1], EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
+        x = self.mid_block(self.conv_in(x))  # (B, 512, 64, 64)
         for block in self.up_blocks:
-            x = block(x)
+            x = block(x)  # finally (B, 128, 512, 512)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 class AutoencoderKL(Pretrained, nn.Module):
-    """Encoder and decoder, each with a 1×1 convolution on the latent's side.
+    """Encoder and decoder, each with a 1×1 convolution on the latents' side.
 
-    Latents here are the raw ones: the pipeline multiplies by `config.scaling_factor` after encoding and divides before decoding.
+    Its latents are unscaled: callers multiply by `config.scaling_factor` after encoding, which gives the UNet latents of variance
+    about 1, and divide before decoding.
     """
-
-    component, config_class = "vae", VAEConfig
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -164,5 +168,5 @@ class AutoencoderKL(Pretrained, nn.Module):
         return DecoderOutput(self.decoder(self.post_quant_conv(latents)))
 
     def forward(self, x: Tensor) -> DecoderOutput:
-        """Encode and decode the mode."""
+        """Encode, then decode the mode."""
         return self.decode(self.encode(x).latent_dist.mode())

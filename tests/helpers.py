@@ -12,9 +12,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 
 from minisd import AutoencoderKL, CLIPTextModel, CLIPTokenizer, StableDiffusionPipeline, UNet2DConditionModel
-from minisd.checkpoint import load_strictly
 from minisd.schedulers import SCHEDULERS, Scheduler
-from weights_convert import from_diffusers, to_diffusers
+from minisd.weights.fill import described, fill, from_diffusers
+from minisd.weights.names import to_diffusers
 
 DATA, REFERENCES = Path(__file__).parent / "data", Path(__file__).parent / "references"
 OFFICIAL = json.loads((DATA / "configs.json").read_text())  # the JSON files of v1-4 and v2-1, as their repositories have them
@@ -102,17 +102,13 @@ def random_tensors(shapes: Mapping[str, Tensor], seed: int, gain: float = 1.0) -
 
 def build(component: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """minisd's network for a config.json, with the tensors of a diffusers file."""
-    network = NETWORKS[component]
-    with torch.device("meta"):
-        model = network(network.config_class.from_json(settings))
-    return load_strictly(model, from_diffusers(component, tensors), component)
+    model = described(NETWORKS[component], settings, component)
+    return fill(model, from_diffusers(component, tensors, model, component))
 
 
 def diffusers_tensors(component: str, settings: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
     """Seeded weights of a network under diffusers' names, made without diffusers."""
-    network = NETWORKS[component]
-    with torch.device("meta"):
-        model = network(network.config_class.from_json(settings))
+    model = described(NETWORKS[component], settings, component)
     convolutions = component == "unet" and not settings.get("use_linear_projection")
     return random_tensors(to_diffusers(component, model.state_dict(), convolutions), seed)
 

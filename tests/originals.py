@@ -5,6 +5,7 @@ Small ones have the official names and a fraction of the official widths; `small
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from helpers import DATA, random_tensors, small_vocabulary
 from safetensors.torch import save_file
 from torch import Tensor
 
-from weights_convert import identify, official
+from minisd.config import SD1_TEXT, SD1_UNET, SD1_VAE, SD2_TEXT, SD2_UNET, SD2_VAE
+from minisd.weights.generations import GENERATIONS, Generation
+from minisd.weights.official import EPSILON, V
 
 # Every name and shape: "single file" by generation, "diffusers" by generation and part. q, k and v of OpenCLIP are one tensor.
 OFFICIAL_SHAPES: dict[str, Any] = json.loads(gzip.decompress((DATA / "official_shapes.json.gz").read_bytes()))
@@ -25,29 +28,36 @@ SCHEDULE = [
     "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2",
 ]  # fmt: skip
 WIDTHS = {"model": 40, "first_stage_model": 16, "cond_stage_model": 16}  # by how much small ones are narrower
-SMALL_UNET = {"block_out_channels": [8, 16, 32, 32], "norm_num_groups": 8, "attention_head_dim": 4, "cross_attention_dim": 48}
-SMALL_VAE = {"block_out_channels": [8, 16, 32, 32], "norm_num_groups": 8}
-SMALL_TEXT = {"vocab_size": len(small_vocabulary()[0]), "hidden_size": 48, "intermediate_size": 192}
-SMALL_V2 = {
-    "unet": {"cross_attention_dim": 64, "attention_head_dim": [2, 4, 8, 8], "use_linear_projection": True},
-    "vae": {"sample_size": 768},
-    "text_encoder": {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 23, "num_attention_heads": 16},
+WORDS = len(small_vocabulary()[0])
+SMALL_SIDES = {"block_out_channels": (8, 16, 32, 32), "norm_num_groups": 8}
+SMALL_V1_UNET = replace(SD1_UNET, **SMALL_SIDES, cross_attention_dim=48, num_attention_heads=(4, 4, 4, 4))
+SMALL_V2_UNET = replace(SD2_UNET, **SMALL_SIDES, cross_attention_dim=64, num_attention_heads=(2, 4, 8, 8))
+SMALL_GENERATIONS = {
+    "v1": Generation(
+        {EPSILON: SMALL_V1_UNET, V: SMALL_V1_UNET},
+        replace(SD1_VAE, **SMALL_SIDES),
+        replace(SD1_TEXT, vocab_size=WORDS, hidden_size=48, intermediate_size=192),
+        GENERATIONS["v1"].pad,
+    ),
+    "v2": Generation(
+        {EPSILON: replace(SMALL_V2_UNET, sample_size=64), V: SMALL_V2_UNET},
+        replace(SD2_VAE, **SMALL_SIDES),
+        replace(SD2_TEXT, vocab_size=WORDS, hidden_size=64, intermediate_size=256),
+        GENERATIONS["v2"].pad,
+    ),
 }
 
 
 @pytest.fixture
 def small_presets(monkeypatch):
     """Original files are recognised by their widths and read with the presets: here are those of the small ones."""
-    monkeypatch.setattr(official, "UNET", official.UNET | SMALL_UNET)
-    monkeypatch.setattr(official, "VAE", official.VAE | SMALL_VAE)
-    monkeypatch.setattr(official, "TEXT", official.TEXT | SMALL_TEXT)
-    monkeypatch.setattr(official, "V2", SMALL_V2)
-    monkeypatch.setattr(identify, "GENERATIONS", {48: "v1", 64: "v2"})
+    for name, generation in SMALL_GENERATIONS.items():
+        monkeypatch.setitem(GENERATIONS, name, generation)
 
 
 def narrowed(name: str, shape: list[int]) -> list[int]:
     part = name.split(".")[0]
-    special = {49408: SMALL_TEXT["vocab_size"], 77: 77, 768: 48, 1024: 64}
+    special = {49408: WORDS, 77: 77, 768: 48, 1024: 64}
     if part == "model":
         return [special.get(n, n // WIDTHS[part] if n >= 320 else n) for n in shape]
     if part == "cond_stage_model":

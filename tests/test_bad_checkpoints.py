@@ -12,7 +12,9 @@ from originals import bookkeeping, original_tensors, write_original
 from safetensors.torch import load_file, save_file
 
 from minisd import CheckpointError, CLIPTextModel, StableDiffusionPipeline, UNet2DConditionModel
+from minisd.config import SD1_TEXT, SD1_VAE
 from minisd.generate import main as generate
+from minisd.weights.generations import GENERATIONS, Generation
 from weights_convert.__main__ import main as convert
 
 UNET = "model.diffusion_model."
@@ -163,7 +165,8 @@ def test_stable_diffusion_xl_in_the_original_layout(file):
 
 
 def test_text_states_of_an_unknown_width(file, monkeypatch):
-    monkeypatch.setattr("weights_convert.identify.GENERATIONS", {768: "v1", 1024: "v2"})
+    official = Generation({}, SD1_VAE, SD1_TEXT, "!")
+    monkeypatch.setitem(GENERATIONS, "v1", official)
     refused(file, "is no Stable Diffusion v1 or v2: 4 input channels, text states 48 wide")
 
 
@@ -179,8 +182,8 @@ HARM = {
     "missing": (lambda t: t.pop(UNET + "out.2.bias"), f"does not fit Stable Diffusion v1: it lacks {UNET}out.2.bias"),
     "many missing": (
         lambda t: [t.pop(name) for name in list(t) if name.startswith("first_stage_model.decoder")],
-        "it lacks first_stage_model.decoder.conv_in.weight, first_stage_model.decoder.conv_in.bias, "
-        "first_stage_model.decoder.norm_out.weight and 135 more",
+        "it lacks first_stage_model.decoder.conv_in.bias, first_stage_model.decoder.conv_in.weight, "
+        "first_stage_model.decoder.conv_out.bias and 135 more",
     ),
     "extra": (lambda t: t.update({UNET + "extra": torch.zeros(1)}), "it has unexpected model.diffusion_model.extra"),
     "extra elsewhere": (lambda t: t.update({"optimizer.state": torch.zeros(1)}), "it has unexpected optimizer.state"),
@@ -277,9 +280,9 @@ def test_minisd_files_with_a_damaged_description(folders, tmp_path, change, sent
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "is missing or not valid JSON"),
-        ("{", "is missing or not valid JSON"),
-        (5, "is missing or not valid JSON"),
+        (None, "is missing or not a text"),
+        ("{", "is not valid JSON"),
+        (5, "is missing or not a text"),
         ("[1]", "holds no settings, but [1]"),
     ],
 )
@@ -301,7 +304,7 @@ def test_weights_of_whole_numbers_in_a_folder(folders, tmp_path):
     (tmp_path / "part" / "config.json").write_text((folders["v1"] / "text_encoder" / "config.json").read_text())
     save_file(tensors, tmp_path / "part" / "model.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"does not fit the network: final_norm.bias is stored as torch.int32, which is no format of weights"
+        CheckpointError, match=r"does not fit the network: these are no weights: text_model.final_layer_norm.bias is stored as I32"
     ):
         CLIPTextModel.from_pretrained(tmp_path / "part")
 

@@ -11,8 +11,8 @@ from helpers import small_network, small_pipeline
 from safetensors.torch import load_file, save_file
 
 from minisd import CheckpointError, CLIPTokenizer, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, UnsupportedConfig
-from minisd.checkpoint import load_strictly
 from minisd.schedulers import SCHEDULERS
+from minisd.weights.fill import load_strictly
 from weights_convert.__main__ import main as convert
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -154,7 +154,7 @@ def test_a_source_that_is_neither_folder_nor_id(source):
 
 
 def test_an_id_that_cannot_be_had(tmp_path):
-    with pytest.raises(CheckpointError, match='"someone/something" is neither a local folder nor to be had from the Hub'):
+    with pytest.raises(CheckpointError, match='"someone/something" is neither a local folder nor available from the Hub'):
         StableDiffusionPipeline.from_pretrained("someone/something", cache_dir=tmp_path)
 
 

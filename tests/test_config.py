@@ -10,7 +10,7 @@ from helpers import NETWORKS, OFFICIAL, SMALL, V1_TEXT, V1_UNET, VAE
 
 from minisd import UnsupportedConfig, config
 from minisd.config import CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, SchedulerConfig, UNetConfig, VAEConfig
-from weights_convert.shapes import TEXT_DEFAULTS, VISION_DEFAULTS, shapes_of
+from minisd.weights.settings import TEXT_DEFAULTS, VISION_DEFAULTS, config_json, read_config
 
 CLASSES = {"unet": UNetConfig, "vae": VAEConfig, "text_encoder": CLIPTextConfig, "scheduler": SchedulerConfig}
 PRESETS = {
@@ -36,13 +36,13 @@ PARTS = pytest.mark.parametrize("part", CLASSES)
 
 @PARTS
 def test_official_files_are_the_presets(kind, part):
-    assert CLASSES[part].from_json(OFFICIAL[kind][part]) == PRESETS[kind][part]
+    assert read_config(CLASSES[part], OFFICIAL[kind][part]) == PRESETS[kind][part]
 
 
 @PARTS
 def test_what_is_written_is_read_again(kind, part):
-    for settings in (PRESETS[kind][part], CLASSES[part].from_json(SMALL[kind][part])):
-        assert CLASSES[part].from_json(settings.to_json()) == settings
+    for settings in (PRESETS[kind][part], read_config(CLASSES[part], SMALL[kind][part])):
+        assert read_config(CLASSES[part], config_json(settings)) == settings
 
 
 @pytest.mark.parametrize(("kind", "part"), SIZES)
@@ -53,7 +53,7 @@ def test_official_networks_have_their_tensors_and_parameters(kind, part):
 
 
 def test_an_inpainting_unet_has_nine_channels():
-    settings = UNetConfig.from_json({**OFFICIAL["v1"]["unet"], "in_channels": 9})
+    settings = read_config(UNetConfig, {**OFFICIAL["v1"]["unet"], "in_channels": 9})
     with torch.device("meta"):
         assert sum(p.numel() for p in NETWORKS["unet"](settings).parameters()) == 859_535_364
 
@@ -67,29 +67,28 @@ def test_settings_cannot_be_changed(part):
 
 def test_ids_in_the_official_json_are_not_believed():
     """They are 0, 2 and 1 there, and wrong; what minisd writes is right."""
-    written = CLIPTextConfig.from_json(OFFICIAL["v1"]["text_encoder"]).to_json()
+    written = config_json(read_config(CLIPTextConfig, OFFICIAL["v1"]["text_encoder"]))
     assert (written["bos_token_id"], written["eos_token_id"]) == (49406, 49407)
 
 
 def test_the_text_half_of_a_full_clip():
     full = {"model_type": "clip", "text_config": V1_TEXT, "vision_config": {"hidden_size": 3}}
-    assert CLIPTextConfig.from_json(full) == CLIPTextConfig.from_json(V1_TEXT)
+    assert read_config(CLIPTextConfig, full) == read_config(CLIPTextConfig, V1_TEXT)
 
 
 def test_a_fine_tuned_checkers_configuration_that_leaves_out_what_transformers_thinks_usual():
     """As transformers 4.33 has written it: what is as in its smallest CLIP does not stand there."""
     vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14}
     written = {"projection_dim": 768, "text_config": {"hidden_size": 768}, "vision_config": vision}
-    assert SafetyCheckerConfig.from_json(written) == SafetyCheckerConfig()
-    assert shapes_of("safety_checker", written) == shapes_of("safety_checker", SafetyCheckerConfig().to_json())
+    assert read_config(SafetyCheckerConfig, written) == SafetyCheckerConfig()
 
 
 def test_what_is_left_out_is_what_transformers_takes():
     text, vision = transformers.CLIPTextConfig().to_dict(), transformers.CLIPVisionConfig().to_dict()
     assert {name: text[name] for name in TEXT_DEFAULTS} == TEXT_DEFAULTS
     assert {name: vision[name] for name in VISION_DEFAULTS} == VISION_DEFAULTS
-    assert asdict(CLIPTextConfig.from_json({})) == {name: text[name] for name in asdict(CLIPTextConfig())}
-    assert asdict(CLIPVisionConfig.from_json({})) == {name: vision[name] for name in asdict(CLIPVisionConfig())}
+    assert asdict(read_config(CLIPTextConfig, {})) == {name: text[name] for name in asdict(CLIPTextConfig())}
+    assert asdict(read_config(CLIPVisionConfig, {})) == {name: vision[name] for name in asdict(CLIPVisionConfig())}
 
 
 REFUSED = [
@@ -138,27 +137,27 @@ REFUSED = [
 )
 def test_what_is_not_implemented_is_refused_by_name(part, change, sentence):
     with pytest.raises(UnsupportedConfig, match=re.escape(sentence)):
-        CLASSES[part].from_json({**SMALL["v1"][part], **change})
+        read_config(CLASSES[part], {**SMALL["v1"][part], **change})
 
 
 def test_heads_of_the_vision_tower_share_its_width():
     settings = {**asdict(config.CLIPVisionConfig()), "num_attention_heads": 15}
     with pytest.raises(UnsupportedConfig, match="vision tower: a width of 1024 cannot be shared among 15 heads"):
-        config.CLIPVisionConfig.from_json(settings)
+        read_config(config.CLIPVisionConfig, settings)
 
 
 @pytest.mark.parametrize(
     "change", [{"upcast_attention": True}, {"dropout": 0.1}, {"_name_or_path": "x"}, {"class_embed_type": None}], ids=str
 )
 def test_what_changes_nothing_is_accepted(change):
-    assert UNetConfig.from_json({**V1_UNET, **change}) == UNetConfig.from_json(V1_UNET)
+    assert read_config(UNetConfig, {**V1_UNET, **change}) == read_config(UNetConfig, V1_UNET)
 
 
 @pytest.mark.parametrize(("part", "name"), [("unet", "cross_attention_dim"), ("vae", "block_out_channels")])
 def test_what_has_no_safe_default_must_be_said(part, name):
     settings = {key: value for key, value in SMALL["v1"][part].items() if key != name}
     with pytest.raises(UnsupportedConfig, match=f"the configuration does not say {name}"):
-        CLASSES[part].from_json(settings)
+        read_config(CLASSES[part], settings)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
@@ -168,11 +167,11 @@ def test_what_diffusers_writes_is_read(part):
     settings = {"unet": V1_UNET, "vae": VAE}[part]
     with torch.device("meta"):
         theirs = getattr(diffusers, NETWORKS[part].__name__)(**settings)
-    assert CLASSES[part].from_json(dict(theirs.config)) == CLASSES[part].from_json(settings)
+    assert read_config(CLASSES[part], dict(theirs.config)) == read_config(CLASSES[part], settings)
 
 
 def test_what_a_vae_file_leaves_out_is_diffusers_default():
     theirs = pytest.importorskip("diffusers").AutoencoderKL(block_out_channels=[64]).config
-    ours = VAEConfig.from_json({"block_out_channels": [64]})
+    ours = read_config(VAEConfig, {"block_out_channels": [64]})
     for name in ("in_channels", "out_channels", "latent_channels", "layers_per_block", "norm_num_groups", "scaling_factor"):
         assert getattr(ours, name) == theirs[name], name

@@ -226,7 +226,7 @@ def stand_ins(folders, tmp_path, monkeypatch, small_presets) -> dict[str, Path]:
         shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
     write_original(tmp_path / "v1-5-pruned-emaonly.safetensors", "v1")
     torch.save({"state_dict": averaged(original_tensors("v1"))}, tmp_path / "v1-5-pruned.ckpt")
-    monkeypatch.setattr("minisd.parts.VOCABULARY", str(folder))
+    monkeypatch.setattr("minisd.weights.load.VOCABULARY", str(folder))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line has one of its own
     monkeypatch.chdir(tmp_path)
     return dict.fromkeys(("CompVis/stable-diffusion-v1-4", "path/to/a/diffusers/folder", "my-model"), folder)

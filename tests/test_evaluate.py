@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from minisd.evaluate import curves, detector, geometry
-from minisd.evaluate.__main__ import fingerprint, main
+from minisd.evaluate.__main__ import main
 from minisd.evaluate.detector import GRID, KINDS, Prediction
 from minisd.evaluate.findings import PLACES, Finding, holds, is_right, verdict
+from minisd.evaluate.model import fingerprint
 from minisd.evaluate.prompts import FAMOUS, HELD_OUT, SETS, has_new_color, kinds_of, prompts_of
 from minisd.evaluate.protocol import evaluate, nearest_training_picture, render, render_near_misses
 from minisd.evaluate.rates import Rate, expected, rate, right, shuffled, skills
 from minisd.evaluate.report import as_json, contact_sheet, disagreements, markdown
 from minisd.image import to_tensor
 from minisd.pipeline import StableDiffusionPipeline
-from minisd.tiny.picture_book import COLORS, HELD_OUT_PAIRS, HELD_OUT_RIDES, Scene, Thing, draw, is_held_out
-from minisd.train.unet import scene_number
+from minisd.tiny.picture_book import COLORS, HELD_OUT_PAIRS, HELD_OUT_RIDES, Scene, Thing, draw, is_held_out, training_scene
 
 CAT, BALL = Thing("cat", "blue", 0.26, 0.5, 0.22), Thing("ball", "red", 0.74, 0.55, 0.22)
 LEFT = Scene((CAT, BALL), "left", "night")
@@ -161,7 +161,7 @@ def test_the_second_judge_sees_what_is_drawn():
 
 
 def test_a_training_picture_is_its_own_nearest():
-    pictures = torch.stack([to_tensor(draw(scene_number(i))) for i in (3, 8)])
+    pictures = torch.stack([to_tensor(draw(training_scene(i))) for i in (3, 8)])
     fresh = render(prompts_of("two things", 2, 0))
     nearest = nearest_training_picture({"training": pictures, "fresh": fresh}, 20)
     assert nearest["training"].max() < 10 < nearest["fresh"].min()
@@ -237,5 +237,5 @@ def test_errors_are_one_sentence(capsys, tmp_path):
 
 def test_a_scene_may_be_random_and_its_truth_is_still_right():
     rng = random.Random(0)
-    scenes = [scene_number(rng.randrange(10**6)) for _ in range(300)]
+    scenes = [training_scene(rng.randrange(10**6)) for _ in range(300)]
     assert all(is_right(truth(scene), scene) for scene in scenes)

@@ -23,8 +23,8 @@ from minisd import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from minisd.hub import ALIASES
-from minisd.parts import VOCABULARY
+from minisd.weights.find import ALIASES
+from minisd.weights.load import VOCABULARY
 
 # The HTTP library that this version of the Hub's library uses.
 http = importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
@@ -133,7 +133,7 @@ def test_the_cache_is_asked_before_the_hub(folders, hub, cache):
 def test_another_cache(folders, tmp_path, cache):
     put(tmp_path / "mine", V1, folders["v1"])
     assert StableDiffusionPipeline.from_pretrained(V1, cache_dir=tmp_path / "mine", local_files_only=True)
-    with pytest.raises(CheckpointError, match="the cache has not all of it, and local_files_only=True forbids to fetch it"):
+    with pytest.raises(CheckpointError, match="it is not fully cached, and local_files_only=True disables downloading"):
         StableDiffusionPipeline.from_pretrained(V1, local_files_only=True)
 
 
@@ -141,13 +141,13 @@ def test_a_revision_in_the_cache(folders, cache):
     put(cache, V1, folders["v1"], revision="mine")
     assert StableDiffusionPipeline.from_pretrained(V1, revision="mine")
     assert StableDiffusionPipeline.from_pretrained(V1, revision=COMMIT)
-    with pytest.raises(CheckpointError, match="and HF_HUB_OFFLINE forbids to fetch it"):
+    with pytest.raises(CheckpointError, match="and HF_HUB_OFFLINE disables downloading"):
         StableDiffusionPipeline.from_pretrained(V1)
 
 
 def test_half_of_it_in_the_cache_is_not_enough(folders, cache):
     put(cache, V1, folders["v1"], SMALL_FILES + weights()[:2])
-    with pytest.raises(CheckpointError, match="the cache has not all of it"):
+    with pytest.raises(CheckpointError, match="it is not fully cached"):
         StableDiffusionPipeline.from_pretrained(V1)
     assert UNet2DConditionModel.from_pretrained(V1, subfolder="unet")
 
@@ -303,7 +303,7 @@ def without_words(hub, tmp_path, small_presets) -> Path:
 
 @pytest.mark.parametrize("load", [StableDiffusionPipeline.from_pretrained, StableDiffusionPipeline.from_single_file])
 def test_the_vocabulary_of_a_single_file_is_looked_up_as_is_asked(hub, without_words, tmp_path, load):
-    with pytest.raises(CheckpointError, match=r"holds no vocabulary; .* local_files_only=True forbids to fetch it"):
+    with pytest.raises(CheckpointError, match=r"holds no vocabulary; .* local_files_only=True disables downloading"):
         load(without_words, local_files_only=True)
     assert hub.asked == hub.fetched == []
     load(without_words, token="secret")
@@ -350,7 +350,7 @@ def test_refusals_are_said_in_a_sentence(hub, monkeypatch, recwarn, error, sente
     ):
         with pytest.raises(CheckpointError, match=re.escape(sentence)) as caught:
             load("some/one", revision="mine")
-        assert str(caught.value).startswith('"some/one" is neither a local folder nor to be had from the Hub: ')
+        assert str(caught.value).startswith('"some/one" is neither a local folder nor available from the Hub: ')
         assert "\n" not in str(caught.value)
 
 

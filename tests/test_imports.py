@@ -1,95 +1,64 @@
-"""Which way imports point: networks never see a scheduler, a scheduler never sees a network, and nothing leans on the reference."""
+"""Which way imports point: the rooms of docs/rooms.py, and nothing leans on the reference."""
 
-import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOREIGN = {"diffusers", "transformers", "scipy", "matplotlib"}
+sys.path.insert(0, str(ROOT / "docs"))
 
-# What each module of the core may import from minisd. What is not here stands on the core: the core never imports it.
-ALLOWED = {
-    "config": set(),
-    "noise": set(),
-    "schedule": set(),
-    "image": set(),
-    "faults": set(),
-    "layers": set(),
-    "hub": set(),
-    "checkpoint": {"config", "hub"},
-    "tokenizer": {"checkpoint"},
-    "clip": {"config", "layers", "checkpoint", "noise"},
-    "unet": {"config", "layers", "checkpoint", "noise"},
-    "vae": {"config", "layers", "checkpoint", "noise"},
-    "schedulers": {"config", "schedule", "noise", "checkpoint"},
-    "safety_checker": {"config", "faults", "checkpoint", "clip"},
-    "parts": {"config", "checkpoint", "tokenizer", "clip", "unet", "vae", "schedulers", "safety_checker"},
-    "pipeline": {
-        "config", "noise", "schedule", "image", "faults", "hub", "checkpoint", "tokenizer", "clip", "unet", "vae",
-        "schedulers", "safety_checker", "parts",
-    },
-}  # fmt: skip
+from rooms import LATE, ROOMS, arrows, imports, room_of  # noqa: E402
+
+FOREIGN = {"diffusers", "transformers", "peft", "scipy", "matplotlib"}
+PACKAGES = ("minisd", "weights_convert")
 
 
-def imports(path: Path, everywhere: bool = True) -> set[str]:
-    """The modules that a file imports, in full; with `everywhere` off only those that importing the file imports."""
-    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    late = {inner for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for inner in ast.walk(f)}
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and (everywhere or node not in late):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (everywhere or node not in late):
-            base = [*package[: len(package) - node.level + 1]] if node.level else []
-            base += [node.module] if node.module else []
-            found |= {".".join([*base, alias.name]) for alias in node.names}
-    return found
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_one_way(room):
+    assert {other for one, other in arrows(late=False) if one == room} <= ROOMS[room][1]
 
 
-def of_minisd(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("minisd.")}
+def test_rooms_have_no_circles():
+    list(TopologicalSorter({room: allowed for room, (_, allowed) in ROOMS.items()}).static_order())  # raises CycleError
 
 
-def files_of(module: str) -> list[Path]:
-    path = ROOT / "minisd" / module
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+def test_only_leaves_import_late():
+    assert arrows() - arrows(late=False) <= LATE
 
 
-@pytest.mark.parametrize("module", ALLOWED)
-def test_arrows_of_the_core(module):
-    for path in files_of(module):
-        assert of_minisd(path) - {module} <= ALLOWED[module], path.name
-
-
-def test_only_checkpoint_and_hub_use_weights_convert():
-    users = {
-        path.stem for module in ALLOWED for path in files_of(module) if any("weights_convert" in name for name in imports(path))
+def test_every_module_has_a_room():
+    modules = {path.stem for path in (ROOT / "minisd").glob("*.py")} | {
+        path.parent.name for path in (ROOT / "minisd").glob("*/__init__.py")
     }
-    assert users == {"checkpoint", "hub"}
+    assert modules - {"__init__", "second"} == {module for listed, _ in ROOMS.values() for module in listed}
 
 
-def test_weights_convert_imports_nothing_of_minisd():
-    for path in (ROOT / "weights_convert").rglob("*.py"):
-        assert not any(name.split(".")[0] == "minisd" for name in imports(path)), path.name
+def test_networks_and_samplers_import_no_more_than_torch_einops_and_numpy():
+    """They can be read, and copied, without any file about files."""
+    for room in ("config", "numerics", "networks", "samplers"):
+        for module in ROOMS[room][0]:
+            path = ROOT / "minisd" / module
+            for file in [*path.glob("*.py")] or [path.with_suffix(".py")]:
+                outside = {name.split(".")[0] for name in imports(file, late=False)} - {"minisd"} - set(sys.stdlib_module_names)
+                assert outside <= {"torch", "einops", "numpy", "PIL"}, file.name
+
+
+def test_minisd_imports_nothing_of_weights_convert():
+    for path in (ROOT / "minisd").rglob("*.py"):
+        assert not any(name.split(".")[0] == "weights_convert" for name in imports(path)), path.name
 
 
 def test_the_reference_is_never_imported():
-    for path in [*(ROOT / "minisd").rglob("*.py"), *(ROOT / "weights_convert").rglob("*.py")]:
+    for path in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
         plots = {"matplotlib"} if path.parent.name == "lessons" else set()  # what the notebooks draw with
-        assert {name.split(".")[0] for name in imports(path, everywhere=False)} & FOREIGN <= plots, path.name
+        assert {name.split(".")[0] for name in imports(path, late=False)} & FOREIGN <= plots, path.name
 
 
-def test_only_the_lessons_import_the_lessons():
-    for path in (ROOT / "minisd").rglob("*.py"):
-        if path.parent.name != "lessons":
-            assert not any("lessons" in name for name in imports(path)), path.name
-
-
-def test_importing_minisd_loads_none_of_the_reference():
-    program = f"import sys, minisd; print(*sorted(set(sys.modules) & {FOREIGN}))"
+def test_importing_minisd_loads_none_of_the_reference_and_no_file_about_files():
+    program = f"import sys, minisd; print(*sorted(m for m in sys.modules if m in {FOREIGN} or m.startswith('minisd.weights.')))"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == ""
+    assert run.stdout.split() == ["minisd.weights.errors"]
+    assert room_of("minisd.weights.errors") == "weights"

@@ -13,7 +13,9 @@ from helpers import NETWORKS, SMALL, diffusers_tensors
 from originals import OFFICIAL_SHAPES, averaged, bookkeeping, original_tensors, write_original
 from safetensors.torch import save_file
 
-from weights_convert import known, read_any, write_minisd
+from minisd.weights import official
+from minisd.weights.checkpoint import read_any
+from minisd.weights.save import write_minisd
 from weights_convert.__main__ import main
 
 ROOT = Path(__file__).parents[1]
@@ -163,8 +165,8 @@ def test_every_byte_is_read_if_asked(inspect, tmp_path, monkeypatch, small_prese
     path = write_original(tmp_path / "model.safetensors", "v1")
     said = inspect(path, "--full")
     assert said["weights"] == "all finite" and said["official"].endswith("none of the official files")
-    digest = known.sha256(path)
-    monkeypatch.setattr(known, "OFFICIAL", [known.Known("the one", path.stat().st_size, digest[:16])])
+    digest = official.sha256(path)
+    monkeypatch.setattr(official, "OFFICIAL", [official.OfficialFile("the one", path.stat().st_size, digest[:16])])
     assert inspect(path, "--full")["official"] == f"sha256 {digest}: the one"
 
 

@@ -8,7 +8,8 @@ import torch
 from helpers import DATA, small_pipeline
 
 from minisd import CudaNoise, DDIMScheduler
-from minisd.noise import philox, randn
+from minisd.cuda_noise import philox
+from minisd.noise import randn
 
 # Sequences of torch.randn(n, device="cuda"), computed on a CPU by another implementation than the one tested here.
 GOLDEN = json.loads((DATA / "cuda_noise.json").read_text())

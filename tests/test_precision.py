@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import SMALL, build, diffusers_tensors, randn, small_network, small_pipeline
+from minisd.numerics import warn_if_flat
 from test_references import CUDA
 from test_safety_checker import small_checker
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minisd import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
-from minisd.faults import warn_if_flat
 from minisd.layers import Attention, attention
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])

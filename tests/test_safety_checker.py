@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minisd import StableDiffusionPipeline, StableDiffusionSafetyChecker
-from minisd.checkpoint import load_strictly
 from minisd.config import CLIPVisionConfig, SafetyCheckerConfig, UnsupportedConfig
 from minisd.safety_checker import decide, preprocess
-from weights_convert import from_diffusers, to_diffusers
+from minisd.weights.fill import fill, from_diffusers
+from minisd.weights.names import to_diffusers
+from minisd.weights.settings import config_json, read_config
 
 SMALL = SafetyCheckerConfig(CLIPVisionConfig(64, 128, 3, 4, image_size=28, patch_size=7), projection_dim=24)
 ON_DISK = "vision_model.vision_model."  # of the tensors' names in the official files
@@ -31,7 +32,7 @@ def reference(config: SafetyCheckerConfig) -> torch.nn.Module:
 def small_checker(seed: int = 0) -> StableDiffusionSafetyChecker:
     checker = StableDiffusionSafetyChecker(SMALL)
     tensors = random_tensors(to_diffusers("safety_checker", checker.state_dict()), seed)
-    return load_strictly(checker, from_diffusers("safety_checker", tensors), "safety checker")
+    return fill(checker, from_diffusers("safety_checker", tensors, checker, "safety checker"))
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def pair() -> tuple[torch.nn.Module, StableDiffusionSafetyChecker]:
     theirs.load_state_dict(random_tensors(theirs.state_dict(), seed=0), assign=True)
     with torch.device("meta"):
         ours = StableDiffusionSafetyChecker(SMALL)
-    return theirs, load_strictly(ours, from_diffusers("safety_checker", theirs.state_dict()), "safety checker")
+    return theirs, fill(ours, from_diffusers("safety_checker", theirs.state_dict(), ours, "safety checker"))
 
 
 def pictures(*sizes: tuple[int, int]) -> list[Image.Image]:
@@ -71,7 +72,7 @@ def test_the_vision_tower_of_the_official_size(measure):
     theirs.load_state_dict(random_tensors(theirs.state_dict(), seed=0), assign=True)
     with torch.device("meta"):
         ours = StableDiffusionSafetyChecker(SafetyCheckerConfig())
-    load_strictly(ours, from_diffusers("safety_checker", theirs.state_dict()), "safety checker")
+    fill(ours, from_diffusers("safety_checker", theirs.state_dict(), ours, "safety checker"))
     pixels = randn(1, 3, 224, 224)
     assert measure(ours.vision(pixels), theirs.vision_model(pixels)[1]) < 1e-4
 
@@ -82,10 +83,10 @@ def test_the_official_tensors_are_all_there_is():
         official = {name.replace("vision_model.", ON_DISK, 1): tensor for name, tensor in theirs.state_dict().items()}
         official[ON_DISK + "embeddings.position_ids"] = torch.empty(1, 257, dtype=torch.int64)
     assert len(official) == 397 and sum(p.numel() for p in ours.parameters()) == 303_981_588
-    native = from_diffusers("safety_checker", official)
+    native = from_diffusers("safety_checker", official, ours, "safety checker")
     assert {name: t.shape for name, t in native.items()} == {name: t.shape for name, t in ours.state_dict().items()}
     assert to_diffusers("safety_checker", native).keys() == official.keys() - {ON_DISK + "embeddings.position_ids"}
-    assert from_diffusers("safety_checker", native).keys() == native.keys()
+    assert from_diffusers("safety_checker", native, ours, "safety checker").keys() == native.keys()
 
 
 @pytest.mark.parametrize("size", [(28, 28), (512, 512), (300, 200), (199, 333), (20, 31), (768, 512)])
@@ -180,10 +181,10 @@ def test_a_folder_is_written_for_the_reference(pair, tmp_path):
 
 
 def test_another_tower_is_refused():
-    settings = SMALL.to_json()
+    settings = config_json(SMALL)
     settings["vision_config"]["hidden_act"] = "gelu"
     with pytest.raises(UnsupportedConfig, match="hidden_act = 'gelu' is not implemented"):
-        SafetyCheckerConfig.from_json(settings)
+        read_config(SafetyCheckerConfig, settings)
 
 
 def test_a_tower_that_overflows_hides_nothing_in_silence():

@@ -1,5 +1,6 @@
 """`from_single_file`: the original files give the reference's networks, and say or are told what they do not hold."""
 
+import json
 import shutil
 import struct
 import subprocess
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import END, NETWORKS, distance, randn, small_pipeline, small_tokenizer
-from originals import SMALL_TEXT, original_tensors, write_original
+from originals import WORDS, original_tensors, write_original
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minisd import CheckpointError, CLIPTokenizer, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UnsupportedConfig
 from minisd.generate import main as generate
-from weights_convert import known, official
+from minisd.weights import official
+from minisd.weights.generations import GENERATIONS
 from weights_convert.__main__ import main as convert
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is taken for a model of")
@@ -38,9 +40,10 @@ def the_references_networks(generation: str, tensors: dict[str, Tensor]) -> dict
     diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
     from diffusers.loaders import single_file_utils as theirs
 
-    files = official.configs(generation, "epsilon", 4)
+    files = GENERATIONS[generation].texts(4, "epsilon")
     unet, vae, text = (
-        {k: v for k, v in files[f"{part}/config.json"].items() if k != "_class_name"} for part in ("unet", "vae", "text_encoder")
+        {k: v for k, v in json.loads(files[f"{part}/config.json"]).items() if k != "_class_name"}
+        for part in ("unet", "vae", "text_encoder")
     )
     with torch.device("meta"):
         networks = {"unet": diffusers.UNet2DConditionModel(**unet), "vae": diffusers.AutoencoderKL(**vae)}
@@ -97,22 +100,6 @@ def test_it_draws_what_the_same_weights_draw_from_a_folder(original, tmp_path):
     assert pipes[0].tokenizer.pad == pipes[1].tokenizer.pad and type(pipes[0].scheduler) is type(pipes[1].scheduler)
 
 
-def test_the_presets_are_those_of_minisd():
-    """weights_convert has its own, which it writes into folders; here is that they mean the same."""
-    from minisd import config
-
-    for generation, prediction, unet, vae, text, scheduler in (
-        ("v1", "epsilon", config.SD1_UNET, config.SD1_VAE, config.SD1_TEXT, config.SD1_SCHEDULER),
-        ("v2", "epsilon", config.SD2_BASE_UNET, config.SD2_VAE, config.SD2_TEXT, config.SD2_BASE_SCHEDULER),
-        ("v2", "v_prediction", config.SD2_UNET, config.SD2_VAE, config.SD2_TEXT, config.SD2_SCHEDULER),
-    ):
-        files = official.configs(generation, prediction, 4)
-        assert config.UNetConfig.from_json(files["unet/config.json"]) == unet
-        assert config.VAEConfig.from_json(files["vae/config.json"]) == vae
-        assert config.CLIPTextConfig.from_json(files["text_encoder/config.json"]) == text
-        assert config.SchedulerConfig.from_json(files["scheduler/scheduler_config.json"]) == scheduler
-
-
 # ε or v
 
 
@@ -137,7 +124,7 @@ def test_a_v2_file_is_told_by_the_spread_of_one_tensor(tmp_path, small_presets, 
 def test_a_guess_is_said(tmp_path, small_presets, recwarn):
     path = v2_with_spread(tmp_path / "v2.safetensors", 0.3)
     with pytest.warns(
-        UserWarning, match=r"v2.safetensors is taken for a model of v_prediction, guessed .*; prediction_type=.* overrules it"
+        UserWarning, match=r"v2.safetensors is taken for a model of v_prediction, guessed .*; prediction_type=.* overrides it"
     ):
         load(path)
     recwarn.clear()
@@ -166,8 +153,8 @@ def test_the_sha256_of_an_official_file_has_precedence(tmp_path, small_presets, 
     """Loading knows it where the Hub's cache has named the file by it; converting reads the file for it."""
     path = v2_with_spread(tmp_path / "v2.safetensors", 0.3)
     (tmp_path / "v2.yaml").write_text('parameterization: "v"')
-    digest = known.sha256(path)
-    monkeypatch.setattr(known, "OFFICIAL", [known.Known("the one", path.stat().st_size, digest[:16], "epsilon")])
+    digest = official.sha256(path)
+    monkeypatch.setattr(official, "OFFICIAL", [official.OfficialFile("the one", path.stat().st_size, digest[:16], "epsilon")])
     assert load(path).scheduler.config.prediction_type == "v_prediction"
     (tmp_path / "blobs").mkdir()
     (tmp_path / "linked.safetensors").symlink_to(path.rename(tmp_path / "blobs" / digest))
@@ -227,7 +214,7 @@ def test_where_there_is_no_vocabulary_it_is_said(original, tmp_path, monkeypatch
 def test_another_models_vocabulary_is_refused(original, tmp_path):
     words = small_tokenizer("v1")
     CLIPTokenizer({**words.vocab, "more": len(words.vocab)}, words.merges).save_pretrained(tmp_path / "more")
-    size = SMALL_TEXT["vocab_size"]
+    size = WORDS
     with pytest.raises(CheckpointError, match=f"more has a vocabulary of {size + 1}, and the text encoder of .* one of {size}"):
         load(original, tokenizer=tmp_path / "more")
 

@@ -12,11 +12,12 @@ from PIL import Image
 from test_references import CUDA
 
 from minisd import StableDiffusionPipeline
-from minisd.evaluate.__main__ import fingerprint, quick
 from minisd.evaluate.__main__ import main as evaluate
+from minisd.evaluate.__main__ import quick
+from minisd.evaluate.model import fingerprint
 from minisd.evaluate.prompts import prompts_of
 from minisd.evaluate.protocol import painter, render, through
-from minisd.hub import TINY
+from minisd.weights.find import TINY
 
 CARD = TINY.parent / "README.md"
 DOCS = Path(__file__).parents[1] / "docs"

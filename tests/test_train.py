@@ -17,8 +17,10 @@ from minisd import StableDiffusionPipeline
 from minisd.config import TINY_TEXT, TINY_UNET, TINY_VAE, TINY_VISION, CLIPTextConfig, CLIPVisionConfig, UNetConfig, VAEConfig
 from minisd.evaluate.detector import GRID, KINDS, Prediction
 from minisd.evaluate.findings import PLACES
+from minisd.evaluate.wear import worn
 from minisd.schedulers import PNDMScheduler
 from minisd.tiny.picture_book import COLORS, compose, is_held_out
+from minisd.tiny.twins import meaning, scene_and_twin
 from minisd.train import ablations, clip, decoder, judge, loop, unet, vae
 from minisd.train.__main__ import main
 from minisd.train.loop import Average, Recipe, batch_noise, finished, sample_seeds, train
@@ -162,8 +164,8 @@ def judge_that_sees(scenes) -> Prediction:
 
 def test_pictures_can_be_worn_and_are_not_if_the_strength_is_zero():
     pictures, noise = torch.rand(2, 3, 32, 32) * 2 - 1, torch.randn(2, 3, 32, 32)
-    assert torch.allclose(judge.worn(pictures, noise, torch.zeros(2, 3)), pictures, atol=1e-5)
-    assert (judge.worn(pictures, noise, torch.ones(2, 3)) - pictures).abs().mean() > 0.1
+    assert torch.allclose(worn(pictures, noise, torch.zeros(2, 3)), pictures, atol=1e-5)
+    assert (worn(pictures, noise, torch.ones(2, 3)) - pictures).abs().mean() > 0.1
 
 
 def test_logs_are_plotted(tmp_path, capsys):
@@ -270,16 +272,16 @@ def test_contrastive_loss_is_cross_entropy_both_ways():
 def test_a_twin_differs_and_is_not_held_out():
     """Two scenes that say the same would teach the towers to tell apart what cannot be told apart."""
     for i in range(300):
-        scene, twin = clip.scene_and_twin(random.Random(i))
-        assert clip.meaning(scene) != clip.meaning(twin) and not is_held_out(twin)
+        scene, twin = scene_and_twin(random.Random(i))
+        assert meaning(scene) != meaning(twin) and not is_held_out(twin)
 
 
 def test_next_to_means_the_same_both_ways():
     scene = compose(random.Random(0), "next", ("cat", "box"), ("red", "blue"), "")
     other = compose(random.Random(1), "next", ("box", "cat"), ("blue", "red"), "")
-    assert clip.meaning(scene) == clip.meaning(other)
+    assert meaning(scene) == meaning(other)
     scene, other = (compose(random.Random(0), "left", kinds) for kinds in (("cat", "box"), ("box", "cat")))
-    assert clip.meaning(scene) != clip.meaning(other)
+    assert meaning(scene) != meaning(other)
 
 
 def test_centring_changes_the_latents_and_not_the_picture():

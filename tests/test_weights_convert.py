@@ -14,22 +14,21 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from helpers import NETWORKS, OFFICIAL, SMALL, small_tokenizer, small_vocabulary
+from helpers import NETWORKS, OFFICIAL, small_tokenizer, small_vocabulary
 from originals import OFFICIAL_SHAPES, averaged, original_tensors, write_original
 from safetensors.torch import load_file, save_file
 
 from minisd import StableDiffusionPipeline
-from minisd.checkpoint import Unfilled
 from minisd.config import SafetyCheckerConfig
-from minisd.safety_checker import StableDiffusionSafetyChecker
-from weights_convert import CheckpointError, read_any
+from minisd.weights import fill
+from minisd.weights.checkpoint import read_any
+from minisd.weights.errors import CheckpointError
+from minisd.weights.fill import described, shapes_of
+from minisd.weights.names import diffusers_name, diffusers_places
+from minisd.weights.original_names import averaged_places, original_name, original_places
+from minisd.weights.pickles import Inert, read_pickle
+from minisd.weights.settings import config_json
 from weights_convert.__main__ import main
-from weights_convert.diffusers import diffusers_name, native_places
-from weights_convert.files import Inert, read_pickle
-from weights_convert.shapes import NETWORKS as SHAPES
-from weights_convert.shapes import expected_shapes
-from weights_convert.single_file import averaged_places, original_name
-from weights_convert.single_file import native_places as original_places
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PARTS = [(kind, part) for kind, parts in OFFICIAL_SHAPES["diffusers"].items() for part in parts]
@@ -37,9 +36,13 @@ PARTS = [(kind, part) for kind, parts in OFFICIAL_SHAPES["diffusers"].items() fo
 
 def settings(kind: str, part: str) -> dict:
     if part == "safety_checker":
-        return SafetyCheckerConfig().to_json()
+        return config_json(SafetyCheckerConfig())
     channels = {"in_channels": 9} if kind.endswith("inpainting") else {}
     return OFFICIAL[kind.split()[0]][part] | channels
+
+
+def expected_shapes(kind: str, part: str) -> dict[str, tuple[int, ...]]:
+    return shapes_of(described(fill.NETWORKS[part].network, settings(kind, part), part))
 
 
 # Names
@@ -48,7 +51,7 @@ def settings(kind: str, part: str) -> dict:
 def test_every_name_of_a_single_file_goes_there_and_back(kind):
     names = OFFICIAL_SHAPES["single file"][kind]
     places, unexpected = original_places(names, kind)
-    expected = expected_shapes({part: OFFICIAL[kind][part] for part in NETWORKS})
+    expected = {f"{part}.{name}": shape for part in NETWORKS for name, shape in expected_shapes(kind, part).items()}
     assert unexpected == [] and places.keys() == expected.keys()
     assert len(places) == {"v1": 1130, "v2": 1306}[kind]
     assert len(set(places.values())) == len(places)
@@ -69,9 +72,9 @@ def test_what_a_v2_file_holds_and_nobody_needs():
 @pytest.mark.parametrize(("kind", "part"), PARTS)
 def test_every_name_of_a_diffusers_folder_goes_there_and_back(kind, part):
     shapes = {name: tuple(shape) for name, shape in OFFICIAL_SHAPES["diffusers"][kind][part].items()}
-    places, repeated = native_places(part, shapes)
+    places, repeated = diffusers_places(part, shapes)
     assert repeated == [] and len(places) == len(shapes) == {"unet": 686, "vae": 248, "safety_checker": 396}.get(part, len(shapes))
-    expected = SHAPES[part](settings(kind, part))
+    expected = expected_shapes(kind, part)
     assert places.keys() == expected.keys()
     prefix = {"text_encoder": "text_model."}.get(part, "")  # the list was made without it; it is written with it
     for native, (name, _) in places.items():
@@ -83,18 +86,8 @@ def test_every_name_of_a_diffusers_folder_goes_there_and_back(kind, part):
 @pytest.mark.parametrize(("old", "new"), [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")])
 def test_the_official_float32_vaes_have_older_names(old, new):
     name = "encoder.mid_block.attentions.0.{}.weight"
-    assert native_places("vae", [name.format(old)])[0].keys() == native_places("vae", [name.format(new)])[0].keys()
-    assert native_places("vae", [name.format(old), name.format(new)])[1] == [name.format(new)]
-
-
-@pytest.mark.parametrize("part", [*NETWORKS, "safety_checker"])
-def test_the_table_of_contents_is_that_of_the_network(part):
-    """For the official configurations, and for small ones that have another number of levels."""
-    network = NETWORKS.get(part, StableDiffusionSafetyChecker)
-    for config in [settings("v1", part)] + [SMALL[kind][part] for kind in ("v1", "v2") if part in SMALL[kind]]:
-        with Unfilled():
-            model = network(network.config_class.from_json(config))
-        assert SHAPES[part](config) == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert diffusers_places("vae", [name.format(old)])[0].keys() == diffusers_places("vae", [name.format(new)])[0].keys()
+    assert diffusers_places("vae", [name.format(old), name.format(new)])[1] == [name.format(new)]
 
 
 def test_names_of_the_moving_average_are_distinct(kind):
@@ -343,12 +336,12 @@ def test_nothing_is_overwritten(original, tmp_path, capsys):
     [
         ({}, "has neither vocab.json and merges.txt nor tokenizer.json"),
         ({"vocab.json": "{}"}, "has neither vocab.json and merges.txt nor tokenizer.json"),
-        ({"vocab.json": b"\xff\xfe", "merges.txt": ""}, "tokenizer/vocab.json is missing or not valid JSON"),
-        ({"vocab.json": "[]", "merges.txt": ""}, "tokenizer/vocab.json holds no settings"),
-        ({"vocab.json": '{"a": 1}', "merges.txt": ""}, "has a vocabulary of 1, and the text encoder one of"),
-        ({"merges.txt": "hi"}, "has a merges.txt that does not belong to its vocab.json"),
-        ({"merges.txt": "version https://git-lfs.github.com/spec/v1"}, "has a merges.txt that does not belong to its vocab.json"),
-        ({"tokenizer.json": "{}"}, "has a vocabulary of 0, and the text encoder one of"),
+        ({"vocab.json": b"\xff\xfe", "merges.txt": ""}, "vocab.json is not a text file"),
+        ({"vocab.json": "[]", "merges.txt": ""}, "vocab.json holds no settings"),
+        ({"vocab.json": '{"a": 1}', "merges.txt": ""}, "has a vocabulary of 1, and the text encoder of"),
+        ({"merges.txt": "hi"}, "merges.txt is damaged: 'hi' is no pair of the vocabulary's tokens"),
+        ({"merges.txt": "version https://git-lfs.github.com/spec/v1"}, "merges.txt is damaged"),
+        ({"tokenizer.json": "{}"}, "tokenizer.json holds no byte-pair encoding"),
     ],
 )
 def test_vocabularies_that_do_not_fit(original, tmp_path, capsys, files, sentence):
@@ -376,7 +369,7 @@ def test_a_folder_whose_index_is_no_object(folders, tmp_path, capsys):
     for name in ("scheduler/scheduler_config.json", "model_index.json"):
         (tmp_path / "folder" / name).write_text("[1]")
         assert main([str(tmp_path / "folder"), str(tmp_path / "out")]) == 1
-        assert f"the checkpoint's {name} holds no settings, but [1]" in capsys.readouterr().err
+        assert f"{tmp_path / 'folder' / name} holds no settings, but [1]" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
 

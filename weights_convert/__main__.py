@@ -3,15 +3,17 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
 
 import torch
 
-from .checkpoint import VOCABULARIES, Checkpoint, read_any, write_diffusers, write_minisd
-from .files import CheckpointError
-from .folder import merges_in, stray_merge
-from .report import report
+from minisd.config import UnsupportedConfig
+from minisd.weights.checkpoint import read_any
+from minisd.weights.errors import CheckpointError
+from minisd.weights.save import write_diffusers, write_minisd
+
+from .inspect import report
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 USAGE = """%(prog)s SOURCE OUT [options]
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(report(args.file, args.full))
         else:
             convert(converter().parse_args(given))
-    except CheckpointError as error:
+    except (CheckpointError, UnsupportedConfig) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -68,7 +70,7 @@ def convert(args: argparse.Namespace):
         raise CheckpointError(f"{args.source} does not exist; name a file or a folder on this machine")
     checkpoint = read_any(args.source, args.prediction_type, args.averaged)
     if args.tokenizer:
-        checkpoint = with_vocabulary(checkpoint, args.tokenizer)
+        checkpoint = checkpoint.with_vocabulary(args.tokenizer)
     write = {"minisd": write_minisd, "diffusers": write_diffusers}[args.to]
     summary = f"{', '.join(checkpoint.parts)}; predicts {checkpoint.prediction_type} ({checkpoint.decided})"
     write(checkpoint, args.out, DTYPES.get(args.dtype))
@@ -77,32 +79,8 @@ def convert(args: argparse.Namespace):
         print("It has no vocabulary, as SOURCE has none; --tokenizer FOLDER puts one in.", file=sys.stderr)
 
 
-def with_vocabulary(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """The checkpoint with the vocabulary of a folder in the place of its own; how it pads stays its own affair."""
-    insides = (folder, folder / "tokenizer")
-    places = [{file: inside / Path(file).name for file in files} for files in VOCABULARIES for inside in insides]
-    found = next((paths for paths in places if all(path.is_file() for path in paths.values())), None)
-    if found is None:
-        raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json")
-    rest = {file: text for file, text in checkpoint.files.items() if not any(file in files for files in VOCABULARIES)}
-    texts = {file: path.read_text(encoding="utf-8", errors="replace") for file, path in found.items()}
-    checkpoint = replace(checkpoint, files=rest | texts)
-
-    vocab = checkpoint.json("tokenizer/vocab.json") if "tokenizer/vocab.json" in found else in_one_file(checkpoint)
-    size = len(checkpoint.tensors["text_encoder.token_embedding.weight"])
-    if len(vocab) != size:
-        raise CheckpointError(f"{folder} has a vocabulary of {len(vocab):,}, and the text encoder one of {size:,}")
-    if stray_merge(merges_in(texts.get("tokenizer/merges.txt", "")), vocab) is not None:
-        raise CheckpointError(f"{folder} has a merges.txt that does not belong to its vocab.json; get both again")
-    return checkpoint
-
-
-def in_one_file(checkpoint: Checkpoint) -> dict[str, int]:
-    model = checkpoint.json("tokenizer/tokenizer.json").get("model")
-    return model.get("vocab", {}) if isinstance(model, dict) else {}
-
-
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a name may hold what the terminal cannot show
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M), which minisd does not have: DDIM's step with a better x0. Lu et al. 2022."""
+"""DPM-Solver++(2M), as an exercise, on DDIM's timesteps: DDIM's step with a better x0. Lu et al. 2022."""
 
 import torch
 from torch import Tensor
@@ -13,14 +13,14 @@ class DPMSolverMultistepScheduler(Scheduler):
     spacings = ("leading",)
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
-        self.begin(self.leading_timesteps(num_inference_steps), num_inference_steps, device)
+        self.begin(self.spaced_timesteps(num_inference_steps), device, num_inference_steps)
         self.before: tuple[Tensor, Tensor] | None = None  # λ and x0 of the step before
 
-    def step(self, model_output: Tensor, timestep: Tensor | int, sample: Tensor) -> SchedulerOutput:
+    def step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator=None) -> SchedulerOutput:
         """From the latents at one timestep to those at the next (algorithm 2)."""
         self.advance(timestep)
         t, x = int(timestep), sample.float()
-        alpha, alpha_next = self.alpha(t), self.alpha(t - self.stride)
+        alpha, alpha_next = self.alpha(t), self.alpha(self.next_timestep(t))
         eps = to_epsilon(model_output.float(), x, alpha, self.config.prediction_type)
         x0 = to_x0(x, eps, alpha)
 

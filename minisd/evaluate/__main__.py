@@ -8,23 +8,18 @@
 """
 
 import argparse
-import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-from torch import nn
-
-from ..generate import SAMPLERS, best_device
-from ..pipeline import StableDiffusionPipeline
-from ..train.unet import SCENES
+from ..flags import SAMPLERS
+from ..processes import join_processes
+from ..tiny.picture_book import TRAINING_SCENES
 from . import detector, geometry
 from .findings import Judge
+from .model import fingerprint, load
 from .prompts import FAMOUS, SETS, prompts_of
 from .protocol import Painter, evaluate, painter
 from .rates import Rate, rate, right
@@ -54,22 +49,6 @@ def quick(paint: Painter, count: int = 6, seed: int = 0) -> dict[str, Rate]:
     return {name: rate(right(geometry.judge(paint(prompts)), prompts)) for name, prompts in sets.items()}
 
 
-def load(model: str, sampler: str | None = None) -> StableDiffusionPipeline:
-    pipe = StableDiffusionPipeline.from_pretrained(model).to(best_device())
-    pipe.set_progress_bar_config(disable=True)
-    if sampler:
-        pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
-    return pipe
-
-
-def fingerprint(network: nn.Module) -> str:
-    """Eight letters that tell these weights from all others: figures without it soon belong to nobody."""
-    total = hashlib.sha256()
-    for weight in network.parameters():
-        total.update(weight.detach().float().cpu().numpy().tobytes())
-    return total.hexdigest()[:8]
-
-
 def run(args: argparse.Namespace):
     if args.prompts < 2:
         raise ValueError(f"--prompts must be at least 2, not {args.prompts}: each picture is judged by the next prompt, too")
@@ -91,7 +70,7 @@ def run(args: argparse.Namespace):
     steps, scale = settings["steps"], settings["guidance_scale"]
     controls = {"no prompt": painter(pipe, steps, scale, words=False), "guidance 1": painter(pipe, steps, 1.0)}
     sets = {name: prompts_of(name, args.prompts, args.seed) for name in [*SETS, FAMOUS]}
-    evaluation = evaluate(pipe.vae, painter(pipe, steps, scale), controls, JUDGES, sets, SCENES)
+    evaluation = evaluate(pipe.vae, painter(pipe, steps, scale), controls, JUDGES, sets, TRAINING_SCENES)
     if evaluation is None:  # another process has the result
         return
     text = markdown(evaluation, settings)
@@ -106,9 +85,7 @@ def run(args: argparse.Namespace):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     args = parser().parse_args(arguments)
-    if "WORLD_SIZE" in os.environ:
-        torch.set_num_threads(1)
-        dist.init_process_group("gloo", timeout=timedelta(hours=6))  # the first process judges while the others wait
+    join_processes("gloo", timeout=timedelta(hours=6))  # the first process judges while the others wait
     try:
         run(args)
     except (ValueError, OSError) as error:

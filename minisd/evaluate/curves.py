@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..generate import SAMPLERS
 from ..pipeline import StableDiffusionPipeline
+from ..schedulers.names import SAMPLERS
 from . import geometry
-from .__main__ import fingerprint, load
+from .model import fingerprint, load
 from .prompts import prompts_of
 from .protocol import painter
 from .rates import rate, right
@@ -28,7 +28,7 @@ def points(weights: str, count: int) -> Iterator[dict]:
     for scale in SCALES:
         for name in ASKED:
             yield {"curve": "guidance", "set": name, "sampler": "pndm", "steps": SCALE_STEPS, "scale": scale, **same}
-    for sampler in SAMPLERS:
+    for sampler in ("pndm", "ddim", "lms"):
         for steps in STEPS:
             yield {"curve": "steps", "set": "two things", "sampler": sampler, "steps": steps, "scale": None, **same}
 
@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     pipe = load(args.model)
     measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
-    known = [{name: value for name, value in point.items() if name != "right"} for point in measured]
+    points_measured = [{name: value for name, value in point.items() if name != "right"} for point in measured]
     for point in points(fingerprint(pipe.unet), args.prompts):
-        if point not in known:
+        if point not in points_measured:
             measured.append(measure(pipe, point))
             print("{right:3}/{of}  {curve}: {set}, {sampler}, {steps} steps, scale {scale}".format(**measured[-1]))
             args.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

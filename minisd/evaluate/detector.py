@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weights_convert import read_weights
-
-from ..checkpoint import load_strictly
+from ..tiny.drawing import THINGS as KINDS
 from ..tiny.picture_book import COLORS, Thing
-from ..tiny.picture_book import THINGS as KINDS
+from ..weights.fill import load_strictly
+from ..weights.safetensors import read_tensors
 from .findings import PLACES, Finding
 
 WEIGHTS = Path(__file__).parents[1] / "tiny" / "judge.safetensors"
@@ -51,14 +50,17 @@ class Detector(nn.Module):
         self.back = nn.Conv2d(64, 48, 1)
         self.head = nn.Sequential(Block(48), nn.GroupNorm(8, 48), nn.SiLU(), nn.Conv2d(48, len(KINDS) + len(COLORS) + 3, 1))
         self.place = nn.Linear(64, len(PLACES))
-        nn.init.constant_(self.head[-1].bias[: len(KINDS)], -4.0)  # nearly every cell is no middle
+        bias = self.head[-1].bias
+        assert isinstance(bias, Tensor)
+        nn.init.constant_(bias[: len(KINDS)], -4.0)  # nearly every cell is no middle
 
     def forward(self, pixels: Tensor) -> Prediction:
         """Pictures (B, 3, 128, 128) in [-1, 1]."""
         fine = self.down(self.stem(pixels))  # (B, 48, 16, 16)
         deep = self.deep(fine)  # (B, 64, 8, 8)
         cells = self.head(fine + F.interpolate(self.back(deep), scale_factor=2.0))
-        return Prediction(*cells.split([len(KINDS), len(COLORS), 3], dim=1), self.place(deep.mean(dim=(2, 3))))
+        heat, color, box = cells.split([len(KINDS), len(COLORS), 3], dim=1)
+        return Prediction(heat, color, box, self.place(deep.mean(dim=(2, 3))))
 
 
 @cache
@@ -66,8 +68,8 @@ def trained() -> Detector:
     """The network with the weights of the package. Raises CheckpointError if they don't fit."""
     with torch.device("meta"):
         model = Detector()
-    weights = read_weights(WEIGHTS.parent, [WEIGHTS.name])
-    return load_strictly(model, {name: tensor.float() for name, tensor in weights.items()}, str(WEIGHTS))
+    weights = {name: tensor.float() for name, tensor in read_tensors(WEIGHTS).items()}
+    return load_strictly(model, weights, str(WEIGHTS))
 
 
 @torch.inference_mode()

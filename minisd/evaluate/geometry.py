@@ -163,8 +163,8 @@ def drop(things: Things, thing: Thing, place: str, picture: Tensor) -> tuple[flo
     covered = coverage(thing, FINE)
     seen = covered * (1 - silhouette(things[:which], FINE))
     without, with_it = (
-        float(((page(these, place, FINE) - picture).abs().mean(dim=0) * seen).sum() / (covered.sum() + 1))
-        for these in (things[:which] + things[which + 1 :], things)
+        float(((page(drawn, place, FINE) - picture).abs().mean(dim=0) * seen).sum() / (covered.sum() + 1))
+        for drawn in (things[:which] + things[which + 1 :], things)
     )
     return without - with_it, 1 - with_it / (without + 1e-6)
 
@@ -189,7 +189,7 @@ def reconsider(things: Things, place: str, coarse: Tensor, fine: Tensor, colors:
         others = tuple(other for other in things if other is not thing)
         if any(overlap(thing, other) for other in others):
             again, _ = add(others, place, coarse, fine, colors)
-            things = min(things, again, key=lambda these: error(these, place, fine))
+            things = min(things, again, key=lambda drawn: error(drawn, place, fine))
     return things
 
 

@@ -1,8 +1,8 @@
 """The protocol: the judges are measured first, then the model, then the model where nothing should be right.
 
-Whoever draws is a painter: a function from prompts to pictures. The model is one; the book's own renderer is another, and so is
-the renderer behind the model's VAE. What is missing in the pictures of these, where nothing is wrong, the judges don't see; and
-what they find right in near misses, they overlook.
+A painter is a function from prompts to pictures. The model is one; so are the book's own renderer, and the renderer behind the
+model's VAE. Their pictures are known to be correct, so every miss there is a false negative of the judge; near misses are known to
+be wrong, so every hit there is a false positive.
 """
 
 import random
@@ -10,21 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from ..image import to_tensor
 from ..pipeline import StableDiffusionPipeline
-from ..tiny.picture_book import draw
-from ..train.clip import twin
-from ..train.judge import worn
-from ..train.loop import rank_and_world
-from ..train.unet import scene_number
+from ..processes import objects_from_all, rank_and_world
+from ..tiny.picture_book import draw, training_scene
+from ..tiny.twins import twin
 from ..vae import AutoencoderKL
 from .findings import Finding, Judge, is_right
 from .prompts import Prompt
+from .wear import worn
 
 Painter = Callable[[list[Prompt]], Tensor]  # prompts → pictures (B, 3, 128, 128) in [-1, 1]
 Sets = Mapping[str, list[Prompt]]
@@ -85,7 +83,8 @@ def painter(pipe: StableDiffusionPipeline, steps: int | None, guidance_scale: fl
 
     def paint(prompts: list[Prompt]) -> Tensor:
         rank, world = rank_and_world()
-        mine, pictures = range(rank, len(prompts), world), {}
+        mine = range(rank, len(prompts), world)
+        pictures: dict[int, Tensor] = {}
         for first in tqdm(range(0, len(mine), BATCH), desc="pictures", leave=False, disable=rank > 0):
             batch = mine[first : first + BATCH]
             images = pipe(
@@ -95,10 +94,9 @@ def painter(pipe: StableDiffusionPipeline, steps: int | None, guidance_scale: fl
                 generator=[torch.Generator().manual_seed(prompts[i].seed) for i in batch],
                 output_type="pt",
             ).images
+            assert isinstance(images, Tensor)
             pictures |= dict(zip(batch, 2 * images.cpu() - 1))
-        shares = [pictures] * world
-        if world > 1:
-            dist.all_gather_object(shares, pictures)
+        shares = objects_from_all(pictures)
         return torch.stack([shares[i % world][i] for i in range(len(prompts))])
 
     return paint
@@ -117,7 +115,8 @@ def evaluate(
     `training` is the number of training scenes among which the nearest to each picture is looked for.
     """
     leads = rank_and_world()[0] == 0
-    fresh = {painter: {name: paint(sets[name]) for name in sets} for painter, paint in known(vae).items()} if leads else {}
+    painters = calibration_painters(vae) if leads else {}
+    fresh = {painter: {name: paint(sets[name]) for name in sets} for painter, paint in painters.items()}
     calibration = {painter: judge_all(judges, pictures) for painter, pictures in fresh.items()}
     pictures = {name: model(prompts) for name, prompts in sets.items()}
     controlled = {name: paint(sets[CONTROLLED]) for name, paint in controls.items()}
@@ -127,13 +126,13 @@ def evaluate(
     findings = {name: {judge: look(part) for judge, look in judges.items()} for name, part in controlled.items()}
     everything = {name: torch.cat(list(part.values())) for name, part in [*fresh.items(), ("the model's", pictures)]}
     samples = {"fresh renders": everything["round trips"], "the model's": everything["the model's"]}
-    repeated = [Prompt("", 0, scene_number(i)) for i in random.Random(0).sample(range(training), min(200, training))]
+    repeated = [Prompt("", 0, training_scene(i)) for i in random.Random(0).sample(range(training), min(200, training))]
     nearest = nearest_training_picture({"training pictures": through(vae)(repeated), **samples}, training)
     psnr = float(-10 * ((everything["round trips"] - everything["renders"]) / 2).square().mean(dim=(1, 2, 3)).log10().mean())
     return Evaluation(sets, calibration, judged, findings, psnr, nearest, pictures)
 
 
-def known(vae: AutoencoderKL) -> dict[str, Painter]:
+def calibration_painters(vae: AutoencoderKL) -> dict[str, Painter]:
     """Painters whose faults are known: those of the first three have none, and those of the last have one each."""
     return {"renders": render, "worn": render_worn, "round trips": through(vae), "near misses": render_near_misses}
 
@@ -153,7 +152,7 @@ def nearest_training_picture(samples: Mapping[str, Tensor], count: int) -> dict[
     small = {name: thumbnails(pictures) for name, pictures in samples.items()}
     least = {name: torch.full((len(pictures),), torch.inf) for name, pictures in samples.items()}
     for first in tqdm(range(0, count, 1000), desc="training pictures", leave=False):
-        scenes = [scene_number(i) for i in range(first, min(first + 1000, count))]
+        scenes = [training_scene(i) for i in range(first, min(first + 1000, count))]
         training = thumbnails(torch.stack([to_tensor(draw(scene, 32)) for scene in scenes]))
         for name, pictures in small.items():
             distance = torch.cdist(pictures, training).amin(dim=1) / pictures.shape[1] ** 0.5

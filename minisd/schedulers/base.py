@@ -1,117 +1,171 @@
-"""What the samplers share: the settings, the noise schedule, and the order of the steps."""
+"""The contract of a sampler, and the order of its steps.
 
-import os
-from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+A sampler fills in `set_timesteps` and `step`, and says which settings it knows. It sees latents and a network's predictions,
+never a network.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from .. import schedule
-from ..checkpoint import HUB, read_json, resolve, these, write_folder, write_json
-from ..config import SchedulerConfig, UnsupportedConfig, refuse_unless
-
-# What all samplers mean alike; the last two change the noise schedule itself, so nobody may leave them out.
-SHARED = [*asdict(SchedulerConfig()), "trained_betas", "rescale_betas_zero_snr"]
+from ..config import SchedulerConfig, UnsupportedConfig
+from ..noise import Generators
+from ..pretrained import Pretrained
+from .spacing import SPACINGS, falling
 
 
 class SchedulerOutput(NamedTuple):
-    """`prev_sample` is the latent one step nearer to the picture, `pred_original_sample` the guess of the whole way."""
+    """`prev_sample` is the latent after the step, `pred_original_sample` the clean latent predicted from here."""
 
     prev_sample: Tensor
     pred_original_sample: Tensor
 
 
-class Scheduler:
-    """A sampler. One object is one trajectory: `set_timesteps` begins it, `step` walks it in the order of `timesteps`."""
+def changed(config: SchedulerConfig) -> dict[str, Any]:
+    """The settings that differ from their defaults."""
+    return {field.name: value for field in fields(config) if (value := getattr(config, field.name)) != field.default}
 
-    spacings: tuple[str, ...]  # of the timesteps; the first is the sampler's own
-    implemented: Mapping[str, Any] = {}
-    init_noise_sigma = 1.0  # how large the noise is that a trajectory begins with
 
-    def __init__(self, config: SchedulerConfig | None = None, **settings):
-        """Settings are the fields of SchedulerConfig; what is not given is as in Stable Diffusion."""
-        refuse_unless(settings, self.implemented, type(self).__name__)
-        self.config = config = SchedulerConfig.from_json({**asdict(config or SchedulerConfig()), **settings})
+def weighted_sum(weights: Iterable[float], noises: Iterable[Tensor]) -> Tensor:
+    """What a multistep sampler makes of its past ε."""
+    return sum((weight * noise for weight, noise in zip(weights, noises)), start=torch.zeros(()))
+
+
+class Scheduler(Pretrained, ABC):
+    """A sampler. One object is one trajectory: `set_timesteps` begins it, `step` follows it in the order of `timesteps`."""
+
+    config_class: ClassVar[type[SchedulerConfig]] = SchedulerConfig  # extended where a sampler has settings of its own
+    spacings: ClassVar[tuple[str, ...]]  # of SPACINGS; the first is the sampler's own
+    predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction", "sample")
+    choices: ClassVar[Mapping[str, tuple]] = {}  # the values that other settings may have
+    implemented: ClassVar[Mapping[str, Any]] = {}  # diffusers' settings of this sampler that may have one value only
+    order: ClassVar[int] = 1  # entries of `timesteps` for a step
+
+    def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
+        """Settings are the fields of `config_class`, by diffusers' names; the default is Stable Diffusion's value."""
+        config = config or self.config_class()
+        if type(config) is not self.config_class:
+            config = type(self).from_config(config).config
+        if settings:
+            from ..weights.settings import scheduler_config
+
+            config = scheduler_config(type(self), {**changed(config), **settings})
+        self.config: Any = config
         self.spacing = config.timestep_spacing or self.spacings[0]
-        if self.spacing not in self.spacings:
-            raise UnsupportedConfig(f"{type(self).__name__}: timestep_spacing {self.spacing!r} is not one of {self.spacings}")
-        if config.prediction_type not in ("epsilon", "v_prediction"):
-            raise UnsupportedConfig(f'prediction_type {config.prediction_type!r} is not "epsilon" or "v_prediction"')
-        betas = schedule.betas(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
-        self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
-        self.timesteps = torch.tensor([])
-        self.num_inference_steps: int | None = None
-        self.step_index: int | None = None
+        choices = {"timestep_spacing": (None, *self.spacings), "prediction_type": self.predictions, **self.choices}
+        for name, values in choices.items():
+            if (value := getattr(config, name)) not in values:
+                known = tuple(value for value in values if value is not None)
+                raise UnsupportedConfig(f"{type(self).__name__}: {name} {value!r} is not one of {known}")
+        self.alphas_cumprod = torch.cumprod(1 - self.betas(), dim=0)  # ᾱ, (1000,)
+        self.begin(torch.tensor([]))
+
+    def betas(self) -> Tensor:
+        """The noise schedule that the settings describe, (1000,)."""
+        config, betas = self.config, torch.tensor(self.config.trained_betas or ())
+        if not len(betas):
+            betas = schedule.betas(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
+        if len(betas) != config.num_train_timesteps:
+            raise UnsupportedConfig(f"{len(betas)} trained_betas for num_train_timesteps = {config.num_train_timesteps}")
+        return schedule.rescale_zero_snr(betas) if config.rescale_betas_zero_snr else betas
 
     @classmethod
-    def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings) -> Self:
+    def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Self:
         """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
 
-        What only the other one has is left out, and LMS's own spacing becomes this one's own.
+        As in diffusers, settings that only the other sampler has are dropped, and what was left at its default there becomes the
+        default here.
         """
+        from ..weights.settings import scheduler_config
+
         if isinstance(config, SchedulerConfig):
-            config = {**asdict(config), "_class_name": None}  # any sampler's
-        if config.get("_class_name", cls.__name__) != cls.__name__:
-            config = {name: value for name, value in config.items() if name in SHARED}
-            if config.get("timestep_spacing") == "linspace" and "linspace" not in cls.spacings:
-                del config["timestep_spacing"]
-        return cls(**{**config, **settings})
+            config = {**changed(config), "_class_name": cls.__name__ if type(config) is cls.config_class else None}
+        return cls(scheduler_config(cls, config), **settings)
 
-    @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **settings) -> Self:
-        """Load scheduler_config.json, any sampler's, from a folder, or from an id on the Hub, with its options."""
-        hub = {name: settings.pop(name) for name in HUB if name in settings}
-        file = f"{subfolder}/scheduler_config.json" if subfolder else "scheduler_config.json"
-        return cls.from_config(read_json(resolve(source, these(source, file), **hub) / file), **settings)
+    @property
+    def init_noise_sigma(self) -> float:
+        """The standard deviation of the latents at the first timestep."""
+        return 1.0
 
-    def save_pretrained(self, folder: str | os.PathLike):
-        write_folder(folder, self.write_to)
+    @abstractmethod
+    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
+        """Begin a trajectory of that many steps: choose `timesteps`, and forget what was remembered of the last one."""
 
-    def write_to(self, folder: Path):
-        write_json(folder / "scheduler_config.json", {"_class_name": type(self).__name__, **self.config.to_json()})
+    @abstractmethod
+    def step(
+        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
+    ) -> SchedulerOutput:
+        """From the latents at one timestep to those at the next; `generator` draws new noise, if the sampler adds any."""
 
-    def leading_timesteps(self, n: int) -> Tensor:
-        """n timesteps, evenly spaced and falling, the last of them `steps_offset`: 981, 961, … 21, 1 for n = 50."""
-        most = self.config.num_train_timesteps - self.config.steps_offset
-        if not 0 < n <= most:
-            raise ValueError(f"{n} steps are not possible: give a number from 1 to {most}")
-        self.stride = self.config.num_train_timesteps // n
-        return torch.arange(n - 1, -1, -1) * self.stride + self.config.steps_offset
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | float) -> Tensor:
+        """The latents as the UNet expects them: here unchanged; samplers in σ divide by √(σ² + 1)."""
+        return sample
 
-    def begin(self, timesteps: Tensor, n: int, device: torch.device | str | None):
-        self.timesteps, self.num_inference_steps, self.step_index = timesteps.to(device), n, None
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Add noise to clean latents up to a timestep for each (Ho et al. 2020, eq. 4)."""
+        alpha = self.alphas_cumprod.to(original_samples.device)[timesteps.long()].view(-1, 1, 1, 1)
+        return schedule.add_noise(original_samples, noise, alpha).to(original_samples.dtype)
+
+    # What samplers build on
+
+    def spaced_timesteps(self, n: int) -> Tensor:
+        """n falling timesteps in this sampler's spacing, whole numbers."""
+        return SPACINGS[self.spacing](n, self.config).round().long()
+
+    def spaced_or_given(self, n: int | None, timesteps: Sequence[float] | Tensor | None) -> Tensor:
+        """n spaced timesteps, or the list that a caller brought."""
+        if (n is None) == (timesteps is None):
+            raise ValueError("give either num_inference_steps or timesteps")
+        if n is not None:
+            return self.spaced_timesteps(n)
+        return torch.tensor(falling(timesteps or (), "timesteps", self.config.num_train_timesteps - 1)).long()
+
+    def set_begin_index(self, begin_index: int = 0):
+        """Enter the trajectory at this index of `timesteps`, as img2img does. Comes after `set_timesteps`, which enters at 0."""
+        self.begin_index, self.step_index = begin_index, begin_index - 1 if begin_index else None
+
+    def begin(self, timesteps: Tensor, device: torch.device | str | None = None, num_inference_steps: int | None = None):
+        self.timesteps, self.num_inference_steps = timesteps.to(device), num_inference_steps
+        self.begin_index = 0
+        self.step_index: int | None = None  # of the last step
 
     def find(self, t: Tensor | float) -> int:
-        """The place of t in `timesteps`; of a t that stands there twice, the second."""
+        """The index of t in `timesteps`; if t occurs twice, the later one."""
         times = self.timesteps.tolist()
         if float(t) not in times:
             raise ValueError(f"t = {float(t):g} is none of the timesteps; take them from `timesteps`, after set_timesteps")
         return len(times) - 1 - times[::-1].index(float(t))
 
+    def upcoming(self, t: Tensor | float) -> int:
+        """The index of t, which is that of the coming step if t is its timestep: a list may hold a timestep several times."""
+        following = 0 if self.step_index is None else self.step_index + 1
+        if following < len(self.timesteps) and self.timesteps[following] == t:
+            return following
+        return self.find(t)
+
     def advance(self, t: Tensor | float) -> int:
-        """The place of the step at t. A trajectory may begin anywhere (img2img does; at a second twin), and leaves nothing out."""
-        index = self.find(t) if self.step_index is None else self.step_index + 1
-        if index == len(self.timesteps):
-            raise ValueError("the trajectory is at its end; set_timesteps begins another")
-        if self.timesteps[index] != t:
-            raise ValueError(f"t = {float(t):g} is out of order: t = {float(self.timesteps[index]):g} comes next")
+        """The index of the step at t. A trajectory may start at any timestep (img2img does), but must not skip one."""
+        index = self.upcoming(t)
+        if self.step_index is not None and index != self.step_index + 1:
+            if self.step_index + 1 == len(self.timesteps):
+                raise ValueError("the trajectory is at its end; set_timesteps begins another")
+            following = float(self.timesteps[self.step_index + 1])
+            raise ValueError(f"t = {float(t):g} is out of order: t = {following:g} comes next")
         self.step_index = index
         return index
 
+    def next_timestep(self, t: int) -> int:
+        """Where the step at t leads, below 0 for the last one."""
+        assert self.num_inference_steps, "set_timesteps comes first"
+        return t - self.config.num_train_timesteps // self.num_inference_steps
+
     def alpha(self, t: int) -> Tensor:
-        """ᾱ at timestep t; below 0, where the last step goes, that of t = 0, or 1 if `set_alpha_to_one`."""
+        """ᾱ at timestep t; for t < 0, after the last step, ᾱ of t = 0, or 1 if `set_alpha_to_one`."""
         if t >= 0:
             return self.alphas_cumprod[t]
         return torch.tensor(1.0) if self.config.set_alpha_to_one else self.alphas_cumprod[0]
-
-    def scale_model_input(self, sample: Tensor, timestep: Tensor | float) -> Tensor:
-        """What the UNet is to see of the latents: for this sampler, they themselves."""
-        return sample
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Drown clean latents in noise up to a timestep for each (Ho et al. 2020, eq. 4)."""
-        alpha = self.alphas_cumprod.to(original_samples.device)[timesteps.long()].view(-1, 1, 1, 1)
-        return schedule.add_noise(original_samples, noise, alpha).to(original_samples.dtype)

@@ -1,39 +1,40 @@
-"""DDIM: every step goes to the guessed x0 and back to a little less noise, old or (η > 0) partly new. Song et al. 2020."""
+"""DDIM: each step predicts x0 and returns to a little less noise, old or (η > 0) partly new. Song et al. 2020."""
 
 import torch
 from torch import Tensor
 
 from ..noise import Generators, randn
-from ..schedule import to_epsilon, to_x0
+from ..schedule import to_x0_and_epsilon
 from .base import Scheduler, SchedulerOutput
 
 
 class DDIMScheduler(Scheduler):
-    """Denoising diffusion implicit model: η = 0 is deterministic, η = 1 is the DDPM's ancestral sampling.
+    """Denoising diffusion implicit model: η = 0 is deterministic, η = 1 is DDPM's ancestral sampling.
 
-    Latents are never clipped, whatever `clip_sample` a configuration asks for: they are no pixels.
+    Latents are never clipped, whatever `clip_sample` a configuration asks for: they are not pixels.
     """
 
-    spacings = ("leading",)
+    spacings = ("leading", "linspace", "trailing")
+    implemented = {"thresholding": False}
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
-        self.begin(self.leading_timesteps(num_inference_steps), num_inference_steps, device)
+        self.begin(self.spaced_timesteps(num_inference_steps), device, num_inference_steps)
 
     def step(
         self,
         model_output: Tensor,
-        timestep: Tensor | int,
+        timestep: Tensor | float,
         sample: Tensor,
         eta: float = 0.0,
+        *,
         generator: Generators = None,
     ) -> SchedulerOutput:
-        """From the latents at one timestep to those at the next (eqs. 12 and 16)."""
+        """Eqs. 12 and 16: to x0 along ε, then back to the next timestep with old noise and, for η > 0, new noise."""
         self.advance(timestep)
         t = int(timestep)
-        alpha, alpha_next = self.alpha(t), self.alpha(t - self.stride)
-        eps = to_epsilon(model_output.float(), sample.float(), alpha, self.config.prediction_type)
-        x0 = to_x0(sample.float(), eps, alpha)
-        sigma = eta * ((1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)) ** 0.5
+        alpha, alpha_next = self.alpha(t), self.alpha(self.next_timestep(t))
+        x0, eps = to_x0_and_epsilon(model_output.float(), sample.float(), alpha, self.config.prediction_type)
+        sigma = eta * ((1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)) ** 0.5  # the new noise's share
         x = alpha_next**0.5 * x0 + (1 - alpha_next - sigma**2) ** 0.5 * eps
         if eta > 0:
             x = x + sigma * randn(x.shape, generator, x.device)

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..noise import Generators
 from ..schedule import to_epsilon, to_x0, transfer
-from .base import Scheduler, SchedulerOutput
+from .base import Scheduler, SchedulerOutput, weighted_sum
 
 # Adams–Bashforth: how to extrapolate equally spaced slopes, newest first, over the coming step (eq. 12 has the last).
 BLENDS = {
@@ -18,32 +19,39 @@ BLENDS = {
 class PNDMScheduler(Scheduler):
     """Pseudo linear multistep sampling.
 
-    The first hop is walked twice: tried with the slope at its start, then, from the same start, with the mean of the slopes at
-    both its ends (Heun's method). So n steps take n + 1 calls of the UNet, and the second timestep stands in the list twice.
+    The first step is taken twice: tried with the slope at its start, then, from the same start, with the mean of the slopes at
+    both ends (Heun's method). So n steps take n + 1 calls of the UNet, and the second timestep occurs twice in the list.
 
-    Of v-models, too, it is ε that is blended, where diffusers blends v; the official ones come with DDIM.
+    Entered in the middle, as by img2img, it still takes its first step twice. The list has no second timestep for that, so the rest
+    runs one step early and leaves that much noise, as in diffusers.
+
+    For v-models, too, it blends ε, where diffusers blends v; the official ones come with DDIM.
     """
 
-    spacings = ("leading",)
+    spacings = ("leading", "linspace", "trailing")
+    predictions = ("epsilon", "v_prediction")
     implemented = {"skip_prk_steps": True}  # the Runge–Kutta warm-up of the paper is not what Stable Diffusion uses
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
-        t = self.leading_timesteps(num_inference_steps)
-        self.begin(torch.cat([t[:2], t[1:]]), num_inference_steps, device)
-        self.noises: list[Tensor] = []  # newest first
+        t = self.spaced_timesteps(num_inference_steps)
+        self.begin(torch.cat([t[:2], t[1:]]), device, num_inference_steps)
+        self.noises: list[Tensor] = []  # up to four past ε, newest first
+        self.start = torch.tensor([])  # the latents before the first step, which is taken twice
 
-    def step(self, model_output: Tensor, timestep: Tensor | int, sample: Tensor) -> SchedulerOutput:
-        """From the latents at one timestep to those at the next (eqs. 11 and 12)."""
+    def step(
+        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
+    ) -> SchedulerOutput:
+        """Eqs. 11 and 12: DDIM's step along a blend of the last ε. Draws no noise."""
         index = self.advance(timestep)
         t, x = int(timestep), sample.float()
         eps = to_epsilon(model_output.float(), x, self.alpha(t), self.config.prediction_type)
         x0 = to_x0(x, eps, self.alpha(t))
 
-        if index == 1:
-            t, x, blend = t + self.stride, self.start, (self.noises[0] + eps) / 2
+        if index == self.begin_index + 1:  # the first step again: from its start, with the mean of the slopes at both ends
+            t, x, blend = 2 * t - self.next_timestep(t), self.start, (self.noises[0] + eps) / 2
         else:
             self.start = x
             self.noises = [eps, *self.noises[:3]]
-            blend = sum(weight * noise for weight, noise in zip(BLENDS[len(self.noises)], self.noises))
-        x = transfer(x, blend, self.alpha(t), self.alpha(t - self.stride))
+            blend = weighted_sum(BLENDS[len(self.noises)], self.noises)
+        x = transfer(x, blend, self.alpha(t), self.alpha(self.next_timestep(t)))
         return SchedulerOutput(x.to(sample.dtype), x0.to(sample.dtype))

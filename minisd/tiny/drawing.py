@@ -16,7 +16,8 @@ Color = tuple[int, int, int]
 
 def mix(a: Color, b: Color, amount: float) -> Color:
     """`amount` of the way from colour `a` to colour `b`."""
-    return tuple(round(x + (y - x) * amount) for x, y in zip(a, b))
+    red, green, blue = (round(x + (y - x) * amount) for x, y in zip(a, b))
+    return red, green, blue
 
 
 def darker(color: Color) -> Color:

@@ -55,6 +55,8 @@ HELD_OUT_COLORS = {(kind, list(COLORS)[(3 * i + 4) % 10]) for i, kind in enumera
 HELD_OUT_RIDES = set(zip(RIDERS, SEATS))
 HELD_OUT_PAIRS = {(a, b) for i, a in enumerate(THINGS) for j, b in enumerate(THINGS) if (3 * i + 7 * j) % 10 == 4}
 
+TRAINING_SCENES = 60_000
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -96,6 +98,11 @@ def sample(rng: random.Random, held_out: bool = False) -> Scene:
         scene = compose(rng, relation)
         if is_held_out(scene) == held_out:
             return scene
+
+
+def training_scene(i: int) -> Scene:
+    """Scene i of those that the built-in UNet was trained on: 0 to TRAINING_SCENES - 1."""
+    return sample(random.Random(f"unet/{i}"))
 
 
 def compose(rng: random.Random, relation: str, kinds=(), colors=(), place=None) -> Scene:

@@ -1,2 +1,2 @@
 """The built-in model from nothing. In reading order: loop, words and clip, vae and decoder, unet; then judge and ablations, which
-measure, plot, and `__main__`, the command line."""
+use `minisd.evaluate`, plot, and `__main__`, the command line."""

@@ -13,15 +13,14 @@
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
+from ..processes import join_processes
 from . import ablations, clip, decoder, judge, plot, unet, vae
 
 PARTS = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge, "ablations": ablations}
@@ -53,9 +52,7 @@ def run(args: argparse.Namespace):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     args = parser().parse_args(arguments)
-    if "WORLD_SIZE" in os.environ:
-        torch.set_num_threads(1)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    join_processes("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         run(args)
     except (ValueError, OSError, ImportError) as error:

@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from ..clip import CLIPTextModel
 from ..config import TINY_UNET
+from ..evaluate import geometry
+from ..evaluate.prompts import prompts_of
+from ..evaluate.protocol import painter
+from ..evaluate.rates import rate, right, skills
 from ..pipeline import StableDiffusionPipeline
+from ..processes import rank_and_world
 from ..schedulers import PNDMScheduler
 from ..tiny.picture_book import Scene, compose, is_held_out
 from ..unet import UNet2DConditionModel, UNet2DConditionOutput
 from .clip import begin_small
-from .loop import Recipe, device, finished, rank_and_world, train
+from .loop import Recipe, device, finished, train
 from .unet import CAPTION_DROPOUT, GUIDANCE_SCALE, cached_latents, ids_with, loss_with
 
 # The learning rate hardly falls at the end, since that averages weights too, and would hide what the moving average does.
@@ -96,11 +101,6 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
 def drawn_right(pipe: StableDiffusionPipeline, guidance_scale: float) -> dict[str, tuple[int, int]]:
     """For prompts of one thing, in how many of how many pictures all is right, and each skill by itself."""
-    from ..evaluate import geometry  # not at the top: the protocol itself knows how the model was trained
-    from ..evaluate.prompts import prompts_of
-    from ..evaluate.protocol import painter
-    from ..evaluate.rates import rate, right, skills
-
     pipe.set_progress_bar_config(disable=True)
     prompts = prompts_of("one thing", PROMPTS, 10_000, series="tuning")
     found = geometry.judge(painter(pipe, STEPS, guidance_scale)(prompts))

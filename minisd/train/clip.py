@@ -15,25 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
-from ..clip import CLIPTextModel, CLIPVisionModel
+from ..clip import CLIPTextModel
+from ..clip_vision import CLIPVisionModel
 from ..config import TINY_TEXT, TINY_VISION, CLIPTextConfig, CLIPVisionConfig
 from ..image import to_tensor
-from ..tiny.picture_book import (
-    COLORS,
-    RELATIONS,
-    RIDERS,
-    SCENERY,
-    SEATS,
-    THINGS,
-    Scene,
-    caption,
-    compose,
-    draw,
-    is_held_out,
-    sample,
-)
+from ..processes import rank_and_world, wait_for_all
+from ..tiny.picture_book import caption, draw
+from ..tiny.twins import scene_and_twin
 from ..tokenizer import CLIPTokenizer
-from .loop import Recipe, device, rank_and_world, sample_seeds, train, wait_for_all
+from .loop import Recipe, device, sample_seeds, train
 from .words import learn_tokenizer
 
 RECIPE = Recipe(steps=6000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
@@ -59,11 +49,16 @@ class CLIP(nn.Module):
     def features(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Of every picture and every caption a direction in the common space: (B, dim) each."""
         pictures = F.normalize(self.visual_projection(self.vision(pixels)), dim=-1)
-        captions = F.normalize(self.text_projection(self.text(ids).pooler_output), dim=-1)
+        captions = F.normalize(self.text_projection(end_token_state(self.text(ids).last_hidden_state, ids)), dim=-1)
         return pictures, captions
 
     def similarity(self, pictures: Tensor, captions: Tensor) -> Tensor:
         return self.logit_scale.exp().clamp(max=100) * pictures @ captions.T
+
+
+def end_token_state(states: Tensor, ids: Tensor) -> Tensor:
+    """Of the text states (B, T, D) the one at the end token (B, D), which has seen the whole caption."""
+    return states[torch.arange(len(states)), ids.argmax(dim=1)]  # the end token has the highest id of all
 
 
 def begin_small(text: CLIPTextModel):
@@ -81,43 +76,6 @@ def contrastive_loss(similarity: Tensor) -> Tensor:
     """Every picture finds its caption and every caption its picture."""
     here = torch.arange(len(similarity), device=similarity.device)
     return (F.cross_entropy(similarity, here) + F.cross_entropy(similarity.T, here)) / 2
-
-
-def twin(scene: Scene, rng: random.Random) -> Scene:
-    """A scene whose caption differs in one respect: a colour, a thing, the place, the relation, or who is who.
-
-    Who is who is the hardest to learn, and asked most often.
-    """
-    kinds, colors = [t.kind for t in scene.things], [t.color if t.color_is_named else None for t in scene.things]
-    relation, place, which = scene.relation, scene.place, rng.randrange(len(kinds))
-    change = rng.choice(["color", "kind", "place"] + 2 * ["colors", "order", "relation"] * (relation not in ("", "riding")))
-    if change == "color":
-        colors[which] = rng.choice(list(COLORS))
-    elif change == "kind":
-        riding = relation == "riding"
-        kinds[which] = rng.choice(list((RIDERS, SEATS)[which] if riding else THINGS))
-    elif change == "place":
-        place = rng.choice(["", *SCENERY, *COLORS])
-    elif change == "colors":
-        colors.reverse()
-    elif change == "order":
-        kinds.reverse(), colors.reverse()
-    else:
-        relation = rng.choice([r for r in RELATIONS if r != "riding"])
-    return compose(rng, relation, tuple(kinds), tuple(colors), place)
-
-
-def meaning(scene: Scene) -> tuple:
-    """What a caption says, but for sizes, however it is worded. "Next to" is the same both ways."""
-    things = [(thing.kind, thing.color) for thing in scene.things]
-    return (sorted(things) if scene.relation == "next" else things), scene.relation, scene.place
-
-
-def scene_and_twin(rng: random.Random) -> list[Scene]:
-    scene = sample(rng)
-    while is_held_out(other := twin(scene, rng)) or meaning(other) == meaning(scene):
-        pass
-    return [scene, other]
 
 
 def shortest(ids: Tensor, end_id: int) -> Tensor:

@@ -13,17 +13,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from ..evaluate.detector import GRID, KINDS, Detector, Prediction, read
+from ..evaluate.detector import GRID, Detector, Prediction, read
 from ..evaluate.findings import PLACES
+from ..evaluate.wear import worn
 from ..image import to_tensor
+from ..processes import rank_and_world, wait_for_all
+from ..tiny.drawing import THINGS as KINDS
 from ..tiny.picture_book import COLORS, RELATIONS, Scene, Thing, compose, draw
 from ..vae import AutoencoderKL
-from .loop import Recipe, batch_noise, device, finished, rank_and_world, sample_seeds, train, wait_for_all, write_atomically
+from .loop import Recipe, batch_noise, device, finished, sample_seeds, train, write_atomically
 from .unet import parts
 
 RECIPE = Recipe(steps=3000, batch_size=48, learning_rate=2e-3, ema=0.998)
 ROUND_TRIPS = 2000  # pictures through the VAE, a third of every batch
-BEND = 5  # points a side of the grid that bends a picture
 
 
 def any_scene(rng: random.Random) -> Scene:
@@ -59,16 +61,6 @@ def round_trips(vae: AutoencoderKL, file: Path, count: int = ROUND_TRIPS) -> Ten
     return torch.cat(parts)
 
 
-def worn(pictures: Tensor, noise: Tensor, strength: Tensor) -> Tensor:
-    """Pictures bent, blurred and made noisy, each as strongly as its three numbers in [0, 1) say."""
-    bend, blur, grain = strength.view(-1, 3, 1, 1, 1).unbind(dim=1)
-    shifts = F.interpolate(noise[:, :2, :BEND, :BEND].clamp(-2, 2), size=pictures.shape[-2:], mode="bicubic") * 0.04
-    grid = F.affine_grid(torch.eye(2, 3).expand(len(pictures), 2, 3).to(pictures), pictures.shape, align_corners=False)
-    bent = F.grid_sample(pictures, grid + (bend * shifts).permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
-    soft = F.avg_pool2d(F.pad(bent, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
-    return torch.lerp(bent, soft, blur) + 0.12 * grain * noise
-
-
 def loss_with(pool: Tensor, recipe: Recipe = RECIPE):
     def loss_of(model: Detector, step: int) -> tuple[Tensor, dict[str, float]]:
         scenes, pictures = [], []
@@ -102,12 +94,12 @@ def detection_loss(prediction: Prediction, scenes: list[Scene]) -> Tensor:
     chance = prediction.heat.sigmoid()
     found = (1 - chance) ** 2 * F.logsigmoid(prediction.heat) * (heat == 1)
     nothing = (1 - heat) ** 4 * chance**2 * F.logsigmoid(-prediction.heat)
-    i, row, column = torch.tensor(cells).unbind(dim=1)
+    which, rows, columns = torch.tensor(cells).unbind(dim=1)
     places = torch.tensor([PLACES.index(scene.place) for scene in scenes])
     return (
         -(found + nothing).sum() / len(cells)
-        + F.cross_entropy(prediction.color[i, :, row, column], torch.tensor(colors))
-        + 2 * F.l1_loss(prediction.box[i, :, row, column], torch.tensor(boxes))
+        + F.cross_entropy(prediction.color[which, :, rows, columns], torch.tensor(colors))
+        + 2 * F.l1_loss(prediction.box[which, :, rows, columns], torch.tensor(boxes))
         + F.cross_entropy(prediction.place, places)
     )
 

@@ -14,12 +14,17 @@ from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
+
+from ..processes import from_all, rank_and_world, wait_for_all
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -64,24 +69,6 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def wait_for_all():
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def from_all(share: Tensor) -> list[Tensor]:
-    """What every process has computed, in the order of their ranks; all shares have one shape."""
-    shares = [torch.empty_like(share) for _ in range(rank_and_world()[1])]
-    if len(shares) == 1:
-        return [share]
-    dist.all_gather(shares, share)
-    return shares
-
-
 def sample_seeds(recipe: Recipe, step: int) -> list[random.Random]:
     """One source of randomness for each sample of this process's share of the batch."""
     rank, world = rank_and_world()
@@ -96,26 +83,26 @@ def batch_noise(recipe: Recipe, step: int, *shape: int, uniform: bool = False) -
     return draw((recipe.batch_size, *shape), generator=generator)[rank::world].contiguous().to(device())
 
 
-class Average:
+class Average(Generic[Network]):
     """An exponential moving average of a model's weights, in a copy (after Polyak & Juditsky 1992)."""
 
-    def __init__(self, model: nn.Module, keep: float):
+    def __init__(self, model: Network, keep: float):
         self.model, self.keep = copy.deepcopy(model).requires_grad_(False).eval(), keep
 
-    def update(self, model: nn.Module, step: int):
+    def update(self, model: Network, step: int):
         keep = min(self.keep, (step + 1) / (step + 10))  # a short memory at first, when the weights still run
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - keep)
 
 
 def train(
     folder: Path,
-    model: nn.Module,
+    model: Network,
     recipe: Recipe,
-    loss_of: Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]],
-    show: Callable[[nn.Module, Path], dict[str, float]] | None = None,
+    loss_of: Callable[[Network, int], tuple[Tensor, dict[str, float]]],
+    show: Callable[[Network, Path], dict[str, float]] | None = None,
     save_every: float = 180.0,
     show_every: float = 600.0,
-) -> nn.Module:
+) -> Network:
     """Train `model` as the recipe says and return the moving average of its weights.
 
     `loss_of(model, step)` is the loss of this process's share of step's batch, and what to log beside it. `show(average, path)`
@@ -195,7 +182,7 @@ def require(folder: Path):
         raise FileNotFoundError(f"{folder} has no training yet; begin with: python -m minisd.train {folder.name}")
 
 
-def finished(folder: Path, model: nn.Module, averaged: bool = True) -> nn.Module:
+def finished(folder: Path, model: Network, averaged: bool = True) -> Network:
     """The averaged weights of a training, or the last ones, put into `model`. Raises FileNotFoundError if it has not begun."""
     require(folder)
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")

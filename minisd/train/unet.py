@@ -6,7 +6,6 @@ anew every time, and now and then left out, so that the model also learns what p
 """
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,10 @@ from ..clip import CLIPTextModel
 from ..config import TINY_TEXT, TINY_UNET, TINY_VAE, TINY_VISION
 from ..image import image_grid, to_tensor
 from ..pipeline import StableDiffusionPipeline
+from ..processes import from_all, rank_and_world
 from ..schedule import add_noise
 from ..schedulers import PNDMScheduler
-from ..tiny.picture_book import Scene, caption, draw, sample
+from ..tiny.picture_book import TRAINING_SCENES, Scene, caption, draw, training_scene
 from ..tokenizer import CLIPTokenizer
 from ..unet import UNet2DConditionModel
 from ..vae import AutoencoderKL
@@ -32,8 +32,6 @@ from .loop import (
     device,
     fast_arithmetic,
     finished,
-    from_all,
-    rank_and_world,
     require,
     sample_seeds,
     train,
@@ -42,7 +40,6 @@ from .loop import (
 from .vae import centred
 
 RECIPE = Recipe(steps=30000, batch_size=48, learning_rate=1e-3, ema=0.9995)
-SCENES = 60_000
 CAPTION_DROPOUT = 0.1
 GUIDANCE_SCALE = 2.0  # what the model takes when nothing is said
 Contexts = Callable[[list[str], int], Tensor]  # captions and the step → states (B, T, D)
@@ -58,28 +55,24 @@ SHEET = [
 ]  # fmt: skip
 
 
-def scene_number(i: int) -> Scene:
-    return sample(random.Random(f"unet/{i}"))
-
-
 @torch.inference_mode()
-def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = scene_number) -> Tensor:
+def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = training_scene) -> Tensor:
     """The scaled latents of scenes 0 to `count` - 1, (count, 4, 16, 16) in float16, each process's share computed by itself.
 
     What the file has is not computed again.
     """
-    known = torch.load(file, weights_only=True)["latents"] if file.exists() else torch.empty(0, 4, 16, 16).half()
-    if len(known) >= count:
-        return known[:count]
+    cached = torch.load(file, weights_only=True)["latents"] if file.exists() else torch.empty(0, 4, 16, 16).half()
+    if len(cached) >= count:
+        return cached[:count]
     rank, world = rank_and_world()
-    share = math.ceil((count - len(known)) / world)
-    mine, parts = [len(known) + i * world + rank for i in range(share)], []
+    share = math.ceil((count - len(cached)) / world)
+    mine, parts = [len(cached) + i * world + rank for i in range(share)], []
     for first in tqdm(range(0, share, 4), desc="latents", disable=rank > 0):
         pictures = torch.stack([to_tensor(draw(scene(i))) for i in mine[first : first + 4]]).to(device())
         with fast_arithmetic(RECIPE):
             parts.append((vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
     shares = from_all(torch.cat(parts))
-    latents = torch.cat([known, torch.stack(shares, dim=1).flatten(0, 1)])[:count]
+    latents = torch.cat([cached, torch.stack(shares, dim=1).flatten(0, 1)])[:count]
     if rank == 0:
         write_atomically(file, {"latents": latents})
     return latents
@@ -96,7 +89,7 @@ def loss_with(
     contexts: Contexts,
     recipe: Recipe = RECIPE,
     dropout: float = CAPTION_DROPOUT,
-    scene: Scenes = scene_number,
+    scene: Scenes = training_scene,
 ):
     """The loss of a step. Times that count little are drawn seldom, which changes the gradient's noise and not its mean."""
     alphas_cumprod = PNDMScheduler().alphas_cumprod.to(device())
@@ -127,11 +120,13 @@ def by_timestep(error: Tensor, t: Tensor) -> dict[str, float]:
 
 
 def show_with(pipe: StableDiffusionPipeline):
-    def show(model: nn.Module, path: Path) -> dict[str, float]:
+    def show(model: UNet2DConditionModel, path: Path) -> dict[str, float]:
         """A sheet of pictures for the prompts above, always from the same noise."""
         pipe.unet = model
         generators = [torch.Generator().manual_seed(i) for i in range(len(SHEET))]
-        image_grid(pipe(SHEET, num_inference_steps=20, generator=generators).images, 2, 8).save(path)
+        images = pipe(SHEET, num_inference_steps=20, generator=generators).images
+        assert isinstance(images, list)
+        image_grid(images, 2, 8).save(path)
         return {}
 
     return show
@@ -160,7 +155,7 @@ def ids_with(tokenizer: CLIPTokenizer) -> Contexts:
 def run(folder: Path, recipe: Recipe = RECIPE):
     vae, text_encoder, tokenizer = parts(folder)
     vae, text_encoder = vae.to(device()), text_encoder.to(device())
-    latents = cached_latents(vae, folder / "latents.pt", SCENES)
+    latents = cached_latents(vae, folder / "latents.pt", TRAINING_SCENES)
     ids = ids_with(tokenizer)
 
     @torch.no_grad()

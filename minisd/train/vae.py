@@ -83,8 +83,10 @@ def centred(model: AutoencoderKL, pictures: int = 512) -> AutoencoderKL:
     x = torch.stack([to_tensor(draw(scene)) for scene in scenes])
     latents = torch.cat([model.encode(part).latent_dist.mode() for part in x.split(16)])
     mean = latents.mean(dim=(0, 2, 3))
-    model.post_quant_conv.bias += model.post_quant_conv.weight[:, :, 0, 0] @ mean
-    model.quant_conv.bias[: len(mean)] -= mean
+    last, first = model.quant_conv, model.post_quant_conv
+    assert last.bias is not None and first.bias is not None
+    first.bias += first.weight[:, :, 0, 0] @ mean
+    last.bias[: len(mean)] -= mean
     model.config = replace(model.config, scaling_factor=round(1 / float((latents - mean.view(1, -1, 1, 1)).std()), 5))
     return model
 

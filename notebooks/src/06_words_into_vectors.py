@@ -23,7 +23,7 @@ from minisd.image import to_tensor
 from minisd.lessons import lesson_06 as lesson
 from minisd.lessons import shapes, unless_fast, you_are_here
 from minisd.tiny import picture_book as book
-from minisd.train.clip import contrastive_loss, shortest
+from minisd.train.clip import contrastive_loss, end_token_state, shortest
 
 you_are_here("text encoder")
 
@@ -179,7 +179,8 @@ def in_table(word):
 
 
 def at_end(text):
-    return text_encoder(tokenizer(text).input_ids).pooler_output[0]  # the end token's state
+    ids = tokenizer(text).input_ids
+    return end_token_state(text_encoder(ids).last_hidden_state, ids)[0]
 
 
 for a, b in (("cat", "kitten"), ("ball", "sphere"), ("astronaut", "spaceman"), ("cat", "house")):

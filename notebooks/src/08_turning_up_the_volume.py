@@ -432,9 +432,9 @@ for name, (low, high) in spans.items():
 # | here | in SD 1.5 | code | paper |
 # |---|---|---|---|
 # | one caption in ten left out | the same, from v1-3 on | [`train/unet.py`](../minisd/train/unet.py) | Ho & Salimans 2022, algorithm 1 |
-# | `context` (2, 77, 128), [uncond, cond] | (2, 77, 768), in the same order | [`pipeline.denoise`](../minisd/pipeline.py) | |
+# | `context` (2, 77, 128), [uncond, cond] | (2, 77, 768), in the same order | [`pipeline.predict`](../minisd/pipeline.py) | |
 # | `guide(eps_uncond, eps_cond, scale)` | the same line, `guidance_scale=7.5` | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6 |
-# | `negative` in place of `""` | `negative_prompt="…"`; at `guidance_scale` 1 or less it has no effect | [`pipeline.denoise`](../minisd/pipeline.py) | N. Liu et al. 2022 |
+# | `negative` in place of `""` | `negative_prompt="…"`; at `guidance_scale` 1 or less it has no effect | [`pipeline.predict`](../minisd/pipeline.py) | N. Liu et al. 2022 |
 # | `low`, `high` | not built in: write the loop by hand, as here | | Kynkäänniemi et al. 2024 |
 #
 # **Play.** Use the prompt itself as its negative: what does the scale do now? Give `draw` a scale below

@@ -23,6 +23,7 @@ from minisd.config import TINY_UNET
 from minisd.lessons import figures, shapes, unless_fast, you_are_here
 from minisd.lessons import lesson_09 as lesson
 from minisd.schedule import add_noise, velocity
+from minisd.tiny.picture_book import TRAINING_SCENES
 from minisd.train import unet as recipe
 
 you_are_here("UNet")
@@ -409,7 +410,7 @@ lesson.show_weights()
 # %%
 r = recipe.RECIPE
 for what, here, there in [
-    ("pictures", len(latents), recipe.SCENES),
+    ("pictures", len(latents), TRAINING_SCENES),
     ("steps × batch", f"{steps} × 32", f"{r.steps} × {r.batch_size}"),
     ("learning rate", 2e-3, f"{r.learning_rate}, after {r.warmup} steps, falling in the end"),
     ("kept of the average", 0.98, f"{r.ema}, less at first"),

@@ -25,7 +25,7 @@ from minisd.image import to_tensor
 from minisd.lessons import figures, shapes, unless_fast, you_are_here
 from minisd.lessons import lesson_10 as lesson
 from minisd.tiny import picture_book
-from minisd.train.unet import SCENES, scene_number
+from minisd.tiny.picture_book import TRAINING_SCENES, training_scene
 
 you_are_here("text encoder", "UNet", "scheduler", "VAE")
 
@@ -38,7 +38,7 @@ you_are_here("text encoder", "UNet", "scheduler", "VAE")
 # > **Predict.** There are four riders and five mounts. How often did each pair occur?
 
 # %%
-training = [scene_number(i) for i in range(unless_fast(SCENES, 2000))]
+training = [training_scene(i) for i in range(unless_fast(TRAINING_SCENES, 2000))]
 rides = Counter(kinds_of(scene) for scene in training if scene.relation == "riding")
 print(f"{len(training)} scenes, {rides.total()} of them rides:\n")
 mounts = sorted({mount for _, mount in rides})

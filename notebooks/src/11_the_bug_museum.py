@@ -88,7 +88,7 @@ print(f"the picture is off by {control.off:.3f} grey levels")
 
 # %%
 text = pipe.text_encoder
-forward = clip.TransformerBlock.forward
+forward = clip.CLIPLayer.forward
 
 
 def not_causal(self, x, causal=False):
@@ -98,7 +98,7 @@ def not_causal(self, x, causal=False):
 room_1 = {
     "padded with id 0": lambda: changed([pipe.tokenizer], "pad_id", 0),
     "GELU for QuickGELU": lambda: changed(text.blocks, "activation", F.gelu),
-    "the future is seen": lambda: changed([clip.TransformerBlock], "forward", not_causal),
+    "the future is seen": lambda: changed([clip.CLIPLayer], "forward", not_causal),
     "last block left out": lambda: changed([text], "blocks", text.blocks[:-1]),
 }
 

@@ -154,7 +154,7 @@ for i in (19, 260, 700, 1000):
 
 # %% [markdown]
 # To get from their names to ours takes nothing but a list of fragments, each with what to put in its
-# place: [rules that are data](../weights_convert/single_file.py). More than half of the UNet's say which
+# place: [rules that are data](../minisd/weights/original_names.py). More than half of the UNet's say which
 # number is which block.
 #
 # > **Predict.** `input_blocks.0` is the first convolution, and each level has two ResNet blocks and a
@@ -257,7 +257,7 @@ for mistake, order in (("not reversed", "3210"), ("the two deepest mixed up", "1
     print(f"{mistake}: {len(levels.keys() - wrong)} names missing, {misfits} shapes wrong")
 
 # %% [markdown]
-# The first mistake is caught by names and shapes, which is why [loading](../minisd/checkpoint.py) insists
+# The first mistake is caught by names and shapes, which is why [loading](../minisd/weights/fill.py) insists
 # on both. The second is not: two levels of one shape have changed places, everything fits, and the
 # pictures are wrong. Only numbers can tell, and so the tests compare whole networks with the reference
 # implementation, number by number.
@@ -265,7 +265,7 @@ for mistake, order in (("not reversed", "3210"), ("the two deepest mixed up", "1
 # ## To the byte
 #
 # Perhaps the files hold something else that makes the magic? A weight in float32 takes 4 bytes, and we
-# know the sizes of the [official files](../weights_convert/known.py), one for each network.
+# know the sizes of the [official files](../minisd/weights/official.py), one for each network.
 #
 # > **Predict.** The 859,520,964 weights of the UNet take 3,438,083,856 bytes. How many bytes of its file
 # > are left for anything else?
@@ -464,7 +464,7 @@ figures.show(
 # | `TINY_UNET`: 64, 96, 128 channels | `SD1_UNET`: 320, 640, 1280, 1280 channels, two blocks a level instead of one | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2, §3.3 |
 # | `TINY_VAE`: 16 to 128 channels | `SD1_VAE`: 128 to 512 channels, two blocks a level instead of one | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
 # | no safety checker | CLIP ViT-L/14's vision tower and 17 concepts | [`safety_checker.py`](../minisd/safety_checker.py) | Rando et al. 2022 |
-# | names as in our modules | blocks numbered as they are run | [`single_file.py`](../weights_convert/single_file.py) | |
+# | names as in our modules | blocks numbered as they are run | [`original_names.py`](../minisd/weights/original_names.py) | |
 # | a picture book, drawn by a program | LAION-2B(en) | [`train/`](../minisd/train) | Schuhmann et al. 2022 |
 #
 # **Play.** Set `WEIGHTS = "tiny"` and the post runs on the built-in model, from the first call to the

@@ -1,0 +1,124 @@
+"""Build the live page: `python docs/live/build.py` writes docs/_build/live/index.html, one file that asks the network for nothing.
+
+Inside are the package's networks as ONNX, the runtime onnxruntime-web (MIT, from npm, pinned in package.json), the program from
+`program/`, and everything the page knows about the model: vocabulary, words, example prompts, shapes, source code.
+"""
+
+import argparse
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OUT = HERE.parent / "_build" / "live"
+MOST = 30e6  # bytes of the page
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--model", default="tiny", help="a folder or id of a small model; the built-in one by default")
+    arguments.add_argument("--docs", default="../html/", help="where the documentation is, seen from the page")
+    arguments.add_argument("--page-only", action="store_true", help="keep the networks and facts of the last build")
+    args = arguments.parse_args()
+    started = time.perf_counter()
+
+    packages = npm_packages()
+    assets = network_assets(args.model, args.page_only)
+    assets["runtime"] = packages / "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm"
+    page = assemble(packages, assets, args.docs)
+    (OUT / "index.html").write_text(page, encoding="utf-8")
+    size = len(page.encode())
+    print(f"{OUT / 'index.html'}: {size / 1e6:.1f} MB in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    if size > MOST:
+        sys.exit(f"the page is larger than {MOST / 1e6:.0f} MB")
+
+
+def npm_packages() -> Path:
+    """What package.json pins, fetched by npm once."""
+    folder = OUT / "npm"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = (HERE / "package.json").read_text() + (HERE / "package-lock.json").read_text()
+    stamp = folder / "installed.txt"
+    if not stamp.exists() or stamp.read_text() != hashlib.sha256(wanted.encode()).hexdigest():
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / name, folder)
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, check=True, stdout=sys.stderr)
+        stamp.write_text(hashlib.sha256(wanted.encode()).hexdigest())
+    return folder / "node_modules"
+
+
+def network_assets(model: str, keep: bool) -> dict[str, Path]:
+    """The networks as files, and facts.json beside them; with `keep`, those of the last build."""
+    paths = {name: OUT / f"{name}.onnx" for name in ("text_encoder", "unet", "decoder")}
+    if keep:
+        return paths
+    import torch
+    from export import networks
+    from facts import facts
+
+    from minisd import StableDiffusionPipeline
+
+    torch.set_num_threads(1)
+    pipe = StableDiffusionPipeline.from_pretrained(model)
+    (OUT / "facts.json").write_text(json.dumps(facts(pipe), ensure_ascii=False))
+    with torch.no_grad():
+        for name, graph in networks(pipe).items():
+            paths[name].write_bytes(graph)
+    return paths
+
+
+def bundle(packages: Path, entry: str) -> str:
+    """A module of the program and all that it imports, as one plain script: in a file, no worker can be a module."""
+    command = [packages / ".bin/esbuild", HERE / "program" / entry, "--bundle", "--format=iife", "--charset=utf8"]
+    command += ["--log-level=error", "--define:import.meta.url=self.location.href"]
+    command += [f"--alias:onnxruntime-web/wasm={packages}/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def assemble(packages: Path, assets: dict[str, Path], docs: str) -> str:
+    """Everything in one file. What is large is compressed, in base64, in elements that the browser does not run."""
+    facts = json.loads((OUT / "facts.json").read_text())
+    facts["docs"] = docs
+    facts["runtime"] = json.loads((packages / "onnxruntime-web/package.json").read_text())["version"]
+    blocks = {
+        "facts": element("facts", "application/json", json.dumps(facts, ensure_ascii=False)),
+        "worker": element("worker", "text/plain", bundle(packages, "worker.js")),
+        "program": element("program", "text/javascript", bundle(packages, "page.js")),
+        "assets": "\n".join(element(name, "text/plain", packed(path)) for name, path in assets.items()),
+        "style": f"<style>\n{(HERE / 'style.css').read_text()}</style>",
+    }
+    page = formulas((HERE / "index.html").read_text())
+    for name, block in blocks.items():
+        page = page.replace(f"<!-- {name} -->", block)
+    return page
+
+
+def element(name: str, kind: str, text: str) -> str:
+    text = text.replace("</script", r"<\/script").replace("<!--", r"<\!--")
+    return f'<script id="{name}" type="{kind}">{text}</script>'
+
+
+def packed(path: Path) -> str:
+    return base64.b64encode(gzip.compress(path.read_bytes(), 9, mtime=0)).decode()
+
+
+def formulas(page: str) -> str:
+    """`$…$` in LaTeX becomes MathML, which every browser shows without a library."""
+    from math_core import LatexToMathML
+
+    converter = LatexToMathML()
+    mathml = lambda found: converter.convert_with_local_state(html.unescape(found[1]), displaystyle=False)  # noqa: E731
+    return re.sub(r"\$([^$\n]+)\$", mathml, page)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    main()

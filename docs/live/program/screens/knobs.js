@@ -1,0 +1,72 @@
+// Screen 6: all settings, and two of them side by side from the same noise.
+
+import { figure, h, paint, picture } from "../dom.js";
+import { Run } from "../run.js";
+
+const KNOBS = {
+  seed: { label: "seed", type: "text", inputmode: "numeric", pattern: "\\d{1,19}" },
+  steps: { label: "steps", type: "number", min: 1, max: 200 },
+  scale: { label: "guidance w", type: "number", min: 0, max: 30, step: 0.5 },
+  sampler: { label: "sampler", options: ["pndm", "ddim", "lms"] },
+  negative: { label: "negative prompt", type: "text" },
+  prompt: { label: "prompt", type: "text" },
+  width: { label: "width", type: "number", min: 32, max: 256, step: 8 },
+  height: { label: "height", type: "number", min: 32, max: 256, step: 8 },
+};
+
+/** A form for one set of settings. `onChange(patch)` hears of every change. */
+function knobs(side, onChange) {
+  const inputs = {};
+  const element = h("div", { class: "knobs" }, Object.entries(KNOBS).map(([name, { label, options, ...attributes }]) => {
+    const id = `${side}-${name}`;
+    const input = (inputs[name] = options ? h("select", { id }, options.map((one) => h("option", {}, one))) : h("input", { id, ...attributes }));
+    input.onchange = () => onChange({ [name]: attributes.type === "number" ? Number(input.value) : input.value });
+    return h("label", { for: id, class: attributes.type === "text" && name !== "seed" ? "broad" : "" }, h("span", {}, label), input);
+  })); // prettier-ignore
+  return { element, fill: (state) => Object.entries(inputs).forEach(([name, input]) => document.activeElement !== input && (input.value = state[name])) };
+}
+
+export function mount(root, app) {
+  const a = picture("Picture A"), b = picture("Picture B"), difference = picture("The difference of A and B");
+  const told = h("span", {}, "B − A");
+  let other, rival;
+  const formA = knobs("a", (patch) => app.set(patch)), formB = knobs("b", (patch) => {
+    other = app.checked({ ...other, ...patch });
+    update();
+  }); // prettier-ignore
+  const drawB = h("button", { onclick: async () => {
+    if (app.run?.drawing || rival?.drawing) return;
+    if (!app.run?.pixels || !app.isCurrent()) await app.draw();
+    rival = new Run(app, { ...other });
+    await app.guard(rival.draw(update), rival);
+    update();
+  } }, "Draw both"); // prettier-ignore
+  root.append(
+    h("div", { class: "row three" },
+      figure(a, "A"), figure(b, "B"), figure(difference, told)),
+    h("div", { class: "row two forms" },
+      h("section", { "aria-label": "Settings A" }, h("h3", {}, "A"), formA.element),
+      h("section", { "aria-label": "Settings B" }, h("h3", {}, "B"), formB.element)),
+    drawB,
+  ); // prettier-ignore
+
+  function update() {
+    other ??= { ...app.state, scale: app.state.scale === 1 ? 4 : 1 };
+    formA.fill(app.state);
+    formB.fill(other);
+    const [left, right] = [app.run, rival].map((run) => run?.pixels ?? (run && run.frame("x0", run.steps.length - 1)));
+    if (left) paint(a, left, app.run.request.width, app.run.request.height);
+    if (right) paint(b, right, rival.request.width, rival.request.height);
+    b.classList.toggle("waiting", !right);
+    if (!(app.run?.pixels && rival?.pixels && left.length === right.length)) return;
+    let sum = 0;
+    const pixels = right.map((value, i) => {
+      if (i % 4 === 3) return 255;
+      sum += Math.abs(value - left[i]);
+      return 127.5 + (value - left[i]) / 2;
+    });
+    paint(difference, pixels, rival.request.width, rival.request.height);
+    told.textContent = `B − A: ${(sum / (0.75 * pixels.length)).toFixed(1)} of 255 a pixel, on average`;
+  }
+  return { update };
+}

@@ -1,0 +1,44 @@
+// What the reader has chosen, kept in the address (#prompt=…&seed=…), so that a link holds it.
+
+export const SCREENS = ["words", "noise", "loop", "guidance", "attention", "knobs", "seeds"];
+const NUMBERS = ["steps", "scale", "width", "height"];
+
+/** The settings at the start: the first example, 20 steps, the model's own scale and sampler. */
+export function defaults({ examples, defaults: model, config }) {
+  return {
+    prompt: examples[0], negative: "", seed: "0", steps: 20, scale: model.scale, sampler: model.sampler,
+    width: config.size, height: config.size, screen: "words",
+  }; // prettier-ignore
+}
+
+/** The settings in an address; what is missing or makes no sense is the default. */
+export function fromHash(hash, start) {
+  const state = { ...start };
+  for (const [name, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
+    if (NUMBERS.includes(name) && value !== "" && Number.isFinite(Number(value))) state[name] = Number(value);
+    else if (name in start && !NUMBERS.includes(name)) state[name] = value;
+  }
+  return checked(state, start);
+}
+
+/** Only what differs from the start, and always the prompt. */
+export function toHash(state, start) {
+  const values = Object.entries(state).filter(([name, value]) => name === "prompt" || (name in start && value !== start[name]));
+  return "#" + new URLSearchParams(values);
+}
+
+/** Every value in the range that can be drawn. */
+export function checked(state, start) {
+  const within = (value, low, high) => Math.min(high, Math.max(low, value));
+  const side = (value) => within(Math.round(value / 8) * 8, 32, 256);
+  return {
+    ...state,
+    seed: /^\d{1,19}$/.test(state.seed) ? state.seed : start.seed,
+    steps: within(Math.round(state.steps), 1, 200),
+    scale: within(state.scale, 0, 30),
+    sampler: ["pndm", "ddim", "lms"].includes(state.sampler) ? state.sampler : start.sampler,
+    screen: SCREENS.includes(state.screen) ? state.screen : start.screen,
+    width: side(state.width),
+    height: side(state.height),
+  };
+}

@@ -1,0 +1,106 @@
+// The tour: eight stops. Each asks for a prediction, answers it, and gives something to do.
+
+import { h } from "./dom.js";
+
+const STOPS = [
+  {
+    screen: "noise", title: "What is noise?",
+    text: "A picture here begins as random numbers, nothing else. The seed decides which ones.",
+    question: "Add one to the seed. How much of the noise changes?",
+    options: ["All of it", "A few numbers", "Nothing"], right: 0,
+    answer: "All of it. A seed is a name for one noise, not a position near another.",
+    task: "Change the seed at the top and watch the four grey squares.",
+  },
+  {
+    screen: "noise", title: "How does a picture drown?",
+    text: "In training, pictures are mixed with noise, a little or a lot. The timestep t says how much.",
+    question: "At t = 400, can you still tell what the picture shows?",
+    options: ["Yes, roughly", "No, it is all noise"], right: 0,
+    answer: "Roughly. The large shapes survive long after the details are gone, so a network that removes noise learns large shapes first.",
+    task: "Move t until you can no longer tell. Then move it back.",
+  },
+  {
+    screen: "words", title: "What does the model read?",
+    text: "Words become tokens from a fixed list, and tokens become 77 rows of numbers.",
+    question: "You type a word that the model has never seen. What happens?",
+    options: ["An error", "It is spelled in pieces", "It is skipped"], right: 1,
+    answer: "It is spelled in pieces, down to single letters. The model gets tokens, but nobody taught it what they mean together.",
+    task: "Type a word that is not in the list, and watch its tokens.",
+  },
+  {
+    screen: "loop", title: "What does the network guess?",
+    text: "The network sees x and guesses the noise in it. What is left is x̂₀: its guess of the whole picture.",
+    question: "What does the first guess look like, made from pure noise?",
+    options: ["A sharp picture", "A blur", "Noise"], right: 1,
+    answer: "A blur: the average of all pictures that this noise could come from. Each step makes the average narrower.",
+    task: "Scrub to the first step, then play the film.",
+  },
+  {
+    screen: "loop", title: "When is the picture decided?",
+    text: "Early steps settle where things are. Late steps settle edges and colours.",
+    question: "You swap the words at a late step. What changes?",
+    options: ["Everything", "Details only", "Nothing at all"], right: 1,
+    answer: "Mostly details. The large shapes are already in the latents, and little noise is left to move them.",
+    task: "Go to a late step, change the words under the film and press “Go on from here”. Then try an early step.",
+  },
+  {
+    screen: "guidance", title: "Why guess twice?",
+    text: "At each step the network guesses with your words and without them. The loop goes further in the direction of the difference.",
+    question: "How different are the two guesses?",
+    options: ["Almost opposite", "A few degrees apart", "The same"], right: 1,
+    answer: "A few degrees. Both mostly see the same noise. The small difference carries all that the words mean.",
+    task: "Move w and watch the long arrow and the guess beside it.",
+  },
+  {
+    screen: "attention", title: "Where does a word look?",
+    text: "In cross-attention, every place in the picture divides its attention among the 77 boxes.",
+    question: "You mute the word for a thing. What happens to the thing?",
+    options: ["It fades or changes", "It moves", "Nothing"], right: 0,
+    answer: "It usually fades or becomes something else. Other boxes still carry some of its meaning, because the text encoder mixed them.",
+    task: "Choose a noun, set it to × 0, and draw again.",
+  },
+  {
+    screen: "knobs", title: "What do the knobs do?",
+    text: "Two pictures from the same noise show what one setting does.",
+    question: "From 20 steps to 40, with the same seed: how much changes?",
+    options: ["A different picture", "Hardly anything"], right: 1,
+    answer: "Hardly anything. The steps follow a path that the noise and the words have set. More steps only follow it more exactly.",
+    task: "Give B twice the steps and draw both. Then change B’s guidance.",
+  },
+];
+
+export function mount(root, app) {
+  let stop = 0;
+
+  function show(next) {
+    stop = next;
+    const { screen, title, text, question, options, right, answer, task } = STOPS[stop];
+    app.set({ screen });
+    const told = h("p", { class: "answer", "aria-live": "polite" });
+    const choices = options.map((option, i) => h("button", { class: "choice", onclick: () => {
+      choices.forEach((choice, j) => choice.classList.toggle("right", j === right));
+      choices[i].classList.add("taken");
+      told.replaceChildren(h("strong", {}, i === right ? "Yes. " : "Not quite. "), answer);
+      after.hidden = false;
+    } }, option)); // prettier-ignore
+    const after = h("p", { class: "task", hidden: true }, h("strong", {}, "Try it. "), task);
+    const last = stop === STOPS.length - 1;
+    root.replaceChildren(
+      h("header", {}, h("small", {}, `Stop ${stop + 1} of ${STOPS.length}`), h("button", { class: "round", "aria-label": "Close the tour", onclick: close }, "×")),
+      h("h2", { tabindex: -1 }, title), h("p", {}, text), h("p", { class: "question" }, question), h("div", { class: "choices" }, choices), told, after,
+      h("footer", {}, h("button", { class: "quiet", disabled: stop === 0, onclick: () => show(stop - 1) }, "Back"),
+        h("button", { onclick: () => (last ? close() : show(stop + 1)) }, last ? "Finish" : "Next")),
+    ); // prettier-ignore
+    root.hidden = false;
+    document.body.classList.add("touring");
+    root.querySelector("h2").focus({ preventScroll: true });
+  }
+
+  function close() {
+    root.hidden = true;
+    document.body.classList.remove("touring");
+    document.getElementById("tour-start").focus();
+  }
+
+  return { start: () => show(stop), stops: STOPS, show };
+}

@@ -1,0 +1,84 @@
+"""The rooms of the house, and which way their imports point: `python docs/rooms.py` prints them, tests/test_imports.py holds them."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Modules of each room, and the rooms whose modules they may import. A room never imports what stands on it.
+ROOMS: dict[str, tuple[list[str], set[str]]] = {
+    "config": (["config"], set()),
+    "pretrained": (["pretrained"], set()),
+    "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image"], set()),
+    "networks": (["layers", "clip", "clip_vision", "unet", "vae"], {"config", "pretrained", "numerics"}),
+    "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
+    "tokenizer": (["tokenizer"], {"pretrained"}),
+    "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
+    "pipeline": (
+        ["pipeline", "request"],
+        {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety"},
+    ),
+    "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline"}),
+    "weights": (["weights"], {"config", "networks", "numerics", "samplers", "tokenizer", "safety"}),
+    "command": (["flags", "generate", "again", "infotext", "image_files"], {"numerics", "samplers", "pipeline", "tiny"}),
+    "tiny": (["tiny"], set()),
+    "evaluate": (["evaluate"], {"config", "numerics", "pipeline", "samplers", "tiny", "command", "weights"}),
+    "train": (
+        ["train"],
+        {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate"},
+    ),
+    "lessons": (["lessons"], {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "train"}),
+}
+LATE = {("pretrained", "weights"), ("samplers", "weights"), ("command", "tiny"), ("command", "editing")}  # imported when a function is called
+
+
+def imports(path: Path, late: bool = True) -> set[str]:
+    """The modules that a file imports, by their full names; with `late` off without those that functions import when called."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {inner for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for inner in ast.walk(f)}
+    typing_only = {inner for node in ast.walk(tree) if is_type_checking(node) for inner in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if node in typing_only or (node in inside and not late):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            base += [node.module] if node.module else []
+            found |= {".".join([*base, alias.name]) for alias in node.names}
+    return found
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def files_of(module: str) -> list[Path]:
+    path = ROOT / "minisd" / module
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+def room_of(name: str) -> str | None:
+    """The room of a module of minisd by its full name, "minisd.weights.find.resolve"."""
+    parts = name.split(".")
+    return next(
+        (room for room, (modules, _) in ROOMS.items() if parts[0] == "minisd" and len(parts) > 1 and parts[1] in modules), None
+    )
+
+
+def arrows(late: bool = True) -> set[tuple[str, str]]:
+    """Pairs of rooms of which the first imports the second."""
+    found = set()
+    for room, (modules, _) in ROOMS.items():
+        for path in (path for module in modules for path in files_of(module)):
+            found |= {(room, other) for name in imports(path, late) if (other := room_of(name)) not in (None, room)}
+    return found
+
+
+if __name__ == "__main__":
+    for room, (modules, _) in ROOMS.items():
+        print(
+            f"{room:<11}{' '.join(modules)} → {' '.join(sorted(other for one, other in arrows(late=False) if one == room)) or '–'}"
+        )

@@ -1,0 +1,106 @@
+"""`--again picture.png`: the settings that a PNG holds, as flags. What cannot be honoured is named in a note."""
+
+import argparse
+import json
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from .infotext import Infotext, read_infotext
+from .schedulers.names import known_as
+
+# What minisd records of a picture and draws by; the rest is for the reader.
+RECORDED = (
+    "prompt", "negative_prompt", "model", "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "sampler",
+    "sigmas", "steps", "guidance_scale", "eta", "seed", "noise", "width", "height", "dtype", "image", "mask", "strength", "paste",
+    "image_guidance_scale",
+)  # fmt: skip
+FOR_READERS = ("version", "torch")
+OF_A_MODEL = ("variant", "revision", "tokenizer", "prediction_type", "no_safety_checker")
+AUTOMATIC = {"dpm++2m": "karras", "dpm++2m-sde": "exponential"}  # the σ that "Schedule type: Automatic" chooses
+
+# Names in other programs' text, the flags for them, and how to read their values.
+FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "Steps": ("steps", int),
+    "CFG scale": ("guidance_scale", float),
+    "Seed": ("seed", int),
+    "Denoising strength": ("strength", float),
+    "Image CFG scale": ("image_guidance_scale", float),
+}
+
+
+def settings_in(path: Path, given: argparse.Namespace) -> dict[str, Any]:
+    """The flags for a PNG that minisd or A1111 wrote, except those that others on the command line make void."""
+    try:
+        with Image.open(path) as image:
+            image.load()  # text may stand after the pixels
+            chunks = {name: text for name, text in image.info.items() if isinstance(text, str)}
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image; --again takes a PNG that minisd or a web user interface wrote") from None
+    if "minisd" in chunks:
+        flags = recorded(chunks["minisd"], path)
+    elif "parameters" in chunks:
+        flags = translated(read_infotext(chunks["parameters"]), path, bool(given.image))
+    else:
+        raise ValueError(f"{path} does not say how it was made; --again takes a PNG that minisd or a web user interface wrote")
+    if given.model:
+        flags = {name: value for name, value in flags.items() if name not in OF_A_MODEL}
+    if given.sampler:
+        flags.pop("sigmas", None)
+    prompt = flags.pop("prompt")
+    return flags if given.prompts or given.more_prompts or given.from_file else {**flags, "prompts": [prompt]}
+
+
+def recorded(text: str, path: Path) -> dict[str, Any]:
+    """What minisd wrote into a picture."""
+    try:
+        settings = {"prompt": "", "model": "tiny"} | json.loads(text)
+    except (ValueError, TypeError):
+        raise ValueError(f'the settings in {path} (chunk "minisd") are damaged') from None
+    if page := settings.pop("grid", None):
+        warnings.warn(f"{path} is a page of {len(page)} pictures; this draws the first", stacklevel=2)
+    if unknown := settings.keys() - {*RECORDED, *FOR_READERS}:
+        warnings.warn(f"{path} also sets {', '.join(sorted(unknown))}, which this version of minisd does not know", stacklevel=2)
+    return {name: settings[name] for name in RECORDED if settings.get(name) is not None}
+
+
+def translated(text: Infotext, path: Path, from_picture: bool) -> dict[str, Any]:
+    """What another program wrote into a picture. Its seeds stand for a GPU's noise unless it says otherwise."""
+    flags: dict[str, Any] = {"prompt": text.prompt, "negative_prompt": text.negative_prompt, "model": "tiny", "noise": "cuda"}
+    left = dict(text.settings)
+    for name, (flag, read) in FLAGS.items():
+        if flag in ("strength", "image_guidance_scale") and not from_picture:
+            continue
+        try:
+            flags[flag] = read(text.settings[name])
+            del left[name]
+        except (KeyError, ValueError):  # it is not there, or not a number
+            pass
+    if size := re.fullmatch(r"(\d+)x(\d+)", left.get("Size", "")):
+        flags |= {"width": int(size[1]), "height": int(size[2])}
+        del left["Size"]
+    if left.pop("RNG", "") == "CPU":
+        flags["noise"] = "cpu"
+    if sampler := sampler_in(left):
+        flags["sampler"] = sampler
+        left = {name: value for name, value in left.items() if name not in ("Sampler", "Schedule type")}
+    if left:
+        rest = ", ".join(f"{name}: {value}" for name, value in left.items())
+        warnings.warn(f"{path} also says {rest}, which is not used here; --model names its model", stacklevel=2)
+    return flags
+
+
+def sampler_in(settings: dict[str, str]) -> str | None:
+    """The sampler and its schedule as the flag --sampler takes them, if minisd has both."""
+    name, schedule = settings.get("Sampler", ""), settings.get("Schedule type", "")
+    try:
+        sampler, _ = known_as(name)
+        if schedule == "Automatic":
+            schedule = AUTOMATIC.get(sampler, "")
+        return " ".join(known for known in known_as(f"{name} {schedule}") if known)
+    except ValueError:
+        return None

@@ -1,0 +1,102 @@
+"""Where each word of the prompt looks: the UNet's cross-attention, recorded from outside, for any checkpoint.
+
+    with attention_maps(pipe) as maps:
+        image = pipe("a red ball above a horse").images[0]
+    maps.at(step=10, level=0)  # (2B, 77, h, w): for every word a map over the picture's positions, the prompt's half last
+
+While the context manager is open, cross-attention runs as `layers.attention` writes it out, so that its probabilities exist as a
+tensor. They are averaged over the heads and the layers of a level. At every position they sum to 1 over the 77 words.
+
+Shapes: B batch, n heads, T = h·w positions of a level, S = 77 words.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from .layers import Attention
+from .unet import UNet2DConditionModel
+
+
+def probabilities(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d), computed in float32: q (B, n, T, d), k (B, n, S, d) → (B, n, T, S)."""
+    return (q.float() @ k.float().transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+
+
+def cross_attentions(unet: UNet2DConditionModel) -> list[tuple[int, Attention]]:
+    """Every cross-attention layer in the order of execution, with its level: 0 is the finest."""
+    deepest = len(unet.config.block_out_channels) - 1
+    levels = [*enumerate(unet.down_blocks), (deepest, unet.mid_block)]
+    levels += [(deepest - i, block) for i, block in enumerate(unet.up_blocks)]
+    return [(level, layer) for level, block in levels for name, layer in block.named_modules() if name.endswith(".attn2")]
+
+
+def level_size(height: int, width: int, level: int) -> tuple[int, int]:
+    """The size of a level's feature map for latents of the given size; halves are rounded up."""
+    return math.ceil(height / 2**level), math.ceil(width / 2**level)
+
+
+class AttentionMaps:
+    """What was recorded. A step is a call of the UNet; PNDM makes one more than it has steps."""
+
+    def __init__(self, word_scale: Tensor | None = None):
+        """`word_scale` (77,) or (2B, 77) multiplies the attention that each word receives: 0 mutes a word."""
+        self.word_scale = word_scale
+        self.steps: list[dict[int, list[Tensor]]] = []  # of every step, by level, the layers' probabilities (2B, T, S)
+        self.sizes: list[tuple[int, int]] = []  # of every step, the height and width of the latents
+
+    @property
+    def levels(self) -> list[int]:
+        return sorted(self.steps[0]) if self.steps else []
+
+    def begin(self, latents: Tensor):
+        self.steps.append({})
+        self.sizes.append((latents.shape[-2], latents.shape[-1]))
+
+    def record(self, level: int, p: Tensor):
+        self.steps[-1].setdefault(level, []).append(p.detach().mean(dim=1))
+
+    def rows(self, step: int, level: int) -> Tensor:
+        """(2B, T, S): how each position divides its attention among the words; rows sum to 1."""
+        return torch.stack(self.steps[step][level]).mean(dim=0)
+
+    def at(self, step: int, level: int) -> Tensor:
+        """(2B, S, h, w): the same as a map for each word."""
+        h, _ = level_size(*self.sizes[step], level)
+        return rearrange(self.rows(step, level), "B (h w) S -> B S h w", h=h)
+
+
+def recorded_forward(
+    self: Attention, x: Tensor, context: Tensor, causal: bool = False, *, maps: AttentionMaps, level: int
+) -> Tensor:
+    """`Attention.forward` on the plain path, which notes its probabilities."""
+    q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+    q, k, v = (rearrange(t, "B T (n d) -> B n T d", n=self.heads) for t in (q, k, v))
+    p = probabilities(q, k)
+    maps.record(level, p)
+    if maps.word_scale is not None:
+        p = p * rearrange(torch.atleast_2d(maps.word_scale).to(p), "B S -> B 1 1 S")
+    return self.to_out(rearrange(p.to(v.dtype) @ v, "B n T d -> B T (n d)"))
+
+
+@contextmanager
+def attention_maps(pipe: nn.Module | object, word_scale: Tensor | None = None) -> Iterator[AttentionMaps]:
+    """Record the cross-attention of a pipeline's UNet, or of a UNet, as long as the context is open."""
+    unet = pipe if isinstance(pipe, UNet2DConditionModel) else pipe.unet
+    maps, layers = AttentionMaps(word_scale), cross_attentions(unet)
+    hook = unet.register_forward_pre_hook(
+        lambda _, args, kwargs: maps.begin(args[0] if args else kwargs["sample"]), with_kwargs=True
+    )
+    for level, layer in layers:
+        layer.forward = partial(recorded_forward, layer, maps=maps, level=level)
+    try:
+        yield maps
+    finally:
+        hook.remove()
+        for _, layer in layers:
+            del layer.forward

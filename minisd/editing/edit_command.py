@@ -1,0 +1,82 @@
+"""The command line's pictures: `--image`, `--strength`, `--mask`, `--paste`, `--image-guidance-scale`."""
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..config import OtherTask
+from ..pipeline import StableDiffusionPipeline
+from . import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionInstructPix2PixPipeline
+from .inpaint import put_back
+from .pictures import fitting_size, read_masks, read_pictures, upright
+
+FLAGS = ("mask", "strength", "paste", "image_guidance_scale")
+
+
+def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
+    """The checkpoint in the pipeline that the flags ask for; with a picture and no mask, in the one that it was trained for."""
+    for path in (args.image, args.mask):
+        if path:
+            open_picture(path)  # before anything is loaded
+    if (given := [f"--{flag.replace('_', '-')}" for flag in FLAGS if getattr(args, flag)]) and not args.image:
+        raise ValueError(f"{given[0]} is for changing a picture: name it by --image")
+    if args.paste and not args.mask:
+        raise ValueError("--paste keeps what a mask leaves out: name one by --mask, white where to draw anew")
+
+    kind: type[StableDiffusionPipeline] = StableDiffusionImg2ImgPipeline
+    if args.mask:
+        kind = StableDiffusionInpaintPipeline
+    elif args.image_guidance_scale is not None:
+        kind = StableDiffusionInstructPix2PixPipeline
+    try:
+        pipe = kind.from_pretrained(args.model, **options)
+    except OtherTask as error:
+        if kind is not StableDiffusionImg2ImgPipeline or error.in_channels != 8:
+            raise
+        pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(args.model, **options)
+    by_instruction = isinstance(pipe, StableDiffusionInstructPix2PixPipeline)
+    if by_instruction and (wrong := [flag for flag in ("strength", "mask", "paste") if getattr(args, flag)]):
+        raise ValueError(f"--{wrong[0]} has no meaning for a model that edits by instruction; leave it out")
+    return pipe
+
+
+def open_picture(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} is not an image that can be read; PNG, JPEG and WebP are") from None
+    except OSError as error:
+        raise ValueError(f"cannot read the picture {path}: {error.strerror or error}") from None
+
+
+def pictures_for(args: argparse.Namespace, pipe: StableDiffusionPipeline, images: int) -> dict[str, Any]:
+    """The picture, its mask and its scales as arguments of `pipe.denoise`, for that many images: each has its own seed."""
+    image = fitted(args, pipe)
+    given: dict[str, Any] = {"image": [image] * images}
+    if args.mask:
+        given["mask_image"] = [upright(open_picture(args.mask), "L").resize(image.size, Image.Resampling.NEAREST)] * images
+    settings = {"strength": args.strength, "image_guidance_scale": args.image_guidance_scale}
+    return given | {name: value for name, value in settings.items() if value is not None}
+
+
+def fitted(args: argparse.Namespace, pipe: StableDiffusionPipeline) -> Image.Image:
+    """The picture in the size asked for, or else in the nearest that the model can draw; says so if it changes."""
+    image = upright(open_picture(args.image), "RGB")
+    factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    width, height = fitting_size(*image.size, factor, most=(pipe.unet.config.sample_size * factor) ** 2)
+    size = (args.width or width, args.height or height)
+    if size != image.size:
+        before, after = (f"{side[0]}×{side[1]}" for side in (image.size, size))
+        warnings.warn(f"{args.image} is {before} and was fitted to {after}; --width and --height choose another size", stacklevel=2)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def pasted(images: Tensor, given: dict[str, Any]) -> Tensor:
+    """Drawn images with the picture's own pixels outside the mask."""
+    return put_back(images, read_pictures(given["image"]), read_masks(given["mask_image"]))

@@ -1,0 +1,61 @@
+"""What a caller asks of a pipeline that starts from a picture, checked before anything is computed."""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
+
+from ..request import Request
+from .pictures import Pictures, read_pictures
+
+if TYPE_CHECKING:
+    from ..pipeline import StableDiffusionPipeline
+
+
+@dataclass(frozen=True)
+class ImageRequest(Request):
+    """A request with pictures: one for all images, one for each prompt, or one for each image."""
+
+    image: Tensor  # (k, 3, H, W) in [-1, 1]
+    strength: float  # how far back the picture goes into noise: 1 is all the way
+
+    @classmethod
+    def with_image(
+        cls,
+        pipe: "StableDiffusionPipeline",
+        prompt: str | list[str],
+        image: Pictures,
+        strength: float = 0.8,
+        more: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """`settings` are those of a text-to-image request; the size is the picture's. `more` are a subclass's own fields."""
+        pixels = read_pictures(image)
+        request = Request.of(pipe, prompt, *pixels.shape[-2:], **settings)
+        check_number_of(len(pixels), request, "pictures")
+        check_strength(strength, request.num_inference_steps)
+        return cls(**vars(request), image=pixels, strength=strength, **(more or {}))
+
+    @property
+    def first_step(self) -> int:
+        """The first step that is taken: the others would only remove noise that is not added."""
+        return self.num_inference_steps - steps_left(self.num_inference_steps, self.strength)
+
+
+def steps_left(steps: int, strength: float) -> int:
+    return min(int(steps * strength), steps)
+
+
+def check_number_of(given: int, request: Request, what: str):
+    if given not in (1, len(request.prompts), request.shape[0]):
+        raise ValueError(f"{given} {what} for {len(request.prompts)} prompts: give one, or one for each prompt or image")
+
+
+def check_strength(strength: Any, steps: int):
+    if not (isinstance(strength, Real) and 0 <= float(strength) <= 1):
+        raise ValueError(f"strength must be from 0 (the picture as it is) to 1 (all noise), not {strength!r}")
+    if steps > 0 and steps_left(steps, float(strength)) < 1:
+        enough = math.ceil(100 / steps) / 100
+        raise ValueError(f"a strength of {strength:g} leaves none of {steps} steps: give at least {enough:g}, or more steps")

@@ -1,0 +1,109 @@
+"""Pictures in: PIL images, arrays and tensors, one or a list of them, as one tensor; and the sizes that fit a model.
+
+Numbers are bytes (0 to 255), 16-bit numbers, or fractions from 0 to 1. Arrays have their channels last, tensors first.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..image import to_pil
+
+Picture = Image.Image | np.ndarray | Tensor
+Pictures = Picture | Sequence[Picture]
+
+FULL = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}  # white, in each type that is not a fraction
+LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # how bright red, green and blue are (ITU-R BT.601, as PIL's "L")
+
+
+def read_pictures(image: Pictures) -> Tensor:
+    """Pictures as (k, 3, H, W) in [-1, 1]: turned upright as their EXIF says, grey as colour, transparent parts white."""
+    pictures = [over(picture, 1.0) for picture in separate(image, "picture")]
+    return 2 * stack([picture.expand(3, -1, -1) for picture in pictures], "pictures") - 1
+
+
+def read_masks(mask: Pictures) -> Tensor:
+    """Masks as (k, 1, H, W): 1 where they are white (brightness 0.5 or more), to draw anew; 0 elsewhere and where transparent."""
+    masks = [over(mask, 0.0) for mask in separate(mask, "mask")]
+    bright = [(mask * LUMA).sum(dim=0, keepdim=True) if len(mask) == 3 else mask for mask in masks]
+    return (stack(bright, "masks") >= 0.5).float()
+
+
+def separate(given: Any, what: str) -> list[Tensor]:
+    """Every picture or mask as its own (C, H, W) in [0, 1], where C is 1, 3, or 4 with opacity."""
+    if isinstance(given, list | tuple):
+        if not given:
+            raise ValueError(f"give at least one {what}, not an empty list")
+        return [one for each in given for one in separate(each, what)]
+    if isinstance(given, Image.Image):
+        return [fractions(torch.from_numpy(pixels(given)), what).permute(2, 0, 1)]
+    if isinstance(given, np.ndarray):
+        x = torch.from_numpy(np.ascontiguousarray(given))
+        planes = x.ndim == 2 or (what == "mask" and x.ndim == 3 and x.shape[-1] not in (1, 3, 4))
+        x = x.reshape(-1, 1, *x.shape[-2:]) if planes else x.reshape(-1, *x.shape[-3:]).permute(0, 3, 1, 2)
+    elif isinstance(given, Tensor):
+        x = given.detach().cpu()
+        planes = x.ndim == 2 or (what == "mask" and x.ndim == 3)
+        x = x.reshape(-1, 1, *x.shape[-2:]) if planes else x.reshape(-1, *x.shape[-3:])
+        if x.shape[1] == 4:
+            raise ValueError(f"a {what} as a tensor has 1 or 3 channels, not 4: leave out its opacity, or decode latents first")
+    else:
+        raise TypeError(
+            f"a {what} is a PIL image, an array (H, W, 3) or a tensor (3, H, W), not {given!r}"[:150]
+            + "; open a file by Image.open"
+        )
+    if given.ndim not in (2, 3, 4) or x.shape[1] not in (1, 3, 4) or 0 in x.shape:
+        raise ValueError(f"a {what} of shape {tuple(given.shape)} is not understood: arrays are (H, W, 3), tensors (3, H, W)")
+    return list(fractions(x, what))
+
+
+def upright(image: Image.Image, mode: str) -> Image.Image:
+    """A picture as the pipelines see it ("RGB"), or a mask ("L"), in 8 bits."""
+    if mode == "L":
+        return Image.fromarray((255 * read_masks(image)[0, 0]).byte().numpy())
+    return to_pil(read_pictures(image))[0]
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    """(H, W, C) with its own depth: bytes, or 16 bits of grey."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] == "I":  # "I;16", or "I", in which PIL keeps 16 bits, too
+        return np.asarray(image).clip(0, 65535).astype(np.uint16)[..., None]
+    if image.mode == "F":
+        raise ValueError("a PIL image of floats has no known white; give its numbers from 0 to 1 as an array")
+    return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+
+
+def fractions(x: Tensor, what: str) -> Tensor:
+    """Numbers of any depth as fractions of white."""
+    if x.dtype in FULL:
+        return x.float() / FULL[x.dtype]
+    if not x.is_floating_point():
+        raise TypeError(f"a {what} has bytes, 16-bit numbers or fractions from 0 to 1, not {str(x.dtype).removeprefix('torch.')}")
+    if not (x.min() >= -1e-4 and x.max() <= 1 + 1e-4):  # also refuses NaN
+        raise ValueError(f"a {what} in fractions goes from 0 to 1, not from {float(x.min()):g} to {float(x.max()):g}")
+    return x.float().clamp(0, 1)
+
+
+def over(x: Tensor, background: float) -> Tensor:
+    """(C, H, W) with its transparent parts over a plain background; others as they are."""
+    return x[:3] * x[3:] + background * (1 - x[3:]) if len(x) == 4 else x
+
+
+def stack(pictures: list[Tensor], what: str) -> Tensor:
+    sizes = list(dict.fromkeys(f"{picture.shape[-1]}×{picture.shape[-2]}" for picture in pictures))
+    if len(sizes) > 1:
+        raise ValueError(f"the {what} of a call must have one size, not {' and '.join(sizes[:2])}")
+    return torch.stack(pictures)
+
+
+def fitting_size(width: int, height: int, factor: int, most: int) -> tuple[int, int]:
+    """The nearest width and height that are multiples of `factor`, of about the same shape and at most `most` pixels."""
+    shrink = min(1.0, math.sqrt(most / (width * height)))
+    nearest = [max(factor, round(side * shrink / factor) * factor) for side in (width, height)]
+    return nearest[0], nearest[1]

@@ -1,0 +1,118 @@
+"""InstructPix2Pix: the prompt says what to change in a picture (Brooks et al. 2023). Its UNet has 8 input channels.
+
+The second four are the picture's latents, so there are two things to be guided by, each with a scale of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from numbers import Real
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..noise import Generators, randn
+from ..pipeline import StableDiffusionPipeline, StableDiffusionPipelineOutput, Steps
+from ..request import check_output
+from .from_picture import FromPicture, for_each
+from .image_request import ImageRequest
+from .pictures import Pictures
+
+
+@dataclass(frozen=True)
+class InstructionRequest(ImageRequest):
+    """A request with a picture to change, all steps of which are taken."""
+
+    image_guidance_scale: float
+
+    @classmethod
+    def with_instruction(
+        cls,
+        pipe: StableDiffusionPipeline,
+        prompt: str | list[str],
+        image: Pictures,
+        image_guidance_scale: float = 1.5,
+        **settings: Any,
+    ) -> Self:
+        check_image_scale(image_guidance_scale)
+        return cls.with_image(pipe, prompt, image, 1.0, {"image_guidance_scale": image_guidance_scale}, **settings)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """With prompt and picture, with the picture alone, with neither."""
+        return [self.prompts, self.negative_prompts, self.negative_prompts] if self.guided else [self.prompts]
+
+
+def check_image_scale(scale: Any):
+    if not (isinstance(scale, Real) and 1 <= float(scale) < float("inf")):
+        raise ValueError(f"image_guidance_scale must be 1 or more, not {scale!r}")
+
+
+def guide_twice(eps: Tensor, guidance_scale: float, image_guidance_scale: float) -> Tensor:
+    """ε = u + g_i (i − u) + g_t (t − i): from nothing towards the picture, then towards prompt and picture (eq. 3)."""
+    t, i, u = eps.chunk(3)
+    return u + image_guidance_scale * (i - u) + guidance_scale * (t - i)
+
+
+class StableDiffusionInstructPix2PixPipeline(FromPicture):
+    """Changes a picture as the prompt tells it: "make it night"."""
+
+    unet_channels = (8,)
+
+    @torch.no_grad()
+    def __call__(  # type: ignore[override]
+        self,
+        prompt: str | list[str],
+        image: Pictures,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_guidance_scale: float = 1.5,
+        negative_prompt: str | list[str] | None = None,
+        num_images_per_prompt: int = 1,
+        eta: float = 0.0,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> StableDiffusionPipelineOutput:
+        """Change `image` as the prompt says. A larger `guidance_scale` changes more, a larger `image_guidance_scale` keeps more.
+
+        A `guidance_scale` of 1 or less runs the UNet once a step, with prompt and picture.
+        """
+        check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        request = InstructionRequest.with_instruction(
+            self, prompt, image, image_guidance_scale, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt, eta=eta, generator=generator,
+            latents=latents,
+        )  # fmt: skip
+        return self.finish(self.last(self.steps(request), callback_on_step_end), output_type)
+
+    @torch.no_grad()
+    def denoise(self, *arguments: Any, **settings: Any) -> Steps:
+        """The loop as a generator of steps. Takes prompt, image and image_guidance_scale in this order, the rest by name."""
+        yield from self.steps(InstructionRequest.with_instruction(self, *arguments, **settings))
+
+    def steps(self, request: InstructionRequest) -> Steps:  # type: ignore[override]
+        """Words, picture, noise, loop."""
+        context = self.encode_words(request.texts, request.num_images_per_prompt)  # (3B, 77, D)
+        scheduler = self.enter(request)
+
+        # Picture: the most likely latents, which this UNet takes unscaled; zeros where it is not seen
+        seen = for_each(self.gaussian(request.image).mode(), request.shape[0]).to(self.dtype)
+        seen = torch.cat([seen, seen, torch.zeros_like(seen)]) if request.guided else seen  # (3B, 4, h, w)
+
+        # Noise: as for text
+        noise = randn(request.shape, request.generator) if request.latents is None else request.latents
+        latents = noise.to(self.device, torch.float32) * scheduler.init_noise_sigma
+
+        # Loop: three predictions a step
+        guidance = partial(guide_twice, guidance_scale=request.guidance_scale, image_guidance_scale=request.image_guidance_scale)
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            x = torch.cat([x.repeat(len(seen) // len(x), 1, 1, 1), seen], dim=1)  # (B or 3B, 8, h, w)
+            eps = self.unet(x, t, encoder_hidden_states=context).sample.float()
+            return guidance(eps) if request.guided else eps
+
+        yield from self.loop(scheduler, latents, predict, partial(scheduler.step, **request.step_settings))

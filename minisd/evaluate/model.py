@@ -1,0 +1,25 @@
+"""The model that is evaluated, and a fingerprint of its weights."""
+
+import hashlib
+
+from torch import nn
+
+from ..flags import SAMPLERS, best_device
+from ..pipeline import StableDiffusionPipeline
+
+
+def load(model: str, sampler: str | None = None) -> StableDiffusionPipeline:
+    """The model on the best device, without progress bars."""
+    pipe = StableDiffusionPipeline.from_pretrained(model).to(best_device())
+    pipe.set_progress_bar_config(disable=True)
+    if sampler:
+        pipe.scheduler = SAMPLERS[sampler].from_config(pipe.scheduler.config)
+    return pipe
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Eight hexadecimal digits that identify these weights: a report without them could be about any model."""
+    total = hashlib.sha256()
+    for weight in network.parameters():
+        total.update(weight.detach().float().cpu().numpy().tobytes())
+    return total.hexdigest()[:8]

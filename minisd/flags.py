@@ -1,0 +1,180 @@
+"""The flags of `python -m minisd.generate`, and what they ask for: which images, from which checkpoint, on which device."""
+
+import argparse
+import os
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import __version__
+from .schedulers.names import CURVES, SAMPLERS, known_as
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NOT_NEEDED = {  # flags of CompVis' scripts, accepted and without effect
+    "config": "a checkpoint brings its own",
+    "C": "a checkpoint knows its channels",
+    "f": "a checkpoint knows its factor",
+    "n_rows": "--grid finds its columns",
+    "fixed_code": "--seed alone decides about the noise",
+    "skip_save": "every picture is written",
+    "laion400m": "--model names another checkpoint",
+    "dpm": "--sampler dpm++2m names its successor",
+}
+SWITCHES = ("fixed_code", "skip_save", "laion400m", "dpm")  # those of them that take no value
+
+
+@dataclass(frozen=True)
+class Order:
+    """One picture to draw: what, and from which noise."""
+
+    prompt: str
+    seed: int
+
+
+def parser() -> argparse.ArgumentParser:
+    """Flags of CompVis' and diffusers' scripts are further names of the same settings; `_` and `-` are one in all."""
+    p = argparse.ArgumentParser(prog="python -m minisd.generate", description="Draw pictures from words.", allow_abbrev=False)
+    p.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; several prompts make several pictures")
+    p.add_argument("--prompt", action="append", default=[], dest="more_prompts", help=argparse.SUPPRESS)
+    p.add_argument("--from-file", type=Path, metavar="FILE", help="read prompts from a text file, one a line")
+    p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
+    model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
+    p.add_argument(*model, default="tiny", help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub')
+    p.add_argument("--variant", metavar="NAME", help='of a folder or an id: "fp16" takes the files in half precision')
+    p.add_argument("--revision", metavar="NAME", help="of an id: a branch, a tag or a commit")
+    p.add_argument("--tokenizer", metavar="WHERE", help="of an original single file: the folder or id that has its vocabulary")
+    p.add_argument(
+        "--prediction-type", choices=["epsilon", "v_prediction"], help="of an original single file, where it is guessed wrong"
+    )
+    p.add_argument(
+        "--image", "--init-img", type=Path, metavar="PICTURE", help="start from a picture: draw it again with the prompt"
+    )
+    p.add_argument("--strength", type=float, metavar="S", help="how much of the picture becomes noise, up to 1 (default: 0.8)")
+    p.add_argument(
+        "--mask", type=Path, metavar="PICTURE", help="draw anew what is white in it, and keep the rest (--strength is 1)"
+    )
+    p.add_argument("--paste", action="store_true", help="with --mask: keep the rest to the last pixel")
+    p.add_argument(
+        "--image-guidance-scale", type=float, metavar="W", help="for InstructPix2Pix: how closely to keep to the picture"
+    )
+    p.add_argument("--again", type=Path, metavar="PNG", help="take the settings of a picture that minisd or a web interface wrote")
+    p.add_argument("--no-safety-checker", action="store_true", help="leave out the safety checker, where a checkpoint has one")
+    p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
+    p.add_argument(
+        "--guidance-scale", "--scale", type=float, metavar="W", help="how strongly to follow the prompt; 1: without guidance"
+    )
+    p.add_argument("--sampler", type=sampler_and_curve, metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: the model's own)")
+    p.add_argument("--sigmas", choices=list(CURVES), help="the noise levels of the steps: on a curve, not at even timesteps")
+    p.add_argument("--karras", dest="sigmas", action="store_const", const="karras", help="the same as --sigmas karras")
+    p.add_argument("--plms", dest="sampler", action="store_const", const=("pndm", None), help=argparse.SUPPRESS)
+    p.add_argument("--klms", dest="sampler", action="store_const", const=("lms", None), help=argparse.SUPPRESS)
+    p.add_argument("--eta", "--ddim-eta", type=float, default=0.0, help="DDIM's new noise at each step, 0 to 1 (default: 0)")
+    p.add_argument("--seed", type=int, help="picture i starts from the noise of seed + i (default: random, and reported)")
+    p.add_argument(
+        "--noise", choices=["cpu", "cuda"], help='whose numbers a seed means; "cuda" draws those of a GPU on any machine'
+    )
+    p.add_argument(
+        "--num-images", "--num-images-per-prompt", "--n-samples", type=int, default=1, metavar="N", help="of each prompt"
+    )
+    p.add_argument("--n-iter", type=int, default=1, help=argparse.SUPPRESS)
+    p.add_argument("--height", "--H", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's own)")
+    p.add_argument("--width", "--W", type=int, metavar="PIXELS", help="likewise")
+    p.add_argument("--out", "--outdir", type=Path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file")
+    p.add_argument("--grid", action="store_true", help="write all pictures on one page, too")
+    p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
+    p.add_argument("--gif", action="store_true", help="write a film of each picture's making, too: the guess at every step")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
+    p.add_argument("--precision", choices=["full", "autocast"], help=argparse.SUPPRESS)
+    for flag in NOT_NEEDED:
+        switch = {"action": "store_const", "const": True} if flag in SWITCHES else {}
+        p.add_argument(f"--{flag.replace('_', '-')}", dest=flag, help=argparse.SUPPRESS, **switch)
+    p.add_argument("--quiet", action="store_true", help="say nothing but the paths, and errors")
+    p.add_argument("--version", action="version", version=f"minisd {__version__}")
+    return p
+
+
+def sampler_and_curve(name: str) -> tuple[str, str | None]:
+    try:
+        return known_as(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The flags, over the settings of the picture that `--again` names."""
+    p = parser()
+    args = p.parse_args(words)
+    if args.again:
+        from .again import settings_in
+
+        p.set_defaults(model=None)
+        p.set_defaults(**settings_in(args.again, given=p.parse_args(words)))
+        args = p.parse_args(words)
+    return args
+
+
+def what_to_draw(args: argparse.Namespace) -> list[Order]:
+    """Every prompt, `num_images` times, each with its seed; under torchrun, this process's share of them."""
+    prompts = args.prompts + args.more_prompts
+    if args.from_file:
+        try:
+            lines = args.from_file.read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise ValueError(f"cannot read prompts from {args.from_file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{args.from_file} is not a text in UTF-8: a file of prompts has one a line") from None
+        prompts += [line for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError('say what to draw, for example: python -m minisd.generate "an astronaut riding a horse"')
+    if args.out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+        raise ValueError(f"pictures are written as PNG: call it {args.out.with_suffix('.png')}, or name a folder")
+    if args.out.is_file() and args.out.suffix.lower() != ".png":
+        raise ValueError(f"{args.out} is a file; name a folder, or a new .png file")
+    folder = args.out.parent if args.out.suffix.lower() == ".png" else args.out
+    try:  # the nearest folder that is there: the others are made when there is a picture
+        tempfile.TemporaryFile(dir=next(path for path in [folder, *folder.parents] if path.exists())).close()
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}; name another folder by --out") from None
+    count = args.num_images * args.n_iter
+    if count < 1:
+        raise ValueError(f"--num-images must be at least 1, not {count}")
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and args.seed is None:
+        raise ValueError("several processes need one --seed, from which each takes its share")
+    seed = random.randrange(2**32) if args.seed is None else args.seed
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed must be from 0 to {2**63 - 1}, not {seed}")
+    orders = [Order(prompt, seed + i) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
+    return orders[rank::world]
+
+
+def how_to_load(args: argparse.Namespace) -> dict:
+    """What `from_pretrained` has to know besides the name."""
+    of_files = {"tokenizer": args.tokenizer, "prediction_type": args.prediction_type}
+    given = {name: value for name, value in of_files.items() if value}
+    if given and (args.model == "tiny" or not Path(args.model).is_file()):
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"{flags}: only for an original single file, and {args.model} is none")
+    parts = {"scheduler": SAMPLERS[args.sampler[0]]} if args.sampler else {}
+    parts |= {"safety_checker": None} if args.no_safety_checker else {}
+    return {"variant": args.variant, "revision": args.revision, **given, **parts}
+
+
+def device_of(name: str) -> str:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto" or (name == "cuda" and there["cuda"]):
+        return best_device()
+    if not there[name]:
+        raise ValueError(f"this machine, or this PyTorch, has no {name}; leave --device out, or say --device cpu")
+    return name
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():  # under torchrun, each process has a GPU of its own
+        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,57 @@
+"""The text in which web user interfaces of Stable Diffusion say how a picture was made ("infotext"), written and read.
+
+A prompt, a line that begins with "Negative prompt:", and a last line of settings, "Steps: 20, Sampler: Euler a, …". Prompts may
+have several lines. A value with a comma, a colon or a newline stands in quotes, as JSON.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+NEGATIVE = "Negative prompt:"
+SETTING = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+SHOWN = {"steps": "Steps", "sampler": "Sampler", "guidance_scale": "CFG scale", "seed": "Seed", "size": "Size", "model": "Model"}
+SHOWN |= {"strength": "Denoising strength", "image_guidance_scale": "Image CFG scale"}
+
+
+class Infotext(NamedTuple):
+    """`settings` has names and values as they stand in the text."""
+
+    prompt: str
+    negative_prompt: str
+    settings: dict[str, str]
+
+
+def read_infotext(text: str) -> Infotext:
+    """The last line holds the settings if there are three of them; a prompt alone is understood, too."""
+    *lines, last = text.strip().split("\n")
+    settings = {name: unquoted(value.strip()) for name, value in SETTING.findall(last)}
+    if len(settings) < 3:
+        lines, settings = [*lines, last], {}
+    start = next((i for i, line in enumerate(lines) if line.strip().startswith(NEGATIVE)), len(lines))
+    negative = "\n".join(line.strip() for line in lines[start:]).removeprefix(NEGATIVE)
+    return Infotext("\n".join(line.strip() for line in lines[:start]), negative.strip(), settings)
+
+
+def write_infotext(settings: Mapping[str, Any]) -> str:
+    """The text for what minisd knows of a picture."""
+    known = {**settings, "size": f"{settings['width']}x{settings['height']}"}
+    line = {shown: known[name] for name, shown in SHOWN.items() if known.get(name) is not None}
+    line["Version"] = f"minisd {settings['version']}"
+    negative = [f"{NEGATIVE} {settings['negative_prompt']}"] if settings["negative_prompt"] else []
+    return "\n".join([settings["prompt"], *negative, ", ".join(f"{name}: {quoted(str(value))}" for name, value in line.items())])
+
+
+def quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False) if re.search('[,:"\n]', value) else value
+
+
+def unquoted(value: str) -> str:
+    """A value in quotes without them; one that is no JSON as it stands."""
+    if len(value) < 2 or not value[0] == value[-1] == '"':
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,52 @@
+"""DDPM, where it all began: a step of training undone, in expectation, and new noise for what is uncertain. Ho et al. 2020."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import SchedulerConfig
+from ..noise import Generators, randn
+from ..schedule import to_x0_and_epsilon
+from .base import Scheduler, SchedulerOutput
+
+
+@dataclass(frozen=True)
+class DDPMConfig(SchedulerConfig):
+    variance_type: str = "fixed_small"  # or "fixed_large"
+
+
+class DDPMScheduler(Scheduler):
+    """In steps over many timesteps, with the smaller variance, it is DDIM with η = 1."""
+
+    config_class = DDPMConfig
+    spacings = ("leading", "linspace", "trailing")
+    choices = {"variance_type": ("fixed_small", "fixed_small_log", "fixed_large")}  # the second is another name of the first
+    implemented = {"thresholding": False}
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        *,
+        timesteps: Sequence[int] | Tensor | None = None,
+    ):
+        self.begin(self.spaced_or_given(num_inference_steps, timesteps), device, num_inference_steps)
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
+    ) -> SchedulerOutput:
+        """Algorithm 2: the mean of eq. 7, with x0 as predicted, and noise of its variance, or of the larger β."""
+        index, t, x = self.advance(timestep), int(timestep), sample.float()
+        alpha = self.alphas_cumprod[t]
+        alpha_next = self.alphas_cumprod[self.timesteps[index + 1]] if index + 1 < len(self.timesteps) else torch.tensor(1.0)
+        x0, _ = to_x0_and_epsilon(model_output.float(), x, alpha, self.config.prediction_type)
+
+        beta = 1 - alpha / alpha_next  # the noise that is to be taken away
+        rest = (1 - alpha_next) / (1 - alpha)  # the share of all noise that remains
+        x = alpha_next**0.5 * beta / (1 - alpha) * x0 + (1 - beta) ** 0.5 * rest * x
+        if t > 0:
+            variance = beta if self.config.variance_type == "fixed_large" else beta * rest
+            x = x + variance**0.5 * randn(x.shape, generator, x.device)
+        return SchedulerOutput(x.to(sample.dtype), x0.to(sample.dtype))

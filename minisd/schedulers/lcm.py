@@ -1,0 +1,61 @@
+"""LCM: a network that was taught to end in one step jumps to the image, and is sent back with new noise. Luo et al. 2023."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import SchedulerConfig
+from ..noise import Generators, randn
+from ..schedule import add_noise, to_x0_and_epsilon
+from .base import Scheduler, SchedulerOutput
+from .spacing import check_steps
+
+SIGMA_DATA = 0.5  # the standard deviation of the data, as the paper assumes
+
+
+@dataclass(frozen=True)
+class LCMConfig(SchedulerConfig):
+    original_inference_steps: int = 50  # the DDIM steps whose leaps it learned; `timestep_spacing` has no effect
+    timestep_scaling: float = 10.0
+
+
+class LCMScheduler(Scheduler):
+    """Only for consistency models, which other samplers draw badly, in 2 to 8 steps."""
+
+    config_class = LCMConfig
+    spacings = ("leading", "linspace", "trailing")
+    implemented = {"thresholding": False}
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        *,
+        timesteps: Sequence[int] | Tensor | None = None,
+    ):
+        self.begin(self.spaced_or_given(num_inference_steps, timesteps), device, num_inference_steps)
+
+    def spaced_timesteps(self, n: int) -> Tensor:
+        """n of the timesteps it was distilled on, as evenly as they go: 999, 759, 499, 259 for 4 of 50."""
+        learned = self.config.original_inference_steps
+        check_steps(n, learned)
+        places = learned - torch.arange(n, dtype=torch.float64).mul(learned / n).floor().long()
+        return places * (self.config.num_train_timesteps // learned) - 1
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
+    ) -> SchedulerOutput:
+        """The consistency function, then noise up to the next timestep, none after the last (algorithm 3)."""
+        index, t, x = self.advance(timestep), int(timestep), sample.float()
+        x0, _ = to_x0_and_epsilon(model_output.float(), x, self.alphas_cumprod[t], self.config.prediction_type)
+
+        scaled = t * self.config.timestep_scaling  # c_out x0 + c_skip x is x itself at t = 0, and x0 soon after
+        c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
+        c_out = scaled / (scaled**2 + SIGMA_DATA**2) ** 0.5
+        x0 = x = c_out * x0 + c_skip * x
+        if index + 1 < len(self.timesteps):
+            alpha_next = self.alphas_cumprod[self.timesteps[index + 1]]
+            x = add_noise(x0, randn(x.shape, generator, x.device), alpha_next)
+        return SchedulerOutput(x.to(sample.dtype), x0.to(sample.dtype))

@@ -1,0 +1,69 @@
+"""The names that people know samplers by: the command line's, and those of AUTOMATIC1111's web interface."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..config import SchedulerConfig
+from . import SCHEDULERS
+from .base import Scheduler
+
+
+@dataclass(frozen=True)
+class NamedSampler:
+    """A class with some of its settings. `from_config` makes one with a checkpoint's settings, as a class's own does."""
+
+    scheduler: str  # its name in diffusers
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def from_config(self, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Scheduler:
+        return SCHEDULERS[self.scheduler].from_config(config, **{**self.settings, **settings})
+
+
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+SAMPLERS = {
+    "pndm": NamedSampler("PNDMScheduler"),
+    "ddim": NamedSampler("DDIMScheduler"),
+    "lms": NamedSampler("LMSDiscreteScheduler"),
+    "euler": NamedSampler("EulerDiscreteScheduler"),
+    "euler-a": NamedSampler("EulerAncestralDiscreteScheduler"),
+    "heun": NamedSampler("HeunDiscreteScheduler"),
+    "dpm++2m": NamedSampler("DPMSolverMultistepScheduler"),
+    "dpm++2m-sde": NamedSampler("DPMSolverMultistepScheduler", SDE),
+    "unipc": NamedSampler("UniPCMultistepScheduler"),
+    "lcm": NamedSampler("LCMScheduler"),
+    "ddpm": NamedSampler("DDPMScheduler"),
+}
+ALSO = {"plms": "pndm", "klms": "lms", "eulerancestral": "euler-a", "dpmsolver++": "dpm++2m"}
+CURVES = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"^k_|[\s_-]", "", name.lower())
+
+
+def known_as(name: str) -> tuple[str, str | None]:
+    """The sampler's name in SAMPLERS, and the curve of σ that its name asks for: "DPM++ 2M Karras" → dpm++2m, karras."""
+    word = plain(name)
+    curve = next((curve for curve in CURVES if word.endswith(curve)), None)
+    word = word.removesuffix(curve or "")
+    names = {**{plain(known): known for known in SAMPLERS}, **ALSO}
+    if word not in names:
+        raise ValueError(
+            f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}, each also with Karras or Exponential after it"
+        )
+    return names[word], curve
+
+
+def with_sigmas(scheduler: Scheduler, curve: str | None) -> Scheduler:
+    """The same sampler on a curve of σ. Raises UnsupportedConfig if it has none."""
+    return type(scheduler).from_config(scheduler.config, **{CURVES[curve]: True}) if curve else scheduler
+
+
+def name_of(scheduler: Scheduler) -> tuple[str, str | None]:
+    """What `known_as` says of the name of this sampler."""
+    curve = next((curve for curve, setting in CURVES.items() if getattr(scheduler.config, setting, False)), None)
+    same = [name for name, sampler in SAMPLERS.items() if sampler.scheduler == type(scheduler).__name__]
+    fits = [name for name in same if all(getattr(scheduler.config, k) == v for k, v in SAMPLERS[name].settings.items())]
+    return (fits or same or [type(scheduler).__name__])[-1], curve

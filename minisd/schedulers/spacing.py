@@ -1,0 +1,76 @@
+"""Which timesteps a sampler visits, and the noise level σ at each: pure functions of the number of steps.
+
+Where to put n steps among the 1,000 timesteps of training is a convention; Lin et al. 2023, table 2, compare the three in use.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import SchedulerConfig
+
+
+def check_steps(n: int, most: int):
+    if not 0 < n <= most:
+        raise ValueError(f"{n} steps are not possible: give a number from 1 to {most}")
+
+
+def leading(n: int, config: SchedulerConfig) -> Tensor:
+    """n evenly spaced, falling timesteps, the last of them `steps_offset`: 981, 961, … 21, 1 for n = 50."""
+    check_steps(n, config.num_train_timesteps - config.steps_offset)
+    return torch.arange(n - 1, -1, -1) * (config.num_train_timesteps // n) + config.steps_offset
+
+
+def linspace(n: int, config: SchedulerConfig) -> Tensor:
+    """n evenly spaced, falling timesteps from the last of training to 0, fractions included: 999, 978.6, … 0 for n = 50."""
+    check_steps(n, config.num_train_timesteps)
+    return torch.from_numpy(np.linspace(0, config.num_train_timesteps - 1, n)[::-1].copy())
+
+
+def trailing(n: int, config: SchedulerConfig) -> Tensor:
+    """n evenly spaced, falling timesteps that begin at the last of training and leave out 0: 999, 979, … 19 for n = 50."""
+    check_steps(n, config.num_train_timesteps)
+    times = np.arange(config.num_train_timesteps, 0, -config.num_train_timesteps / n)[:n]  # rounding may add an n + 1st
+    return torch.from_numpy(times.round().astype(np.int64) - 1)
+
+
+SPACINGS = {"leading": leading, "linspace": linspace, "trailing": trailing}
+
+
+def falling(values: Sequence[float] | Tensor, name: str, most: float, least: int = 1) -> list[float]:
+    """A list that a caller brought, checked: it falls, has `least` numbers or more, and they lie between 0 and `most`."""
+    given = [float(value) for value in values]
+    if len(given) < least or not all(a > b for a, b in zip(given, given[1:])) or not 0 <= given[-1] <= given[0] <= most:
+        count = f"{least} or more numbers"
+        raise ValueError(f"{name} must be a falling list of {count} from {most:g} to 0, not {given}"[:200])
+    return given
+
+
+# Noise levels
+
+
+def training_sigmas(alphas_cumprod: Tensor) -> np.ndarray:
+    """σ = √((1−ᾱ)/ᾱ) at every timestep of training: the noise relative to the image (Karras et al. 2022, table 1, "VP")."""
+    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().numpy()
+
+
+def sigmas_at(timesteps: Tensor, sigmas: np.ndarray) -> list[float]:
+    """σ at timesteps that may be fractions, interpolated linearly as diffusers does (k-diffusion interpolates log σ)."""
+    return np.interp(timesteps.numpy(), np.arange(len(sigmas)), sigmas).tolist()
+
+
+def timesteps_at(levels: Sequence[float], sigmas: np.ndarray) -> Tensor:
+    """The timesteps at which training had these σ, interpolated in log σ as diffusers and k-diffusion do."""
+    return torch.from_numpy(np.interp(np.log(levels), np.log(sigmas), np.arange(len(sigmas))))
+
+
+def karras(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) -> list[float]:
+    """n falling σ, equally spaced in σ^(1/ρ): many small steps near the image (Karras et al. 2022, eq. 5)."""
+    return (np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho).tolist()
+
+
+def exponential(sigma_min: float, sigma_max: float, n: int) -> list[float]:
+    """n falling σ, equally spaced in log σ: every step divides the noise by the same number."""
+    return np.geomspace(sigma_max, sigma_min, n).tolist()

@@ -1,0 +1,206 @@
+"""A whole checkpoint, read from a folder or from a single file, before any network is filled: pipeline and converter start here."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from .. import schedule
+from ..config import SD1_SCHEDULER
+from .compare import arranged, compare
+from .errors import CheckpointError
+from .fill import NETWORKS, described, from_diffusers, part_of, unfilled
+from .folder import SCHEDULER, SMALL_FILES, Needed, listing, select
+from .generations import GENERATIONS
+from .original_names import averaged_places
+from .pickles import is_pickle, read_pickle
+from .pipeline_index import INDEX, PIPELINES
+from .prediction import prediction_type
+from .safetensors import Header, header_of, read_header, read_tensors
+from .single_file import Layout, layout_of
+from .texts import json_text, parse_json, read_text
+from .vocabulary import PADDING, VOCABULARIES, read_vocabulary, vocabulary_files
+
+N = TypeVar("N", bound=nn.Module)
+NO_AVERAGE = "{} holds no moving average; --averaged is for original single files"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All parts of a Stable Diffusion. Every name, shape and dtype has been checked, and no weight has been read.
+
+    `files` are the small files of a diffusers folder, each a text by its path; `networks` are the empty networks of its parts;
+    `tensors` are their weights by minisd's names, the part in front ("unet.conv_in.weight"), mapped into memory; `decided` says
+    how ε or v was decided.
+    """
+
+    source: Path
+    files: dict[str, str]
+    networks: dict[str, nn.Module]
+    tensors: dict[str, Tensor]
+    decided: str
+
+    @property
+    def parts(self) -> list[str]:
+        return list(self.networks)
+
+    def json(self, path: str) -> dict[str, Any]:
+        """One of the files, parsed."""
+        where = f"{self.source}/{path}" if self.source.is_dir() else f"the checkpoint's {path}"
+        if not isinstance(text := self.files.get(path), str):
+            raise CheckpointError(f"{where} is missing or not a text")
+        return parse_json(text, where)
+
+    @property
+    def prediction_type(self) -> str:
+        return self.json(SCHEDULER).get("prediction_type", "epsilon")
+
+    def with_prediction(self, prediction: str | None) -> "Checkpoint":
+        """The checkpoint with another prediction type in its scheduler's file, if one is given."""
+        if prediction is None:
+            return self
+        scheduler = {**self.json(SCHEDULER), "prediction_type": prediction}
+        return replace(self, files={**self.files, SCHEDULER: json_text(scheduler)}, decided="as asked")
+
+    @property
+    def tokenizer_files(self) -> dict[str, str]:
+        """Those of the tokenizer, by their names in its folder."""
+        return {path.removeprefix("tokenizer/"): text for path, text in self.files.items() if path.startswith("tokenizer/")}
+
+    @property
+    def has_vocabulary(self) -> bool:
+        return bool(vocabulary_files(self.files, ["tokenizer/"]))
+
+    def with_vocabulary(self, folder: Path) -> "Checkpoint":
+        """The checkpoint with the vocabulary in a folder instead of its own; how it pads remains its own."""
+        found = [name for name in vocabulary_files(listing(folder), ["", "tokenizer/"]) if not name.endswith(PADDING)]
+        if not found:
+            raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json")
+        texts = {Path(name).name: read_text(folder / name) for name in found}
+        size, known = len(read_vocabulary(texts, str(folder)).vocab), len(self.tensors["text_encoder.token_embedding.weight"])
+        if size != known:
+            raise CheckpointError(f"{folder} has a vocabulary of {size:,}, and the text encoder of {self.source} one of {known:,}")
+        old = {f"tokenizer/{file}" for files in VOCABULARIES for file in files}
+        rest = {path: text for path, text in self.files.items() if path not in old}
+        return replace(self, files=rest | {f"tokenizer/{name}": text for name, text in texts.items()})
+
+    def take(self, part: str) -> dict[str, Tensor]:
+        """The tensors of one part by their names in its network; the checkpoint lets go of them."""
+        return {name.removeprefix(f"{part}."): self.tensors.pop(name) for name in list(self.tensors) if name.startswith(f"{part}.")}
+
+
+def read_any(source: Path, prediction: str | None = None, averaged: bool = False) -> Checkpoint:
+    """A folder, a single file, or a pickle (.ckpt, .bin), which only the converter reads.
+
+    Of each part of a folder it takes the plain weights, else the variant "fp16", else a pickle. Options as of `read_single_file`.
+    """
+    if source.is_dir():
+        if averaged:
+            raise CheckpointError(NO_AVERAGE.format(source))
+        return read_whole_folder(source).with_prediction(prediction)
+    if source.is_file() and is_pickle(source):
+        tensors = read_pickle(source)
+        return from_tensors(source, header_of(tensors), tensors, prediction, averaged, hashed=True)
+    return read_single_file(source, prediction, averaged, hashed=True)
+
+
+# Folders
+
+
+def read_whole_folder(folder: Path) -> Checkpoint:
+    """Everything in a diffusers folder, what cannot be drawn with included."""
+    kind = parse_json(read_text(folder / INDEX), str(folder / INDEX)).get("_class_name")
+    if kind not in PIPELINES:
+        raise CheckpointError(f"{folder} is a {kind}; only Stable Diffusion v1 and v2 can be converted")
+    networks = {part: kind.weights for part, kind in NETWORKS.items()}
+    if not (folder / "safety_checker" / "config.json").is_file():
+        del networks["safety_checker"]
+    needed = Needed((INDEX, SCHEDULER), SMALL_FILES, networks=networks, variants=(None, "fp16"), pickles=True)
+    return read_folder(folder, needed)
+
+
+def read_folder(folder: Path, needed: Needed) -> Checkpoint:
+    """What is needed of a diffusers folder."""
+    selection = select(listing(folder), needed, str(folder))
+    if selection.missing:
+        raise CheckpointError(selection.missing)
+    checkpoint = Checkpoint(folder, {name: read_text(folder / name) for name in selection.texts}, {}, {}, f"{SCHEDULER} says so")
+    for part, files in selection.weights.items():
+        checkpoint.networks[part], tensors = read_part(NETWORKS[part].network, folder, part, files)
+        checkpoint.tensors.update({f"{part}.{name}": tensor for name, tensor in tensors.items()})
+    return checkpoint
+
+
+def read_part(kind: type[N], folder: Path, subfolder: str, files: list[str]) -> tuple[N, dict[str, Tensor]]:
+    """The empty network that a part's config.json describes, and its tensors, which fit it."""
+    config = folder / subfolder / "config.json"
+    network = described(kind, parse_json(read_text(config), str(config)), str(config))
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= (read_tensors if file.endswith(".safetensors") else read_pickle)(folder / file)
+    return network, from_diffusers(part_of(kind), tensors, network, str(folder / files[0]))
+
+
+# Single files
+
+
+def read_single_file(path: Path, prediction: str | None = None, averaged: bool = False, hashed: bool = False) -> Checkpoint:
+    """A .safetensors file in minisd's or the original layout.
+
+    `prediction` ("epsilon" or "v_prediction") overrides what the file says or suggests; `averaged` takes the moving average of the
+    UNet that some original files hold beside it; `hashed` reads the whole file where its sha256 would tell ε from v.
+    Raises CheckpointError, also for Stable Diffusion XL, LoRAs, and everything else that is not Stable Diffusion v1 or v2. It does
+    not look for NaN, as that would read everything: writing does, and `inspect --full`.
+    """
+    return from_tensors(path, read_header(path), read_tensors(path), prediction, averaged, hashed)
+
+
+def from_tensors(
+    path: Path, header: Header, tensors: Mapping[str, Tensor], prediction: str | None, averaged: bool, hashed: bool
+) -> Checkpoint:
+    """A checkpoint from the tensors of a single file."""
+    try:
+        layout = layout_of(header)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is {error}") from None
+    if any(layout.findings):
+        kind = f"Stable Diffusion {layout.generation or 'as it describes itself'}"
+        raise CheckpointError(f"{path} does not fit {kind}: {layout.findings}")
+    if not layout.generation:
+        if averaged:
+            raise CheckpointError(NO_AVERAGE.format(path))
+        return self_described(path, header, layout, tensors).with_prediction(prediction)
+    check_schedule(path, tensors)
+    places = averaged_places(layout.places) if averaged else layout.places
+    if absent := next((place.name for place in places.values() if place.name not in tensors), None):
+        raise CheckpointError(f"{path} holds no moving average of the UNet: {absent} is not in it")
+    if averaged and any(findings := compare(header, places, (), layout.shapes, str)):
+        raise CheckpointError(f"{path} does not fit Stable Diffusion {layout.generation}: {findings}")
+    native = arranged(tensors, places, layout.shapes)
+    predicts, decided = (prediction, "as asked") if prediction else prediction_type(path, layout.generation, native, hashed)
+    generation = GENERATIONS[layout.generation]
+    configs = generation.configs(layout.in_channels, predicts)
+    networks = {
+        part: network if network.config == configs[part] else unfilled(type(network), configs[part])
+        for part, network in layout.networks.items()
+    }
+    return Checkpoint(path, generation.texts(layout.in_channels, predicts), networks, native, decided)
+
+
+def self_described(path: Path, header: Header, layout: Layout, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """A minisd file, which describes itself in its header."""
+    about = json.loads(header.metadata["minisd"])
+    return Checkpoint(path, about["files"], layout.networks, dict(tensors), str(about.get("decided", "it says so")))
+
+
+def check_schedule(path: Path, tensors: Mapping[str, Tensor]):
+    """Original files hold the noise schedule of their training. Raises CheckpointError if it is not Stable Diffusion's."""
+    if "alphas_cumprod" in tensors:
+        config, stored = SD1_SCHEDULER, tensors["alphas_cumprod"].double()
+        betas = schedule.betas(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
+        if stored.shape != betas.shape or not torch.allclose(stored, (1 - betas.double()).cumprod(0), rtol=0.01, atol=1e-3):
+            raise CheckpointError(f"{path} was trained with another noise schedule (alphas_cumprod) than Stable Diffusion's")

@@ -1,0 +1,110 @@
+"""Networks without numbers, on the meta device, and filling them with the tensors of a file: strictly, and without a copy.
+
+An empty network is also the table of contents of its file: the names and shapes that a configuration asks for.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..clip import CLIPTextModel
+from ..config import CLIPTextConfig, SafetyCheckerConfig, UNetConfig, UnsupportedConfig, VAEConfig
+from ..safety_checker import StableDiffusionSafetyChecker
+from ..unet import UNet2DConditionModel
+from ..vae import AutoencoderKL
+from .compare import Spell, arranged, compare
+from .errors import CheckpointError
+from .names import Place, diffusers_name, diffusers_places
+from .safetensors import header_of
+from .settings import Settings, read_config
+
+N = TypeVar("N", bound=nn.Module)
+
+
+class NetworkKind(NamedTuple):
+    """A network that a checkpoint can have; `weights` is how its file of weights is named in a diffusers folder."""
+
+    network: type[nn.Module]
+    config: type
+    weights: str
+
+
+# By the name of the part in a pipeline, which is that of its folder.
+NETWORKS = {
+    "unet": NetworkKind(UNet2DConditionModel, UNetConfig, "diffusion_pytorch_model"),
+    "vae": NetworkKind(AutoencoderKL, VAEConfig, "diffusion_pytorch_model"),
+    "text_encoder": NetworkKind(CLIPTextModel, CLIPTextConfig, "model"),
+    "safety_checker": NetworkKind(StableDiffusionSafetyChecker, SafetyCheckerConfig, "model"),
+}
+
+
+def part_of(network: type[nn.Module]) -> str:
+    """The name in NETWORKS of a class, or of the class that it is derived from."""
+    return next(part for part, kind in NETWORKS.items() if issubclass(network, kind.network))
+
+
+class Unfilled(TorchFunctionMode):
+    """Networks made inside have shapes and no numbers: they are on the meta device, and no initial weights are drawn."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is torch.empty:
+            return function(*args, **{**kwargs, "device": "meta"})
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+def unfilled(network: type[N], config: Any) -> N:
+    with Unfilled():
+        return network(config)
+
+
+def described(network: type[N], settings: Settings, where: str) -> N:
+    """The empty network that a config.json describes. Raises UnsupportedConfig, or CheckpointError for one too broken to build."""
+    try:
+        return unfilled(network, read_config(NETWORKS[part_of(network)].config, settings))
+    except UnsupportedConfig:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"{where} is incomplete or wrong: {type(error).__name__}: {error}") from error
+
+
+def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def fitted(
+    tensors: Mapping[str, Tensor], places: Mapping[str, Place], unexpected: list[str], network: nn.Module, spell: Spell, where: str
+) -> dict[str, Tensor]:
+    """The tensors by the network's names. Raises CheckpointError unless names, shapes and dtypes fit exactly."""
+    shapes = shapes_of(network)
+    findings = compare(header_of(tensors), places, unexpected, shapes, spell)
+    if any(findings):
+        raise CheckpointError(f"{where} does not fit the network: {findings}")
+    return arranged(tensors, places, shapes)
+
+
+def from_diffusers(part: str, tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> dict[str, Tensor]:
+    """The tensors of a folder's "unet", "vae", … by the network's names, checked."""
+    places, repeated = diffusers_places(part, tensors)
+    return fitted(tensors, places, repeated, network, partial(diffusers_name, part), where)
+
+
+def fill(network: N, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> N:
+    """Assign checked tensors to a network, cast to `dtype`; uncast ones share their memory. Empties the dict."""
+    weights = {name: tensors.pop(name) for name in list(tensors)}
+    for name, tensor in weights.items():
+        weights[name] = tensor.to(dtype or tensor.dtype)  # one at a time: the old and the new never exist together
+    network.load_state_dict(weights, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def load_strictly(network: N, tensors: Mapping[str, Tensor], where: str) -> N:
+    """Fill a network with tensors that have its own names, exactly these."""
+    places = {name: Place(name) for name in tensors}
+    return fill(network, fitted(tensors, places, [], network, str, where))

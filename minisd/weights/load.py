@@ -1,0 +1,196 @@
+"""From a checkpoint to a component or a whole pipeline. Nothing is loaded or downloaded when anything is missing."""
+
+import os
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ..config import refuse_other_tasks
+from ..pretrained import PretrainedPipeline
+from ..schedulers import SCHEDULERS, Scheduler
+from ..tokenizer import CLIPTokenizer
+from .checkpoint import Checkpoint, read_folder, read_part, read_single_file
+from .errors import CheckpointError
+from .fill import NETWORKS, fill, part_of
+from .find import HubOptions, find
+from .folder import DEFAULTS, SCHEDULER, Needed, listing, select, within
+from .pipeline_index import INDEX, has_safety_checker, refuse_unsupported
+from .texts import parse_json, read_text
+from .vocabulary import read_tokenizer, vocabulary_files
+
+FORMATS = (torch.float32, torch.float16, torch.bfloat16)  # of weights
+HUB = ("revision", "cache_dir", "token", "local_files_only")
+NEEDLESS = ("use_safetensors", "low_cpu_mem_usage", "feature_extractor", "requires_safety_checker")  # diffusers' keywords
+REPLACEABLE = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "num_inference_steps", "guidance_scale")
+UNET = "unet/config.json"
+VOCABULARY = "openai/clip-vit-large-patch14"  # its vocabulary is that of every official Stable Diffusion
+
+P = TypeVar("P", bound=PretrainedPipeline)
+N = TypeVar("N", bound=nn.Module)
+T = TypeVar("T", bound=CLIPTokenizer)
+S = TypeVar("S", bound=Scheduler)
+
+
+# Keywords
+
+
+def checked_keywords(keywords: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The keywords without those that programs for diffusers pass and that change nothing here; the rest must be in `names`.
+
+    Raises TypeError or ValueError otherwise, before anything is loaded.
+    """
+    if keywords.get("use_safetensors") is False:
+        raise ValueError("use_safetensors=False asks for pickles, which can run code and are not read here; leave it out")
+    rest = {name: value for name, value in keywords.items() if name not in NEEDLESS}
+    if unknown := rest.keys() - set(names):
+        raise TypeError(f"{min(unknown)}=… is not known here; leave it out, or give one of {', '.join(names)}")
+    return rest
+
+
+def replacements(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts among the keywords of a loader. Raises TypeError for names that no part has, and for names of files."""
+    parts = checked_keywords(keywords, REPLACEABLE)
+    for name, part in parts.items():
+        if isinstance(part, str | os.PathLike):
+            raise TypeError(f"{name} is to be loaded before it is given, as in {name}=….from_pretrained({str(part)!r})")
+    return parts
+
+
+def taken_dtype(options: dict[str, Any]) -> torch.dtype:
+    """`dtype` and `torch_dtype`, two names of one option, taken out of the options; float32 if neither is given."""
+    given = [options.pop(name, None) for name in ("dtype", "torch_dtype")]
+    chosen = given[0] or given[1] or torch.float32
+    if chosen not in FORMATS:
+        raise TypeError(f"dtype must be torch.float32, torch.float16 or torch.bfloat16, not {chosen!r}")
+    return chosen
+
+
+def taken_hub(options: dict[str, Any]) -> HubOptions:
+    """What is said of an id, taken out of the options."""
+    return HubOptions(**{name: options.pop(name) for name in HUB if name in options})
+
+
+# Components
+
+
+def load_component(kind: Any, source: str | os.PathLike, subfolder: str = "", **options: Any) -> Any:
+    """A network, a tokenizer or a sampler of this class."""
+    if issubclass(kind, Scheduler):
+        return load_scheduler(kind, source, subfolder, taken_hub(options), options)
+    if issubclass(kind, CLIPTokenizer):
+        return load_tokenizer(kind, source, subfolder, HubOptions(**checked_keywords(options, HUB)))
+    return load_network(kind, source, subfolder, **options)
+
+
+def load_scheduler(kind: type[S], source: str | os.PathLike, subfolder: str, hub: HubOptions, settings: Mapping[str, Any]) -> S:
+    """`settings` override those in the file, which may be any sampler's."""
+    file = within(subfolder, "scheduler_config.json")
+    path = find(source, Needed((file,)), hub) / file
+    return kind.from_config(parse_json(read_text(path), str(path)), **settings)
+
+
+def load_tokenizer(kind: type[T], source: str | os.PathLike, subfolder: str, hub: HubOptions) -> T:
+    """The files may also be in the folder "tokenizer", if no other is named."""
+    needed = Needed(vocabulary=(f"{subfolder}/",) if subfolder else ("", "tokenizer/"))
+    folder = find(source, needed, hub)
+    paths = [folder / name for name in vocabulary_files(listing(folder), needed.vocabulary)]
+    return read_tokenizer(kind, {path.name: read_text(path) for path in paths}, str(paths[0].parent))
+
+
+def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, variant: str | None = None, **options: Any) -> N:
+    dtype, hub = taken_dtype(options), HubOptions(**checked_keywords(options, HUB))
+    variants = ("fp16", None) if hub.revision == "fp16" else (variant,)
+    needed = Needed(networks={subfolder: NETWORKS[part_of(kind)].weights}, variants=variants)
+    folder = find(source, needed, hub)
+    network, tensors = read_part(kind, folder, subfolder, select(listing(folder), needed, str(folder)).weights[subfolder])
+    return fill(network, tensors, dtype)
+
+
+# Pipelines
+
+
+def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None = None, **options: Any) -> P:
+    """From a folder or the Hub; a single file goes to `load_single_file`."""
+    if source != "tiny" and Path(source).is_file():
+        if asked := variant or options.pop("revision", None):
+            raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {asked!r}")
+        return load_single_file(kind, source, **options)
+    dtype, hub, given = taken_dtype(options), taken_hub(options), replacements(options)
+    folder = find(source, Needed((INDEX,), UNET), hub)
+    index = parse_json(read_text(folder / INDEX), str(folder / INDEX))
+    refuse_unsupported(index, given, str(source))
+    if "unet" not in given and (path := folder / UNET).exists():
+        refuse_other_tasks(parse_json(read_text(path), str(path)).get("in_channels", 4), kind.unet_channels, str(source))
+
+    # All that is needed is found before any of it is loaded
+    networks = {part: network.weights for part, network in NETWORKS.items() if part not in given}
+    if not has_safety_checker(index):
+        networks.pop("safety_checker", None)
+    needed = Needed(
+        texts=(INDEX,) if isinstance(given.get("scheduler"), Scheduler) else (INDEX, SCHEDULER),
+        optional_texts=re.escape(DEFAULTS),
+        vocabulary=() if "tokenizer" in given else ("tokenizer/",),
+        networks=networks,
+        variants=("fp16", None) if hub.revision == "fp16" else (variant, None),
+        variant_somewhere=bool(variant),
+    )
+    return assemble(kind, read_folder(find(source, needed, hub), needed), given, dtype)
+
+
+def load_single_file(
+    kind: type[P], source: str | os.PathLike, tokenizer: Any = None, prediction_type: str | None = None, **options: Any
+) -> P:
+    """The options for an id are for the vocabulary, which an original file lacks; `tokenizer` says where it is, or is one."""
+    if prediction_type not in (None, "epsilon", "v_prediction"):
+        raise ValueError(f'prediction_type {prediction_type!r} is not "epsilon" or "v_prediction"')
+    if isinstance(tokenizer, CLIPTokenizer):
+        options["tokenizer"] = tokenizer
+    if "revision" in options:
+        raise TypeError("revision=… is not known here; leave it out")
+    dtype, hub, given = taken_dtype(options), taken_hub(options), replacements(options)
+    checkpoint = read_single_file(Path(source), prediction_type)
+    if checkpoint.decided.startswith("guessed"):
+        guess = f"{source} is taken for a model of {checkpoint.prediction_type}, {checkpoint.decided}"
+        warnings.warn(f'{guess}; prediction_type="…" overrides it', stacklevel=1)
+    refuse_unsupported(checkpoint.json(INDEX), given, str(source))
+    if "unet" not in given:
+        refuse_other_tasks(checkpoint.json(UNET).get("in_channels", 4), kind.unet_channels, str(source))
+    if "tokenizer" not in given and (tokenizer is not None or not checkpoint.has_vocabulary):
+        checkpoint = checkpoint.with_vocabulary(folder_with_vocabulary(tokenizer or VOCABULARY, hub, source))
+    return assemble(kind, checkpoint, given, dtype)
+
+
+def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source: str | os.PathLike) -> Path:
+    try:
+        return find(tokenizer, Needed(vocabulary=("", "tokenizer/")), hub)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{source} holds no vocabulary; name a folder that has one, as in tokenizer="folder": {error}'
+        ) from error
+
+
+def assemble(kind: type[P], checkpoint: Checkpoint, given: Mapping[str, Any], dtype: torch.dtype) -> P:
+    """A pipeline with the parts of a checkpoint; those that are `given` replace its own. Small files first, then the weights."""
+    scheduler = given.get("scheduler") or SCHEDULERS[checkpoint.json(INDEX)["scheduler"][-1]]
+    if not isinstance(scheduler, Scheduler):
+        scheduler = scheduler.from_config(checkpoint.json(SCHEDULER))
+    parts = defaults_of(checkpoint)
+    if "tokenizer" not in given:
+        parts["tokenizer"] = read_tokenizer(CLIPTokenizer, checkpoint.tokenizer_files, f"the tokenizer of {checkpoint.source}")
+    for part, network in checkpoint.networks.items():
+        if part not in given:
+            parts[part] = fill(network, checkpoint.take(part), dtype)
+    return kind(**{**parts, **given, "scheduler": scheduler})
+
+
+def defaults_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The default steps and scale of a call that a checkpoint sets."""
+    defaults = checkpoint.json(DEFAULTS) if DEFAULTS in checkpoint.files else {}
+    if unknown := defaults.keys() - {"num_inference_steps", "guidance_scale"}:
+        raise CheckpointError(f"{checkpoint.source}: {DEFAULTS} has {min(unknown)!r}, which is no default of a pipeline")
+    return defaults

@@ -1,0 +1,138 @@
+"""The names in the single files of CompVis, Runway and Stability AI, and minisd's: pairs of fragments that are read either way.
+
+minisd's own single files have the part before the name: `unet.conv_in.weight`. The originals count blocks in the order of
+execution, where minisd has levels of blocks: input_blocks.4.0 is the first ResNet block of the second level.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from .names import RULES, TRANSFORMER, Place, rename, rename_back, usual_name
+
+LEVELS, LAYERS = 4, 2  # of every Stable Diffusion v1 and v2; a level has one layer more on the way up
+
+
+def unet_blocks() -> list[tuple[str, str]]:
+    pairs = []
+    for level in range(LEVELS):
+        first = level * (LAYERS + 1)
+        for layer in range(LAYERS):
+            n = 1 + first + layer  # input_blocks.0 is conv_in
+            pairs.append((f"input_blocks.{n}.0.", f"down_blocks.{level}.resnets.{layer}."))
+            pairs.append((f"input_blocks.{n}.1.", f"down_blocks.{level}.attentions.{layer}."))
+        pairs.insert(0, (f"input_blocks.{first + LAYERS + 1}.0.op.", f"down_blocks.{level}.downsample.conv."))
+        # The last block of a level ends with the upsampling, after the attention (the first level, the deepest, has none).
+        pairs.insert(0, (f"output_blocks.{first + LAYERS}.{1 if level == 0 else 2}.conv.", f"up_blocks.{level}.upsample.conv."))
+        for layer in range(LAYERS + 1):
+            pairs.append((f"output_blocks.{first + layer}.0.", f"up_blocks.{level}.resnets.{layer}."))
+            pairs.append((f"output_blocks.{first + layer}.1.", f"up_blocks.{level}.attentions.{layer}."))
+    return pairs
+
+
+RESNETS = ["resnets.0", "resnets.1", "resnets.2", "resnet_1", "resnet_2"]
+INSIDE = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+UNET = [
+    *TRANSFORMER,
+    (".to_out.0.", ".to_out."),
+    ("time_embed.0.", "time_embedding.linear_1."),
+    ("time_embed.2.", "time_embedding.linear_2."),
+    ("input_blocks.0.0.", "conv_in."),
+    ("middle_block.0.", "mid_block.resnet_1."),
+    ("middle_block.1.", "mid_block.attention."),
+    ("middle_block.2.", "mid_block.resnet_2."),
+    ("out.0.", "conv_norm_out."),
+    ("out.2.", "conv_out."),
+    *unet_blocks(),
+    *((f".{resnet}.{theirs}.", f".{resnet}.{ours}.") for resnet in RESNETS for theirs, ours in INSIDE.items()),
+]
+VAE = [
+    *((f"encoder.down.{i}.", f"encoder.down_blocks.{i}.") for i in range(LEVELS)),
+    # The decoder's levels are numbered from the image; minisd numbers them as they are executed, towards it.
+    *((f"decoder.up.{i}.", f"decoder.up_blocks.{LEVELS - 1 - i}.") for i in range(LEVELS)),
+    (".block.", ".resnets."),
+    (".mid.block_1.", ".mid_block.resnet_1."),
+    (".mid.block_2.", ".mid_block.resnet_2."),
+    (".mid.attn_1.norm.", ".mid_block.attention.norm."),
+    (".mid.attn_1.q.", ".mid_block.attention.attn.to_q."),
+    (".mid.attn_1.k.", ".mid_block.attention.attn.to_k."),
+    (".mid.attn_1.v.", ".mid_block.attention.attn.to_v."),
+    (".mid.attn_1.proj_out.", ".mid_block.attention.attn.to_out."),
+    (".nin_shortcut.", ".conv_shortcut."),
+    (".norm_out.", ".conv_norm_out."),
+]
+OPENCLIP = [
+    ("transformer.resblocks.", "blocks."),
+    ("positional_embedding", "position_embedding.weight"),
+    ("ln_final.", "final_norm."),
+    (".ln_1.", ".norm1."),
+    (".ln_2.", ".norm2."),
+    (".attn.out_proj.", ".attn.to_out."),
+    (".mlp.c_fc.", ".fc1."),
+    (".mlp.c_proj.", ".fc2."),
+]
+
+# The prefix of each part's names, and the rules for the rest of them. v1's text encoder is named as in diffusers.
+IMAGES = {"unet": ("model.diffusion_model.", UNET), "vae": ("first_stage_model.", VAE)}
+LAYOUTS = {
+    "v1": {**IMAGES, "text_encoder": ("cond_stage_model.transformer.", RULES["text_encoder"])},
+    "v2": {**IMAGES, "text_encoder": ("cond_stage_model.model.", OPENCLIP)},
+}
+SCHEDULE = (
+    "betas|(sqrt_)?alphas_cumprod|alphas_cumprod_prev|(sqrt|log)_one_minus_alphas_cumprod|sqrt_recip(m1)?_alphas_cumprod"
+    "|posterior_(variance|log_variance_clipped|mean_coef[12])"
+)
+# Tensors that no network here needs. Of OpenCLIP's 24 blocks Stable Diffusion v2 was trained on the states after the 23rd, and its
+# projection is for comparing texts with images.
+IGNORED = {
+    "v1": rf"{SCHEDULE}|model_ema\..*|cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids",
+    "v2": rf"{SCHEDULE}|model_ema\..*|cond_stage_model\.model\.(transformer\.resblocks\.23\..*|text_projection|logit_scale)",
+}
+
+
+def original_places(names: Iterable[str], generation: str) -> tuple[dict[str, Place], list[str]]:
+    """minisd's names for the tensors of a single file of "v1" or "v2", each with its place, and the names without one."""
+    places: dict[str, Place] = {}
+    unexpected = []
+    for name in names:
+        if re.fullmatch(IGNORED[generation], name):
+            continue
+        natives = native_names(name, generation)
+        if not natives or places.keys() & natives.keys():
+            unexpected.append(name)
+        else:
+            places |= natives
+    return places, unexpected
+
+
+def native_names(name: str, generation: str) -> dict[str, Place]:
+    for part, (prefix, rules) in LAYOUTS[generation].items():
+        if name.startswith(prefix):
+            native = f"{part}.{rename(usual_name(part, name.removeprefix(prefix)), rules)}"
+            if ".attn.in_proj_" in native:
+                return {native.replace("in_proj_", f"to_{letter}."): Place(name, third) for third, letter in enumerate("qkv")}
+            return {native: Place(name)}
+    return {}
+
+
+def original_name(native: str, generation: str) -> str:
+    """The way back, for one name; q, k and v of v2's text encoder share theirs."""
+    part, inside = native.split(".", 1)
+    prefix, rules = LAYOUTS[generation][part]
+    if rules is OPENCLIP:
+        inside = re.sub(r"\.attn\.to_[qkv]\.", ".attn.in_proj_", inside)
+    return prefix + rename_back(inside, rules)
+
+
+def averaged_places(places: Mapping[str, Place]) -> dict[str, Place]:
+    """The places, but the UNet's are those of its moving average: `model_ema.` and the usual names without their dots."""
+    return {
+        native: Place("model_ema." + place.name.removeprefix("model.").replace(".", "")) if native.startswith("unet.") else place
+        for native, place in places.items()
+    }

@@ -1,0 +1,44 @@
+"""model_index.json: which pipeline a checkpoint is for, and the class of each part."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ..config import TASKS, UnsupportedConfig
+from ..schedulers import SCHEDULERS
+
+INDEX = "model_index.json"
+PIPELINES = [*(pipeline for _, pipeline, _ in TASKS.values()), "StableDiffusionImg2ImgPipeline"]
+LIBRARIES = {"vae": "diffusers", "unet": "diffusers", "scheduler": "diffusers", "safety_checker": "stable_diffusion"}
+
+
+def index_json(classes: Mapping[str, str], in_channels: int) -> dict[str, Any]:
+    """`classes` has the class name of each part; the UNet's input channels tell the pipeline."""
+    parts = {part: [LIBRARIES.get(part, "transformers"), name] for part, name in classes.items()}
+    checked = "safety_checker" in classes
+    rest = {
+        "safety_checker": parts.get("safety_checker", [None, None]),
+        "feature_extractor": ["transformers", "CLIPImageProcessor"] if checked else [None, None],
+        "requires_safety_checker": checked,
+    }
+    return {"_class_name": TASKS[in_channels][1], "_diffusers_version": "0.10.2", **parts, **rest}
+
+
+def has_safety_checker(index: Mapping[str, Any]) -> bool:
+    return bool((index.get("safety_checker") or [None])[0])
+
+
+def refuse_unsupported(index: Mapping[str, Any], given: Collection[str], where: str):
+    """Raise UnsupportedConfig for a pipeline that minisd does not have, or for its scheduler, unless one is `given`."""
+    kind = index.get("_class_name")
+    if kind not in PIPELINES:
+        raise UnsupportedConfig(f"{where} is a {kind}; minisd implements {', '.join(PIPELINES)}")
+    if "scheduler" in given:
+        return
+    scheduler = (index.get("scheduler") or [None])[-1]
+    if not scheduler:
+        raise UnsupportedConfig(f"{where} names no scheduler; give one, as in scheduler=DDIMScheduler()")
+    if scheduler not in SCHEDULERS:
+        raise UnsupportedConfig(
+            f"{scheduler} is not implemented; another takes over what {where} says of it: scheduler=DDIMScheduler, or "
+            "on the command line --sampler ddim"
+        )

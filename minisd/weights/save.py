@@ -1,0 +1,100 @@
+"""Writing checkpoints: a component's folder, a pipeline's folder, or one file that describes itself. All or nothing."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..safety_checker import MEAN, STD
+from ..schedulers import Scheduler
+from ..tokenizer import CLIPTokenizer
+from .checkpoint import Checkpoint
+from .errors import CheckpointError
+from .fill import NETWORKS, part_of
+from .folder import DEFAULTS
+from .names import to_diffusers
+from .pipeline_index import INDEX, index_json
+from .safetensors import write_tensors
+from .settings import config_json
+from .texts import json_text, write_texts
+from .vocabulary import tokenizer_texts
+from .writing import new_file, new_folder
+
+Component = nn.Module | CLIPTokenizer | Scheduler
+
+
+def save_component(component: Component, folder: str | os.PathLike):
+    """A new folder with a network, a tokenizer or a sampler."""
+    with new_folder(folder) as new:
+        write_texts(new, component_texts(component))
+        if isinstance(component, nn.Module):
+            write_weights(new, component, component.state_dict())
+
+
+def component_texts(component: Component) -> dict[str, str]:
+    """The small files of a component's folder."""
+    if isinstance(component, CLIPTokenizer):
+        return tokenizer_texts(component)
+    config: Any = component.config
+    settings = config_json(config)
+    if isinstance(component, Scheduler):
+        return {"scheduler_config.json": json_text({"_class_name": type(component).__name__, **settings})}
+    return {"config.json": json_text(settings)}
+
+
+def write_weights(folder: Path, network: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None):
+    """The weights of a network, by their names in it, under diffusers' names."""
+    part = part_of(type(network))
+    named = to_diffusers(part, tensors, convolutions=not getattr(network.config, "use_linear_projection", True))
+    write_tensors(folder / f"{NETWORKS[part].weights}.safetensors", named, dtype)
+
+
+def save_pipeline(pipeline: Any, folder: str | os.PathLike):
+    """A new folder that minisd and diffusers load."""
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    defaults = {"num_inference_steps": pipeline.num_inference_steps, "guidance_scale": pipeline.guidance_scale}
+    files = {
+        INDEX: json_text(index_json({name: type(part).__name__ for name, part in parts.items()}, pipeline.unet.config.in_channels)),
+        DEFAULTS: json_text(defaults),
+    }
+    files |= {f"{name}/{file}": text for name, part in parts.items() for file, text in component_texts(part).items()}
+    if "safety_checker" in parts:
+        size = parts["safety_checker"].config.vision.image_size
+        files["feature_extractor/preprocessor_config.json"] = json_text(preprocessor_json(size))
+    tensors = {f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()}
+    write_diffusers(Checkpoint(Path(folder), files, networks, tensors, ""), folder)
+
+
+def preprocessor_json(size: int) -> dict[str, Any]:
+    """What the safety checker's `preprocess` does, in transformers' words."""
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": size},
+        "resample": int(Image.Resampling.BICUBIC),
+        "crop_size": {"height": size, "width": size},
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
+
+
+def write_minisd(checkpoint: Checkpoint, out: str | os.PathLike, dtype: torch.dtype | None = None):
+    """One .safetensors file that describes itself."""
+    about = json.dumps({"files": checkpoint.files, "decided": checkpoint.decided})
+    with new_file(out) as path:
+        write_tensors(path, checkpoint.tensors, dtype, {"minisd": about})
+
+
+def write_diffusers(checkpoint: Checkpoint, out: str | os.PathLike, dtype: torch.dtype | None = None):
+    """A diffusers folder. Empties the checkpoint's tensors. Raises CheckpointError without a vocabulary to put in it."""
+    if not checkpoint.has_vocabulary:
+        raise CheckpointError("a diffusers folder needs a vocabulary, and the source has none; --tokenizer FOLDER puts one in")
+    with new_folder(out) as folder:
+        write_texts(folder, checkpoint.files)
+        for part, network in checkpoint.networks.items():
+            write_weights(folder / part, network, checkpoint.take(part), dtype)

@@ -1,0 +1,39 @@
+"""The small files of a checkpoint: texts, most of them JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+
+
+def read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint?") from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is not a text file: {error}") from error
+
+
+def parse_json(text: str, where: str) -> dict[str, Any]:
+    """The settings in a JSON file. Raises CheckpointError for text that is not JSON, and for JSON that is not an object."""
+    try:
+        parsed = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{where} is not valid JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{where} holds no settings, but {parsed!r:.50}")
+    return parsed
+
+
+def json_text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]):
+    """Write small files, "unet/config.json", into a folder that is there."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")

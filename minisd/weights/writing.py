@@ -1,0 +1,50 @@
+"""Writing all or nothing: a new file or folder appears when it is whole, and after any failure nothing of it remains."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import CheckpointError
+
+
+@contextmanager
+def hidden_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write into. What is not moved out of it is removed in the end, and so are empty new parents."""
+    new = [folder for folder in out.parents if not folder.exists()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # of a folder that is not empty
+            for folder in new:
+                folder.rmdir()
+
+
+@contextmanager
+def new_file(out: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to, moved to `out` at the end of the block. Raises CheckpointError if `out` exists."""
+    out = Path(out)
+    if out.exists():
+        raise CheckpointError(f"{out} exists; name a new file")
+    with hidden_folder(out) as partial:
+        yield partial / out.name
+        os.replace(partial / out.name, out)
+
+
+@contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if that exists and is not empty."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
+    with hidden_folder(folder) as partial:
+        yield partial
+        partial.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()  # it is empty; Windows does not replace a folder
+        os.replace(partial, folder)

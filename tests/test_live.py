@@ -1,0 +1,185 @@
+"""The live page draws what the Python program draws: the same ids, noise, latents at every step, and picture."""
+
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from live.browser import PAGE, browser, missing, run
+
+from minisd import StableDiffusionPipeline
+from minisd.attention_maps import attention_maps
+from minisd.cuda_noise import CudaNoise
+from minisd.image import to_pil
+from minisd.schedulers.names import SAMPLERS
+from minisd.tiny.picture_book import caption, sample
+
+pytestmark = [pytest.mark.live, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+SOURCES = PAGE.parents[2] / "live"
+PROMPTS = [
+    "",
+    " ",
+    "a",
+    "A Cat  and\ta DOG",
+    "can't won't they'll",
+    "naïve café",
+    "日本語の猫",
+    "🦄🦄 rides!",
+    "1234 3.14",
+    "İstanbul ΣΑΣ",
+]
+PROMPTS += [
+    "<|endoftext|> a <|startoftext|>",
+    "<|ENDOFTEXT|>",
+    "a\u00a0b\u2003c",
+    "e\u0301",
+    "!!!? ... --",
+    "don''t 's 'S",
+    "a_b-c/d",
+]
+PROMPTS += ["x" * 300, "\u200bword"]
+REQUEST = {"seed": 3, "steps": 5, "scale": 2.0, "sampler": "pndm", "height": 128, "width": 128, "negative": ""}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = StableDiffusionPipeline.from_pretrained("tiny")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def page():
+    newest = max(path.stat().st_mtime for path in SOURCES.rglob("*") if path.is_file())
+    if not PAGE.exists() or PAGE.stat().st_mtime < newest:
+        subprocess.run([sys.executable, SOURCES / "build.py"], check=True, timeout=1200)
+    with browser() as driver:
+        yield driver
+
+
+def captions(count: int) -> list[str]:
+    return [caption(sample(random.Random(i)), random.Random(i)) for i in range(count)]
+
+
+def drawn(page, request: dict, what: str = "latents") -> dict:
+    """What the page computes: of every step the `what`, and the image."""
+    script = """
+        const engine = await minisd.ready, steps = [];
+        const { image } = await engine.draw(args[0], (step) => steps.push(Array.from(step[args[1]])));
+        return { steps, pixels: Array.from(minisd.toPixels(image)) };
+    """
+    return run(page, script, request, {"latents": "next"}.get(what, what))
+
+
+def expected(pipe, request: dict):
+    pipe.scheduler = SAMPLERS[request["sampler"]].from_config(pipe.scheduler.config)
+    steps = list(
+        pipe.denoise(
+            request["prompt"],
+            request["height"],
+            request["width"],
+            request["steps"],
+            request["scale"],
+            request["negative"],
+            generator=CudaNoise(request["seed"]),
+        )
+    )
+    return steps, np.asarray(to_pil(pipe.decode(steps[-1].latents))[0].convert("RGBA"))
+
+
+@pytest.mark.filterwarnings("ignore:the prompt has")
+def test_ids(page, pipe):
+    prompts = PROMPTS + captions(50)
+    theirs = run(page, "return args[0].map((text) => minisd.tokenizer.encode(text).ids)", prompts)
+    for prompt, ids in zip(prompts, theirs):
+        assert ids == pipe.tokenizer.encode(prompt), prompt
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42, 2**32 + 5, 2**64 - 1])
+def test_noise(page, seed):
+    script = "const noise = new minisd.CudaNoise(args[0]); return [Array.from(noise.randn(1024)), Array.from(noise.randn(5))]"
+    theirs, ours = run(page, script, str(seed)), CudaNoise(seed)
+    for numbers, shape in zip(theirs, [(1024,), (5,)]):
+        torch.testing.assert_close(torch.tensor(numbers), ours.randn(shape), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"sampler": "ddim"},
+        {"sampler": "lms"},
+        {"scale": 1.0},
+        {"scale": 6.0, "seed": 2**40},
+        {"steps": 1},
+        {"steps": 2},
+        {"height": 96, "width": 168},
+        {"negative": "a red house"},
+    ],
+    ids=str,
+)
+def test_latents_at_every_step(page, pipe, change):
+    request = REQUEST | change | {"prompt": captions(3)[2]}
+    theirs = drawn(page, request)
+    steps, pixels = expected(pipe, request)
+    assert len(theirs["steps"]) == len(steps)
+    for step, latents in zip(steps, theirs["steps"]):
+        torch.testing.assert_close(torch.tensor(latents), step.latents.flatten(), atol=1e-3, rtol=1e-3)
+    assert np.abs(np.array(theirs["pixels"]).reshape(pixels.shape) - pixels.astype(int)).max() <= 1
+
+
+def test_picture_of_twenty_steps(page, pipe):
+    """The page's first example, at its default settings, is the picture of `minisd` to one of 8 bits."""
+    request = REQUEST | {"prompt": run(page, "return minisd.facts.examples[0]"), "steps": 20, "seed": 0}
+    theirs = drawn(page, request, "x0")
+    steps, pixels = expected(pipe, request)
+    for step, x0 in zip(steps, theirs["steps"]):
+        torch.testing.assert_close(torch.tensor(x0), step.pred_original_sample.flatten(), atol=2e-3, rtol=2e-3)
+    assert np.abs(np.array(theirs["pixels"]).reshape(pixels.shape) - pixels.astype(int)).max() <= 1
+
+
+def test_attention(page, pipe):
+    """The maps of the page are those of `attention_maps`; a muted word mutes there and here."""
+    request = REQUEST | {"prompt": captions(3)[2], "steps": 2, "sampler": "ddim"}
+    muted = [1.0] * 77
+    muted[2] = 0.0
+    script = """
+        const engine = await minisd.ready, maps = [];
+        const request = { ...args[0], muted: Float32Array.from(args[1]) };
+        await engine.draw(request, (step) => maps.push(step.attention.map((map) => Array.from(map.data))));
+        return maps;
+    """
+    for factors in ([1.0] * 77, muted):
+        theirs = run(page, script, request, factors)
+        with attention_maps(pipe, torch.tensor([[1.0] * 77, factors])) as maps:
+            expected(pipe, request)
+        for step in range(2):
+            for level, found in zip(maps.levels, theirs[step]):
+                ours = maps.rows(step, level)[-1]
+                torch.testing.assert_close(torch.tensor(found).view(ours.shape), ours, atol=1e-4, rtol=1e-3)
+
+
+def test_replay(page):
+    """A run that goes on from recorded steps is the run that never stopped."""
+    script = """
+        const engine = await minisd.ready, steps = [];
+        const { image } = await engine.draw(args[0], (step) => steps.push(step));
+        const again = await engine.draw(args[0], undefined, steps.slice(0, 3));
+        return Math.max(...image.map((value, i) => Math.abs(value - again.image[i])));
+    """
+    assert run(page, script, REQUEST | {"prompt": captions(1)[0]}) < 1e-5
+
+
+def test_nothing_is_fetched_and_nothing_fails(page):
+    resources = run(page, "return performance.getEntriesByType('resource').map((entry) => entry.name.slice(0, 40))")
+    assert [name for name in resources if not name.startswith(("data:", "blob:"))] == []
+    assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_page_is_one_file_of_30_megabytes(page):
+    assert PAGE.stat().st_size <= 30e6
+    facts = json.loads(run(page, "return JSON.stringify(minisd.facts.config)"))
+    assert facts["length"] == 77
