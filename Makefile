@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-slow test-cuda notebooks docs lint clean
+.PHONY: demo test test-slow test-cuda test-lowest notebooks docs live test-live lint clean
 
 demo: .venv/demo
 	$(BIN)/python -m minisd.generate "an astronaut riding a horse" --seed 0
@@ -18,12 +18,28 @@ test-slow: .venv/test
 test-cuda: .venv/test
 	$(BIN)/python -m pytest -rs $(patsubst %,tests/test_%.py,references philox noise pipeline precision tiny)
 
+# The lowest versions of the dependencies that pyproject.toml names; tests that compare with diffusers are skipped. Needs uv
+LOWEST = .venv-lowest/bin/python
+test-lowest:
+	uv venv --quiet --clear --python 3.11 .venv-lowest
+	uv pip install --python $(LOWEST) --resolution lowest-direct --torch-backend cpu -e ".[train]"
+	uv pip install --python $(LOWEST) --torch-backend cpu "pytest>=8.3" scipy hatchling ipython
+	$(LOWEST) -m pytest -m "not slow" --ignore tests/test_docs.py --ignore tests/test_notebooks.py
+
 notebooks: .venv/test
 	$(BIN)/python notebooks/build.py
 
 docs: .venv/test
 	$(BIN)/sphinx-build -q -W --keep-going -c docs . docs/_build/html
 	@echo docs/_build/html/index.html
+
+# One HTML file that draws in the browser; needs npm
+live: .venv/live
+	$(BIN)/python docs/live/build.py
+
+# The page against the package, in a headless Chromium; skipped, with the reason, where there is none
+test-live: .venv/live
+	$(BIN)/python -m pytest -rs tests/test_live.py
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -40,5 +56,9 @@ lint: .venv/test
 	$(INSTALL) ".[test]"
 	touch $@
 
+.venv/live: .venv/test
+	$(INSTALL) ".[live]"
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-lowest

@@ -30,6 +30,7 @@ from minisd.tiny import picture_book as book
 IMAGES, MEASURED = Path(__file__).parent / "images", Path(__file__).parent / "tiny_model"
 SAMPLERS = {"DDIM": DDIMScheduler, "PNDM": PNDMScheduler, "K-LMS": LMSDiscreteScheduler}
 PROMPT = "a white cat riding a green dragon at night"
+HOUSE = book.draw(book.Scene((book.Thing("house", "orange", 0.5, 0.55, 0.32),), "", "meadow"))
 
 
 def loaded() -> StableDiffusionPipeline:
@@ -125,6 +126,41 @@ def guidance():
     save(images, [f"w = {scale}" for scale in scales], 6, "guidance")
 
 
+def edited(kind: type, images: list[tuple[str, dict]], name: str, *shown: Image.Image):
+    """A house of the book, and what a pipeline makes of it, by prompts and settings."""
+    pipe = kind.from_pretrained("tiny", scheduler=DDIMScheduler)
+    pipe.set_progress_bar_config(disable=True)
+    tensors = [to_tensor(image) for image in (HOUSE, *shown)]
+    tensors += [draw(pipe, prompt, image=HOUSE, num_inference_steps=20, **settings) for prompt, settings in images]
+    named = ("paste", "strength")
+    titles = [", ".join(f"{key} {value}" for key, value in settings.items() if key in named) for _, settings in images]
+    titles = ["picture", *["mask"] * len(shown), *titles]
+    save(tensors, titles, len(tensors), name)
+
+
+def strengths():
+    """The same picture, prompt and noise at six strengths."""
+    images = [("a blue house in the snow", {"strength": strength}) for strength in (0.3, 0.5, 0.6, 0.7, 0.85, 1.0)]
+    edited(minisd.StableDiffusionImg2ImgPipeline, images, "strengths")
+
+
+def night():
+    """The same picture, with night in the prompt."""
+    images = [("an orange house at night", {"strength": strength}) for strength in (0.5, 0.65, 0.75, 0.85)]
+    edited(minisd.StableDiffusionImg2ImgPipeline, images, "night")
+
+
+def snow():
+    """What is under the mask, drawn anew as a house in the snow."""
+    mask = Image.new("L", HOUSE.size)
+    mask.paste(255, (0, 0, 128, 52))
+    images = [
+        ("a white house in the snow", {"mask_image": mask}),
+        ("a white house in the snow", {"mask_image": mask, "paste": True}),
+    ]
+    edited(minisd.StableDiffusionInpaintPipeline, images, "snow", mask)
+
+
 def curves():
     """Left, what is right at every guidance scale; right, by every sampler in few steps and many. Bars are Wilson's 95 %."""
     measured = json.loads((MEASURED / "curves.json").read_text(encoding="utf-8"))
@@ -165,7 +201,7 @@ def ablations():
 PLACES = {  # of the rooms on their picture: column and row, from the bottom
     "config": (0, 0), "pretrained": (3, 0), "numerics": (1, 0), "networks": (0.3, 1), "samplers": (1.4, 1), "tokenizer": (2.4, 1),
     "safety": (0.3, 2), "pipeline": (1.4, 3), "weights": (3.4, 2.2), "command": (1.4, 4), "tiny": (-0.9, 3),
-    "evaluate": (0.2, 4), "train": (-0.3, 5), "lessons": (-0.9, 6),
+    "evaluate": (0.2, 4), "train": (-0.3, 5), "lessons": (-0.9, 6), "editing": (2.4, 3.6),
 }  # fmt: skip
 
 
@@ -193,7 +229,10 @@ def rooms():
     write(figure, "rooms")
 
 
-FIGURES = {figure.__name__: figure for figure in (rooms, astronaut, way, latents, samplers, orders, guidance, curves, ablations)}
+FIGURES = {
+    figure.__name__: figure
+    for figure in (rooms, astronaut, way, latents, samplers, orders, guidance, strengths, night, snow, curves, ablations)
+}
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)

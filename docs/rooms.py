@@ -1,4 +1,4 @@
-"""The rooms of the house, and which way their imports point: `python docs/rooms.py` prints them, tests/test_imports.py holds them."""
+"""The rooms of the house, and which way their imports point: `python docs/rooms.py` prints them, and a test holds them."""
 
 import ast
 from pathlib import Path
@@ -19,17 +19,27 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
         {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety"},
     ),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline"}),
-    "weights": (["weights"], {"config", "networks", "numerics", "samplers", "tokenizer", "safety"}),
+    "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety"}),
     "command": (["flags", "generate", "again", "infotext", "image_files"], {"numerics", "samplers", "pipeline", "tiny"}),
+    "explain": (["attention_maps", "explain"], {"numerics", "networks", "pipeline"}),
     "tiny": (["tiny"], set()),
-    "evaluate": (["evaluate"], {"config", "numerics", "pipeline", "samplers", "tiny", "command", "weights"}),
+    "processes": (["processes"], set()),
+    "evaluate": (
+        ["evaluate"],
+        {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "command", "weights", "processes"},
+    ),
     "train": (
         ["train"],
-        {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate"},
+        {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes"},
     ),
     "lessons": (["lessons"], {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "train"}),
 }
-LATE = {("pretrained", "weights"), ("samplers", "weights"), ("command", "tiny"), ("command", "editing")}  # imported when a function is called
+LATE = {
+    ("pretrained", "weights"),
+    ("samplers", "weights"),
+    ("command", "tiny"),
+    ("command", "editing"),
+}  # imported when a function is called
 
 
 def imports(path: Path, late: bool = True) -> set[str]:

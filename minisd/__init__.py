@@ -1,8 +1,8 @@
 """Stable Diffusion, written to be read.
 
-In reading order: pipeline, request, tokenizer, layers, clip, unet, vae, schedule, schedulers (spacing, base, ddim, pndm, sigmas, lms),
-noise, image, numerics, config. Around them: safety_checker, cuda_noise, pretrained and weights (files), image_files, flags and
-generate (the command). On top: editing (start from a picture).
+In reading order: pipeline, request, tokenizer, layers, clip, unet, vae, schedule, schedulers (spacing, base, ddim, pndm, sigmas,
+lms), noise, image, numerics, config. Around them: safety_checker, cuda_noise, pretrained and weights (files), image_files, flags
+and generate (the command). On top: editing (start from a picture).
 """
 
 from importlib import import_module

@@ -170,9 +170,9 @@ def test_text_states_of_an_unknown_width(file, monkeypatch):
     refused(file, "is no Stable Diffusion v1 or v2: 4 input channels, text states 48 wide")
 
 
-def test_an_instruct_pix2pix_file(tmp_path, small_presets):
-    path = write_original(tmp_path / "p2p.safetensors", "v1", in_channels=8)
-    refused(path, "is InstructPix2Pix, which edits pictures, by its 8 input channels; minisd draws from text alone")
+def test_a_depth_to_image_file(tmp_path, small_presets):
+    path = write_original(tmp_path / "depth.safetensors", "v2", in_channels=5)
+    refused(path, "is a depth-to-image model, by its 5 input channels; minisd has no pipeline for it")
 
 
 # Right kind, wrong tensors

@@ -125,8 +125,6 @@ REFUSED = [
     ("text_encoder", {"num_attention_heads": 5}, "text encoder: a width of 48 cannot be shared among 5 heads"),
     ("text_encoder", {"num_attention_heads": 0}, "text encoder: a width of 48 cannot be shared among 0 heads"),
     ("text_encoder", {"layer_norm_eps": 1e-6}, "layer_norm_eps = 1e-06"),
-    ("scheduler", {"trained_betas": [0.1, 0.2]}, "trained_betas = [0.1, 0.2]"),
-    ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
     ("scheduler", {"use_karras_sigmas": True}, "use_karras_sigmas = True"),
     ("scheduler", {"thresholding": True}, "thresholding = True"),
 ]

@@ -1,5 +1,6 @@
 """The live page draws what the Python program draws: the same ids, noise, latents at every step, and picture."""
 
+import io
 import json
 import random
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from live.browser import PAGE, browser, missing, run
+from PIL import Image
 
 from minisd import StableDiffusionPipeline
 from minisd.attention_maps import attention_maps
@@ -173,7 +175,7 @@ def test_replay(page):
     assert run(page, script, REQUEST | {"prompt": captions(1)[0]}) < 1e-5
 
 
-def test_nothing_is_fetched_and_nothing_fails(page):
+def test_nothing_is_fetched_and_nothing_failed(page):
     resources = run(page, "return performance.getEntriesByType('resource').map((entry) => entry.name.slice(0, 40))")
     assert [name for name in resources if not name.startswith(("data:", "blob:"))] == []
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
@@ -183,3 +185,87 @@ def test_page_is_one_file_of_30_megabytes(page):
     assert PAGE.stat().st_size <= 30e6
     facts = json.loads(run(page, "return JSON.stringify(minisd.facts.config)"))
     assert facts["length"] == 77
+
+
+def test_words_that_the_model_has_never_seen_are_named(page):
+    script = """
+        minisd.app.set({ prompt: "a Qwertzu " + minisd.facts.words[0], screen: "words" });
+        return [...document.querySelectorAll("#stage-words .hints p")].map((hint) => hint.textContent);
+    """
+    (hint,) = run(page, script)
+    assert "qwertzu" in hint
+
+
+def test_address_holds_the_state(page):
+    script = """
+        const { app } = minisd;
+        app.set({ prompt: "two & three = 5?", seed: "7", steps: 30, scale: 3.5, screen: "knobs", width: 160 });
+        const hash = location.hash, kept = { ...app.state };
+        app.set({ prompt: "x", seed: "1", steps: 4, scale: 1, screen: "words", width: 128 });
+        location.hash = hash;
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        return [kept, app.state];
+    """
+    kept, again = run(page, script)
+    assert kept == again and kept["steps"] == 30 and kept["prompt"] == "two & three = 5?"
+
+
+def test_png_holds_its_settings(page):
+    script = """
+        const canvas = document.createElement("canvas");
+        const settings = minisd.settingsOf({ ...minisd.app.state, prompt: "naïve 猫", negative: "red", seed: "5" }, minisd.facts);
+        const bytes = new Uint8Array(await (await minisd.pngWithSettings(canvas, settings)).arrayBuffer());
+        return Array.from(bytes);
+    """
+    file = bytes(run(page, script))
+    Image.open(io.BytesIO(file)).verify()  # the checksums
+    image = Image.open(io.BytesIO(file))
+    settings = json.loads(image.text["minisd"])
+    assert (settings["prompt"], settings["negative_prompt"], settings["seed"]) == ("naïve 猫", "red", 5)
+    assert image.text["parameters"].startswith("naïve 猫\nNegative prompt: red\nSteps: ")
+
+
+def test_reader_draws_stops_and_goes_on_from_a_step(page):
+    """With the page's own buttons: draw, stop, draw again, fork at step 3; the steps before it stay."""
+    script = """
+        const { app } = minisd, pause = () => new Promise((resolve) => setTimeout(resolve, 50));
+        const until = async (test) => { while (!test()) await pause(); };
+        const draw = document.getElementById("draw"), form = document.getElementById("request");
+        const prompts = minisd.facts.examples;
+        app.set({ prompt: prompts[0], seed: "0", steps: 6, scale: 2, width: 128, height: 128, screen: "loop" });
+        form.requestSubmit();
+        await until(() => app.run?.steps.length === 2);
+        form.requestSubmit();
+        await until(() => !app.run.drawing);
+        const stopped = app.run.steps.length;
+        form.requestSubmit();
+        await until(() => app.run.pixels && !app.run.drawing);
+        const first = app.run;
+        app.select(3);
+        document.getElementById("fork-words").value = prompts[1];
+        document.querySelector("#stage-loop form").requestSubmit();
+        await until(() => app.run !== first && app.run.pixels && !app.run.drawing);
+        const same = (a, b) => a.every((value, i) => value === b[i]);
+        const kept = [2, 3, 4].map((i) => same(first.steps[i].next, app.run.steps[i].next));
+        return [stopped, first.steps.length, kept, draw.textContent];
+    """
+    stopped, steps, same, label = run(page, script)
+    assert stopped < steps == 7
+    assert same == [True, False, False] and label == "Draw"
+
+
+def test_every_screen_shows_something(page):
+    """After a picture, no screen has an empty canvas, and the page is never wider than its window."""
+    script = """
+        const { app } = minisd, wide = [], empty = [];
+        for (const name of ["words", "noise", "loop", "guidance", "attention"]) {
+          app.set({ screen: name });
+          app.select(2);
+          await new Promise((resolve) => setTimeout(resolve, 1500));
+          const canvases = [...document.querySelectorAll(`#stage-${name} canvas`)].filter((canvas) => canvas.offsetParent);
+          if (!canvases.length || canvases.some((canvas) => !canvas.dataset.painted)) empty.push(name);
+          if (document.documentElement.scrollWidth > innerWidth) wide.push(name);
+        }
+        return [empty, wide];
+    """
+    assert run(page, script) == [[], []]

@@ -224,7 +224,7 @@ def test_a_flagged_picture_is_black_and_the_other_untouched():
     free = drawn(pipe)
     assert free.nsfw_content_detected is None
     pipe.safety_checker = one_of_two(free.images)
-    with pytest.warns(UserWarning, match="the safety checker hides picture 1: another seed or prompt may pass"):
+    with pytest.warns(UserWarning, match="the safety checker hides image 1: another seed or prompt may pass"):
         checked = drawn(pipe)
     assert checked.nsfw_content_detected == [False, True]
     assert checked.images[0] == free.images[0]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import minisd
 from minisd import DDIMScheduler, PNDMScheduler, UnsupportedConfig
+from minisd.flags import parser
 from minisd.schedule import to_x0_and_epsilon
 from minisd.schedulers import SCHEDULERS, Scheduler
 from minisd.schedulers.names import SAMPLERS, known_as, name_of, with_sigmas
@@ -424,7 +425,7 @@ def test_settings_go_as_in_diffusers(source, target):
     for given in (ours.config, written):
         config = SCHEDULERS[target].from_config(given).config
         shared = {name: value for name, value in vars(config).items() if name in expected and value is not None}
-        del shared["set_alpha_to_one"]  # of three classes there, with two defaults
+        shared.pop("set_alpha_to_one", None)  # of three classes there, with two defaults
         assert {name: list(v) if isinstance(v, tuple) else v for name, v in shared.items()} == {
             name: expected[name] for name in shared
         }
@@ -497,6 +498,16 @@ def test_names_that_people_know(name, known):
     assert known_as(name) == known_as(name.upper()) == known
     scheduler = with_sigmas(SAMPLERS[known[0]].from_config(OFFICIAL["v1"]["scheduler"]), known[1])
     assert name_of(scheduler) == known
+
+
+def test_the_command_line_takes_them(capsys):
+    asked = lambda *words: parser().parse_args(["a cat", *words])  # noqa: E731
+    assert asked("--sampler", "Euler a").sampler == ("euler-a", None)
+    assert asked("--sampler", "DPM++ 2M Karras").sampler == ("dpm++2m", "karras")
+    assert asked("--karras").sigmas == asked("--sigmas", "karras").sigmas == "karras"
+    with pytest.raises(SystemExit):
+        asked("--sampler", "nonsense")
+    assert "no sampler is called 'nonsense'; there are pndm, ddim," in capsys.readouterr().err
 
 
 def test_a_name_that_nobody_knows():

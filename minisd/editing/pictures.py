@@ -42,24 +42,26 @@ def separate(given: Any, what: str) -> list[Tensor]:
         return [one for each in given for one in separate(each, what)]
     if isinstance(given, Image.Image):
         return [fractions(torch.from_numpy(pixels(given)), what).permute(2, 0, 1)]
-    if isinstance(given, np.ndarray):
-        x = torch.from_numpy(np.ascontiguousarray(given))
-        planes = x.ndim == 2 or (what == "mask" and x.ndim == 3 and x.shape[-1] not in (1, 3, 4))
-        x = x.reshape(-1, 1, *x.shape[-2:]) if planes else x.reshape(-1, *x.shape[-3:]).permute(0, 3, 1, 2)
-    elif isinstance(given, Tensor):
-        x = given.detach().cpu()
-        planes = x.ndim == 2 or (what == "mask" and x.ndim == 3)
-        x = x.reshape(-1, 1, *x.shape[-2:]) if planes else x.reshape(-1, *x.shape[-3:])
-        if x.shape[1] == 4:
+    if not isinstance(given, np.ndarray | Tensor):
+        kinds = f"a {what} is a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
+        raise TypeError(f"{kinds}, not {given!r}"[:150] + "; open a file by Image.open")
+    if given.ndim in (2, 3, 4) and 0 not in given.shape:
+        x = first_channels(given, what)
+        if x.shape[1] == 4 and isinstance(given, Tensor):
             raise ValueError(f"a {what} as a tensor has 1 or 3 channels, not 4: leave out its opacity, or decode latents first")
-    else:
-        raise TypeError(
-            f"a {what} is a PIL image, an array (H, W, 3) or a tensor (3, H, W), not {given!r}"[:150]
-            + "; open a file by Image.open"
-        )
-    if given.ndim not in (2, 3, 4) or x.shape[1] not in (1, 3, 4) or 0 in x.shape:
-        raise ValueError(f"a {what} of shape {tuple(given.shape)} is not understood: arrays are (H, W, 3), tensors (3, H, W)")
-    return list(fractions(x, what))
+        if x.shape[1] in (1, 3, 4):
+            return list(fractions(x, what))
+    raise ValueError(f"a {what} of shape {tuple(given.shape)} is not understood: arrays are (H, W, 3), tensors (3, H, W)")
+
+
+def first_channels(given: np.ndarray | Tensor, what: str) -> Tensor:
+    """An array or a tensor as (k, C, H, W). Masks of three dimensions are several without channels, (k, H, W)."""
+    if isinstance(given, Tensor):
+        planes = given.ndim == 2 or (what == "mask" and given.ndim == 3)
+        return given.detach().cpu().reshape(-1, *((1, *given.shape[-2:]) if planes else given.shape[-3:]))
+    x = torch.from_numpy(np.ascontiguousarray(given))
+    planes = x.ndim == 2 or (what == "mask" and x.ndim == 3 and x.shape[-1] not in (1, 3, 4))
+    return x.reshape(-1, 1, *x.shape[-2:]) if planes else x.reshape(-1, *x.shape[-3:]).permute(0, 3, 1, 2)
 
 
 def upright(image: Image.Image, mode: str) -> Image.Image:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from ..flags import SAMPLERS
 from ..processes import join_processes
+from ..schedulers.names import SAMPLERS
 from ..tiny.picture_book import TRAINING_SCENES
 from . import detector, geometry
 from .findings import Judge

@@ -4,8 +4,9 @@ import hashlib
 
 from torch import nn
 
-from ..flags import SAMPLERS, best_device
+from ..flags import best_device
 from ..pipeline import StableDiffusionPipeline
+from ..schedulers.names import SAMPLERS
 
 
 def load(model: str, sampler: str | None = None) -> StableDiffusionPipeline:

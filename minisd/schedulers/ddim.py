@@ -29,7 +29,7 @@ class DDIMScheduler(Scheduler):
         *,
         generator: Generators = None,
     ) -> SchedulerOutput:
-        """Eqs. 12 and 16: to x0 along ε, then back to the next timestep with old noise and, for η > 0, new noise."""
+        """To x0 along ε, then back (eqs. 12 and 16) to the next timestep with old noise and, for η > 0, new noise."""
         self.advance(timestep)
         t = int(timestep)
         alpha, alpha_next = self.alpha(t), self.alpha(self.next_timestep(t))

@@ -30,8 +30,7 @@ class DPMSolverMultistepScheduler(MultistepScheduler):
     }
     implemented = {
         "use_beta_sigmas": False, "use_lu_lambdas": False, "use_flow_sigmas": False, "use_dynamic_shifting": False,
-        "thresholding": False, "lambda_min_clipped": -math.inf, "flow_shift": 1.0,
-        "time_shift_type": "exponential",
+        "thresholding": False, "lambda_min_clipped": -math.inf, "flow_shift": 1.0, "time_shift_type": "exponential",
     }  # fmt: skip
 
     def begin(self, timesteps: Tensor, device: torch.device | str | None = None, num_inference_steps: int | None = None):

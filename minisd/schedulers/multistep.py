@@ -62,7 +62,7 @@ def length(sigma: float, sigma_next: float) -> float:
 def mean_powers(h: float) -> tuple[float, float]:
     """The means of s and s² over a step, s from 0 to 1, where the weight of a moment is e^(hs): it grows with the signal.
 
-    An exact step goes along this mean of x0 (Lu et al. 2022, proposition 4.1), so these are the weights that a polynomial of s needs.
+    An exact step goes along this mean of x0 (Lu et al. 2022, proposition 4.1), so these are a polynomial's weights.
     """
     if h == 0:
         return 1 / 2, 1 / 3

@@ -121,10 +121,10 @@ def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None 
             raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {asked!r}")
         return load_single_file(kind, source, **options)
     dtype, hub, given = taken_dtype(options), taken_hub(options), replacements(options)
-    folder = find(source, Needed((INDEX,), UNET), hub)
-    index = parse_json(read_text(folder / INDEX), str(folder / INDEX))
+    path = find(source, Needed((INDEX,)), hub) / INDEX
+    index = parse_json(read_text(path), str(path))
     refuse_unsupported(index, given, str(source))
-    if "unet" not in given and (path := folder / UNET).exists():
+    if "unet" not in given and (path := find(source, Needed((INDEX,), UNET), hub) / UNET).exists():
         refuse_other_tasks(parse_json(read_text(path), str(path)).get("in_channels", 4), kind.unet_channels, str(source))
 
     # All that is needed is found before any of it is loaded

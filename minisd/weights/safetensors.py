@@ -104,21 +104,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     A change to one of them copies its page in memory; the file stays as it is. The file is mapped window by window, so that
     memory can be freed before the last tensor is let go of.
     """
-    header, size, end = read_header(path), path.stat().st_size, 0
+    header, size = read_header(path), path.stat().st_size
     tensors = {}
+    window, start, end = None, 0, 0  # the bytes of the file that are mapped
     with path.open("rb") as file:
         for name, begin in sorted(header.begins.items(), key=lambda item: item[1]):
             dtype, shape = DTYPES[header.dtypes[name]], header.shapes[name]
             count = math.prod(shape)
+            if count == 0:  # nothing to map
+                tensors[name] = torch.empty(shape, dtype=dtype)
+                continue
             if begin + count * dtype.itemsize > end:
                 start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
                 end = min(size, max(start + WINDOW, begin + count * dtype.itemsize))
                 window = mmap.mmap(file.fileno(), end - start, access=mmap.ACCESS_COPY, offset=start)
-            mapped = count > 0  # a window of no bytes cannot be mapped
-            flat = (
-                torch.frombuffer(window, dtype=dtype, count=count, offset=begin - start) if mapped else torch.empty(0, dtype=dtype)
-            )
-            tensors[name] = flat.view(shape)
+            tensors[name] = torch.frombuffer(window, dtype=dtype, count=count, offset=begin - start).view(shape)
     return tensors
 
 

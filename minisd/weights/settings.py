@@ -218,8 +218,10 @@ def vae_json(config: VAEConfig) -> dict[str, Any]:
 SAMPLER_KNOWN = {"skip_prk_steps", "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"}
 
 
-def read_scheduler(settings: Settings, kind: type[SchedulerConfig] = SchedulerConfig, known: Iterable[str] = ()) -> SchedulerConfig:
-    refuse_unknown(settings, {*SAMPLER_KNOWN, *known, *names_of(kind)}, "scheduler")
+def read_scheduler(
+    settings: Settings, kind: type[SchedulerConfig] = SchedulerConfig, known: Iterable[str] = (), where: str = "scheduler"
+) -> SchedulerConfig:
+    refuse_unknown(settings, {*SAMPLER_KNOWN, *known, *names_of(kind)}, where)
     read = of_fields(kind, settings)
     return kind(**dict[str, Any]({name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}))
 
@@ -232,15 +234,16 @@ def scheduler_json(config: SchedulerConfig) -> dict[str, Any]:
 def scheduler_config(sampler: "type[Scheduler]", settings: Settings) -> SchedulerConfig:
     """The configuration of a sampler from diffusers' settings for it, or for another sampler, named by `_class_name`.
 
-    Settings that only the other one has are dropped, as is its `solver_type`, where the name means something else here.
+    Settings that only the other one has are dropped, as are its `solver_type` and `variance_type`, where they mean nothing here.
     """
     own = {*names_of(sampler.config_class), *sampler.implemented}
     if settings.get("_class_name", sampler.__name__) != sampler.__name__:
         settings = {name: value for name, value in settings.items() if name in own}
-        if settings.get("solver_type") not in sampler.choices.get("solver_type", ()):
-            settings.pop("solver_type", None)
+        for name in ("solver_type", "variance_type"):
+            if settings.get(name) not in sampler.choices.get(name, ()):
+                settings.pop(name, None)
     refuse_unless(settings, sampler.implemented, sampler.__name__)
-    return read_scheduler(settings, sampler.config_class, sampler.implemented)
+    return read_scheduler(settings, sampler.config_class, sampler.implemented, sampler.__name__)
 
 
 FORMS: dict[type, tuple[Callable[[Settings], Any], Callable[[Any], dict[str, Any]]]] = {

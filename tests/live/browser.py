@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "_build" / "live" / "index.html"
+PATIENCE = 600  # seconds for anything; busy machines are slow
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
@@ -38,7 +39,9 @@ def browser(width: int = 1600, height: int = 1000, dark: bool = False, hash: str
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
         try:
-            driver.set_script_timeout(300)
+            driver.command_executor.client_config.timeout = PATIENCE + 30
+            driver.set_page_load_timeout(PATIENCE)
+            driver.set_script_timeout(PATIENCE)
             features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
             # A window cannot be as narrow as a phone, but its content can

@@ -38,6 +38,7 @@ const app = {
 
   /** Change settings; nothing is drawn yet. */
   set(patch) {
+    if (patch.screen) requestAnimationFrame(() => find(`tab-${app.state.screen}`).scrollIntoView({ block: "nearest", inline: "center" }));
     app.state = app.checked({ ...app.state, ...patch });
     history.replaceState(null, "", toHash(app.state, start));
     update();

@@ -22,7 +22,7 @@ function textChunk(keyword, text) {
 
 export function settingsOf(request, facts) {
   const { prompt, negative, sampler, steps, scale, seed, width, height } = request;
-  return { prompt, negative_prompt: negative, model: "tiny", sampler, steps, guidance_scale: scale, seed: Number(seed), noise: "cuda",
+  return { prompt, negative_prompt: negative, model: "tiny", sampler, steps, guidance_scale: scale, seed: Number.isSafeInteger(Number(seed)) ? Number(seed) : seed, noise: "cuda",
     width, height, version: facts.version }; // prettier-ignore
 }
 

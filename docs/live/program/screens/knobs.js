@@ -4,12 +4,12 @@ import { figure, h, paint, picture } from "../dom.js";
 import { Run } from "../run.js";
 
 const KNOBS = {
+  prompt: { label: "prompt", type: "text" },
+  negative: { label: "negative prompt", type: "text" },
   seed: { label: "seed", type: "text", inputmode: "numeric", pattern: "\\d{1,19}" },
   steps: { label: "steps", type: "number", min: 1, max: 200 },
   scale: { label: "guidance w", type: "number", min: 0, max: 30, step: 0.5 },
   sampler: { label: "sampler", options: ["pndm", "ddim", "lms"] },
-  negative: { label: "negative prompt", type: "text" },
-  prompt: { label: "prompt", type: "text" },
   width: { label: "width", type: "number", min: 32, max: 256, step: 8 },
   height: { label: "height", type: "number", min: 32, max: 256, step: 8 },
 };
@@ -28,7 +28,7 @@ function knobs(side, onChange) {
 
 export function mount(root, app) {
   const a = picture("Picture A"), b = picture("Picture B"), difference = picture("The difference of A and B");
-  const told = h("span", {}, "B − A");
+  const told = h("span", {}, "B − A"), namedB = h("span", {}, "B");
   let other, rival;
   const formA = knobs("a", (patch) => app.set(patch)), formB = knobs("b", (patch) => {
     other = app.checked({ ...other, ...patch });
@@ -43,7 +43,7 @@ export function mount(root, app) {
   } }, "Draw both"); // prettier-ignore
   root.append(
     h("div", { class: "row three" },
-      figure(a, "A"), figure(b, "B"), figure(difference, told)),
+      figure(a, "A"), figure(b, namedB), figure(difference, told)),
     h("div", { class: "row two forms" },
       h("section", { "aria-label": "Settings A" }, h("h3", {}, "A"), formA.element),
       h("section", { "aria-label": "Settings B" }, h("h3", {}, "B"), formB.element)),
@@ -58,6 +58,7 @@ export function mount(root, app) {
     if (left) paint(a, left, app.run.request.width, app.run.request.height);
     if (right) paint(b, right, rival.request.width, rival.request.height);
     b.classList.toggle("waiting", !right);
+    if (rival) namedB.textContent = `B: ${differences(app.run.request, rival.request)}`;
     if (!(app.run?.pixels && rival?.pixels && left.length === right.length)) return;
     let sum = 0;
     const pixels = right.map((value, i) => {
@@ -69,4 +70,10 @@ export function mount(root, app) {
     told.textContent = `B − A: ${(sum / (0.75 * pixels.length)).toFixed(1)} of 255 a pixel, on average`;
   }
   return { update };
+}
+
+/** What B has that A has not: "guidance w 1, steps 40". */
+function differences(a, b) {
+  const named = Object.keys(KNOBS).filter((name) => a[name] !== b[name]).map((name) => `${KNOBS[name].label} ${b[name] || "none"}`);
+  return named.join(", ") || "the same settings";
 }
