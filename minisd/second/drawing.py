@@ -12,10 +12,10 @@ from .creatures import CREATURES
 from .objects import OBJECTS
 from .places import COLORS, backdrop
 from .shapes import Color, Part, mix
-from .styles import book
+from .styles import book, pencil, photo, watercolour
 
 THINGS = CREATURES | OBJECTS
-RENDERERS = {"book": book.render, "pencil": book.render, "watercolour": book.render, "photo": book.render}
+RENDERERS = {style.__name__.split(".")[-1]: style.render for style in (book, pencil, watercolour, photo)}
 
 PAINTS = {  # what is always the same
     "white": (255, 254, 250), "ink": (44, 42, 50), "gold": (250, 206, 84), "cream": (250, 238, 212), "rose": (228, 112, 120),

@@ -133,7 +133,8 @@ def compose(request: Request, rng: random.Random) -> Scene:
     place = request.place or next(place for place in places if place not in request.colors)
     colors = [color or rng.choice([name for name in COLORS if name != place]) for color in request.colors]
     style = request.style or rng.choice(STYLES)
-    sizes = [size or rng.choices(SIZES, [30, 40, 30] if not request.relation else [15, 70, 15])[0] for size in request.sizes]
+    chances = [15, 70, 15] if request.relation else [30, 40, 30]
+    sizes = [rng.choices(SIZES, chances)[0] if size is None else size for size in request.sizes]
     things = [
         Thing(kind, color, x, y, scale, rng.uniform(-0.08, 0.08), size, looks)
         for kind, color, size, looks, (x, y, scale) in zip(request.kinds, colors, sizes, *layout(request, sizes, rng))

@@ -1,0 +1,71 @@
+"""The watercolour: washes whose pigment gathers at their edges and bleeds into wet paper, without any outline."""
+
+from PIL import Image, ImageChops, ImageFilter
+
+from .paper import PAGES, clouds, cut_out, on_grain, painted_area, pixels
+
+ZOOM = 2
+PAPER = (254, 253, 249)
+POOLED = [round(255 * max(0.0, min(1.0, 2.0 - value / 128))) for value in range(256)]  # blurred mask: where pigment gathers
+BLED = [round(0.45 * value) for value in range(256)]
+
+
+def render(ground, figures, size, rng):
+    side, page, phase = ZOOM * size, rng.randrange(PAGES), rng.uniform(0, 6)
+    wash = Image.new("RGB", (side, side), ground[0].color)
+    for shape in ground[1:]:
+        wash_on(wash, shape, side, phase, wet=0.008)
+    thin = clouds(side, 5, page).point([round(0.3 * value) for value in range(256)])
+    wash.paste(PAPER, mask=thin)
+    picture = Image.composite(wash, Image.new("RGB", wash.size, PAPER), painted_area(side, 0.045, 0.02, page))
+    for figure in figures:
+        for shape in figure:
+            if not shape.fine:
+                bleed(picture, shape, side, phase, clouds(side, 6, page))
+        for shape in figure:
+            if shape.fine:
+                touch(picture, shape, side, phase)
+            else:
+                wash_on(picture, shape, side, phase, wet=0.003)
+    return on_grain(picture.reduce(ZOOM), page)
+
+
+def wash_on(picture, shape, side, phase, wet):
+    """One wash: pale inside, deeper along its edge."""
+    margin = round(0.02 * side)
+    if not (cut := cut_out(pixels(shape.points, side, 0.004, phase), margin, side)):
+        return
+    mask, corner = cut
+    edge = mask.filter(ImageFilter.BoxBlur(side * min(0.022, max(0.008, 0.5 * shape.radius)))).point(POOLED)
+    mask = mask.filter(ImageFilter.BoxBlur(wet * side))
+    picture.paste(thinned(shape.color), corner, mask)
+    picture.paste(pigment(shape.color), corner, ImageChops.multiply(mask, edge))
+
+
+def bleed(picture, shape, side, phase, dampness):
+    """A halo of colour where the paper is damp."""
+    margin = round(0.05 * side)
+    if not (cut := cut_out(pixels(shape.points, side, 0.004, phase), margin, side)):
+        return
+    mask, (left, top) = cut
+    damp = dampness.crop((left, top, left + mask.width, top + mask.height))
+    halo = ImageChops.multiply(mask.filter(ImageFilter.BoxBlur(0.02 * side)), damp).point(BLED)
+    picture.paste(thinned(shape.color), (left, top), halo)
+
+
+def touch(picture, shape, side, phase):
+    """A detail, put on when the rest is dry."""
+    if cut := cut_out(pixels(shape.points, side, 0.004, phase), 4, side):
+        mask, corner = cut
+        picture.paste(shape.color, corner, mask.filter(ImageFilter.BoxBlur(0.5)))
+
+
+def thinned(color):
+    """The colour of a wash on white paper. Dark pigments cover better."""
+    cover = 0.92 - 0.27 * sum(color) / 765
+    return tuple(round(white + (value - white) * cover) for value, white in zip(color, PAPER))
+
+
+def pigment(color):
+    """The colour where a wash dries: deeper, and a little cooler."""
+    return tuple(round(0.84 * value + 0.16 * cool) for value, cool in zip(color, (70, 60, 120)))
