@@ -4,9 +4,11 @@ The paler and quieter a place is, the better its things can be seen; what lies w
 """
 
 import random
-from math import pi, sin
+from math import pi
 
-from .shapes import Color, Part, mix, oval, polygon
+import numpy as np
+
+from .shapes import Color, Part, mix, oval
 
 COLORS = {
     "red": (219, 62, 56), "orange": (244, 142, 44), "yellow": (250, 212, 66), "green": (72, 164, 84), "blue": (58, 118, 212),
@@ -24,14 +26,15 @@ def backdrop(place: str, rng: random.Random) -> list[Part]:
 
 
 def whole_page(color: Color) -> Part:
-    return polygon([(-0.1, -0.1), (1.1, -0.1), (1.1, 1.1), (-0.1, 1.1)], color)
+    return Part(np.array([(-0.1, -0.1), (1.1, -0.1), (1.1, 1.1), (-0.1, 1.1)]), color)
 
 
 def land(rng: random.Random, top: float, height: float, color: Color) -> Part:
     """Everything below a gently waving line."""
     start, waves = rng.uniform(0, 2 * pi), rng.uniform(0.5, 1.3)
-    line = [(-0.1 + 1.2 * i / 16, top + height * sin(start + 2 * pi * waves * i / 16)) for i in range(17)]
-    return polygon([*line, (1.1, 1.1), (-0.1, 1.1)], color)
+    x = np.linspace(-0.1, 1.1, 25)
+    line = np.stack([x, top + height * np.sin(start + 2 * pi * waves * x)], axis=1)
+    return Part(np.concatenate([line, [(1.1, 1.1), (-0.1, 1.1)]]), color)
 
 
 def cloud(rng: random.Random, y: float, color: Color) -> list[Part]:

@@ -3,7 +3,7 @@
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from .paper import PAGES, clouds, on_grain, painted_area, pixels
 
@@ -17,6 +17,7 @@ def render(ground, figures, size, rng):
     lines, front = Image.new("L", (side, side)), Image.new("L", (side, side))
     paint, draw_line, cover = ImageDraw.Draw(color), ImageDraw.Draw(lines), ImageDraw.Draw(front)
     paint_ground(paint, draw_line, ground, side, phase)
+    lines.paste(0, mask=bare_paper(side, page))
     for shape in [shape for figure in figures for shape in figure]:
         points = pixels(shape.points, side, 0.003, phase)
         paint.polygon(points, shape.color)
@@ -46,7 +47,7 @@ def hatching(side, page, weak, strong, slant):
     """How hard the pencil presses: parallel strokes that an unsteady hand drew, each about two pixels of the finished page wide."""
     y, x = np.mgrid[0:side, 0:side] / side
     unsteady = np.asarray(clouds(side, 6, page), np.float32) / 255
-    waves = np.sin(2 * np.pi * (24 * (x * np.cos(slant) + y * np.sin(slant)) + 1.5 * unsteady))
+    waves = np.sin(2 * np.pi * (24 * (x * np.cos(slant) + y * np.sin(slant)) + 0.7 * unsteady))
     strokes = np.clip(0.5 + 0.9 * waves, 0, 1) * (0.75 + 0.25 * unsteady)
     return Image.fromarray((255 * (weak + (strong - weak) * strokes)).astype(np.uint8))
 
@@ -54,5 +55,10 @@ def hatching(side, page, weak, strong, slant):
 @cache
 def ground_hatching(side, page):
     """Lighter strokes in the other direction, so that things stand out, with bare paper around."""
-    strokes = hatching(side, page, 0.42, 0.68, 2.3)
+    strokes = hatching(side, page, 0.48, 0.66, 2.3)
     return Image.composite(strokes, Image.new("L", strokes.size), painted_area(side, 0.03, 0.03, page))
+
+
+@cache
+def bare_paper(side, page):
+    return ImageChops.invert(painted_area(side, 0.03, 0.03, page))

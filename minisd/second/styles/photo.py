@@ -14,24 +14,32 @@ from .paper import PAGES, clouds, cut_out, pixels
 ZOOM = 2
 LIGHT = np.array([-0.5, -0.62, 0.6]) / np.linalg.norm([-0.5, -0.62, 0.6])
 HALFWAY = (LIGHT + (0, 0, 1)) / np.linalg.norm(LIGHT + (0, 0, 1))
-STEEP, BODY_RADIUS = 2.2, 10  # of a pillow: how high it is, and the radius in pixels that it is measured at
-KEY, FILL = np.float32([1.02, 0.98, 0.9]), np.float32([0.44, 0.46, 0.54])  # warm light, cool shadow
+STEEP, BODY_RADIUS = 1.8, 10  # of a pillow: how high it is, and the radius in pixels that it is measured at
+FILL = np.float32([0.42, 0.45, 0.52])  # what reaches the shadows, a little cooler than the light
+WRAP, GLOSS = 0.25, 60  # how far light reaches round a corner; how much clay shines
 
 
 def render(ground, figures, size, rng):
     side, page = ZOOM * size, rng.randrange(PAGES)
-    picture = Image.new("RGB", (side, side))
-    pen = ImageDraw.Draw(picture)
-    for shape in ground:
-        pen.polygon(pixels(shape.points, side), shape.color)
-    picture = picture.filter(ImageFilter.BoxBlur(0.012 * side))
-    picture.paste((30, 26, 40), mask=vignette(side, page))
-    slopes = np.zeros((2, side, side), np.float32)
+    picture = backdrop(ground, size, page).resize((side, side), Image.Resampling.BILINEAR)
+    relief = np.zeros((3, side, side), np.float32)  # slope to the right, slope downwards, and 1 where there is clay
     for figure in figures:
         cast_shadow(picture, figure, side)
         for shape in figure:
-            model(picture, slopes, shape, side)
-    return lit(picture.reduce(ZOOM), slopes.reshape(2, size, ZOOM, size, ZOOM).mean((2, 4)))
+            model(picture, relief, shape, side)
+    halved = (relief[:, ::2] + relief[:, 1::2]) / 4
+    return lit(picture.reduce(ZOOM), halved[:, :, ::2] + halved[:, :, 1::2])
+
+
+def backdrop(ground, size, page):
+    """The place, out of focus."""
+    picture = Image.new("RGB", (size, size))
+    pen = ImageDraw.Draw(picture)
+    for shape in ground:
+        pen.polygon(pixels(shape.points, size), shape.color)
+    picture = picture.filter(ImageFilter.BoxBlur(0.011 * size))
+    picture.paste((36, 30, 52), mask=vignette(size, page))
+    return picture
 
 
 @cache
@@ -39,12 +47,12 @@ def vignette(side, page):
     """The backdrop's own shading: light falls off to the right and below, and no two studios are alike."""
     y, x = np.mgrid[0:side, 0:side] / side
     uneven = np.asarray(clouds(side, 4, page), np.float32) / 255
-    return Image.fromarray((255 * np.clip(0.02 + 0.14 * (0.6 * x + 0.4 * y) ** 1.5 + 0.06 * uneven, 0, 1)).astype(np.uint8))
+    return Image.fromarray((255 * np.clip(0.18 * (0.7 * x + 0.3 * y) ** 2 + 0.03 * uneven, 0, 1)).astype(np.uint8))
 
 
 def cast_shadow(picture, figure, side):
     """A soft shadow to the lower right, and a darker one where the thing touches the ground."""
-    small = side // 4
+    small = side // 4  # soft enough to be drawn small
     shadow = Image.new("L", (small, small))
     pen = ImageDraw.Draw(shadow)
     for shape in figure:
@@ -57,10 +65,12 @@ def cast_shadow(picture, figure, side):
         box = (middle - half, bottom - 0.03, middle + half, bottom + 0.025)
         ImageDraw.Draw(contact).ellipse([small * value for value in box], 120)
         shadow.paste(150, mask=contact.filter(ImageFilter.GaussianBlur(0.025 * small)))
-    picture.paste((28, 22, 48), mask=shadow.resize((side, side), Image.Resampling.BICUBIC))
+    left, top, right, bottom = shadow.getbbox() or (0, 0, 1, 1)
+    mask = shadow.crop((left, top, right, bottom)).resize((4 * (right - left), 4 * (bottom - top)), Image.Resampling.BILINEAR)
+    picture.paste((28, 22, 48), (4 * left, 4 * top), mask)
 
 
-def model(picture, slopes, shape, side):
+def model(picture, relief, shape, side):
     """One part of clay: its colour into the picture, its slopes into the relief. Details are painted on and stay flat."""
     radius = shape.radius * side
     if not (cut := cut_out(pixels(shape.points, side), 2 if shape.fine else round(1.5 * radius) + 2, side)):
@@ -75,9 +85,10 @@ def model(picture, slopes, shape, side):
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + mask.width, side), min(top + mask.height, side)
     window = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
     inside = np.asarray(mask)[window] > 127
-    for slope, relief in zip((across, down), slopes):
+    for slope, plane in zip((across, down), relief):
         full = np.asarray(Image.fromarray(slope).resize(mask.size, Image.Resampling.BILINEAR))
-        np.copyto(relief[y0:y1, x0:x1], full[window], where=inside)
+        np.copyto(plane[y0:y1, x0:x1], full[window], where=inside)
+    relief[2, y0:y1, x0:x1][inside] = 1
 
 
 def pillow(mask, radius):
@@ -95,12 +106,16 @@ def blur_and_slope(n, radius):
     return gauss.astype(np.float32), (-away / sigma**2 * gauss).astype(np.float32)
 
 
-def lit(picture, slopes):
+def lit(picture, relief):
     """The colours under the light."""
-    across, down = -STEEP * slopes
-    up = 1 / np.sqrt(across**2 + down**2 + 1)
-    lambert = np.maximum(0, (across * LIGHT[0] + down * LIGHT[1] + LIGHT[2]) * up) / LIGHT[2]
-    shine = np.maximum(0, (across * HALFWAY[0] + down * HALFWAY[1] + HALFWAY[2]) * up) ** 24
-    glow = 70 * (shine - HALFWAY[2] ** 24)  # nothing on flat ground
-    color = np.asarray(picture, np.float32) * (FILL + lambert[..., None] * (1 - FILL) * KEY) + np.maximum(glow, 0)[..., None]
+    clay = relief[2]
+    across, down = -STEEP * relief[:2] / np.maximum(clay, 0.25)  # at an edge, the slope of that part of the pixel which is clay
+    up = 1 / np.sqrt(across * across + down * down + 1)
+    lambert = np.maximum(0, (across * LIGHT[0] + down * LIGHT[1] + LIGHT[2]) * up + WRAP) / (LIGHT[2] + WRAP)
+    shine = (across * HALFWAY[0] + down * HALFWAY[1] + HALFWAY[2]) * up
+    for _ in range(4):  # to the power of 16
+        shine = shine * shine
+    glow = GLOSS * clay * np.maximum(0, shine - HALFWAY[2] ** 16)  # nothing on what is flat
+    light = 1 + (clay * (lambert - 1))[..., None] * (1 - FILL)
+    color = np.asarray(picture, np.float32) * light + glow[..., None]
     return Image.fromarray(color.clip(0, 255).astype(np.uint8))

@@ -1,13 +1,13 @@
 """The watercolour: washes whose pigment gathers at their edges and bleeds into wet paper, without any outline."""
 
+from functools import cache
+
 from PIL import Image, ImageChops, ImageFilter
 
 from .paper import PAGES, clouds, cut_out, on_grain, painted_area, pixels
 
 ZOOM = 2
 PAPER = (254, 253, 249)
-POOLED = [round(255 * max(0.0, min(1.0, 2.0 - value / 128))) for value in range(256)]  # blurred mask: where pigment gathers
-BLED = [round(0.45 * value) for value in range(256)]
 
 
 def render(ground, figures, size, rng):
@@ -15,19 +15,24 @@ def render(ground, figures, size, rng):
     wash = Image.new("RGB", (side, side), ground[0].color)
     for shape in ground[1:]:
         wash_on(wash, shape, side, phase, wet=0.008)
-    thin = clouds(side, 5, page).point([round(0.3 * value) for value in range(256)])
-    wash.paste(PAPER, mask=thin)
     picture = Image.composite(wash, Image.new("RGB", wash.size, PAPER), painted_area(side, 0.045, 0.02, page))
     for figure in figures:
         for shape in figure:
-            if not shape.fine:
-                bleed(picture, shape, side, phase, clouds(side, 6, page))
+            if not shape.fine and shape.radius > 0.04:
+                bleed(picture, shape, side, phase, faded(side, 6, page, 0.8))
         for shape in figure:
             if shape.fine:
                 touch(picture, shape, side, phase)
             else:
                 wash_on(picture, shape, side, phase, wet=0.003)
+    picture.paste(PAPER, mask=faded(side, 5, page, 0.34))
     return on_grain(picture.reduce(ZOOM), page)
+
+
+@cache
+def faded(side, cells, page, strength):
+    """Slow noise that is mostly nothing: water has carried the pigment away in some places."""
+    return clouds(side, cells, page).point(lambda value: max(0, value - 80) * strength * 255 / 175)
 
 
 def wash_on(picture, shape, side, phase, wet):
@@ -36,10 +41,11 @@ def wash_on(picture, shape, side, phase, wet):
     if not (cut := cut_out(pixels(shape.points, side, 0.004, phase), margin, side)):
         return
     mask, corner = cut
-    edge = mask.filter(ImageFilter.BoxBlur(side * min(0.022, max(0.008, 0.5 * shape.radius)))).point(POOLED)
+    edge = mask.filter(ImageFilter.BoxBlur(side * min(0.022, max(0.008, 0.5 * shape.radius))))
+    dry = ImageChops.invert(edge)
     mask = mask.filter(ImageFilter.BoxBlur(wet * side))
     picture.paste(thinned(shape.color), corner, mask)
-    picture.paste(pigment(shape.color), corner, ImageChops.multiply(mask, edge))
+    picture.paste(pigment(shape.color), corner, ImageChops.multiply(mask, ImageChops.add(dry, dry)))
 
 
 def bleed(picture, shape, side, phase, dampness):
@@ -49,7 +55,7 @@ def bleed(picture, shape, side, phase, dampness):
         return
     mask, (left, top) = cut
     damp = dampness.crop((left, top, left + mask.width, top + mask.height))
-    halo = ImageChops.multiply(mask.filter(ImageFilter.BoxBlur(0.02 * side)), damp).point(BLED)
+    halo = ImageChops.multiply(mask.filter(ImageFilter.BoxBlur(0.02 * side)), damp)
     picture.paste(thinned(shape.color), (left, top), halo)
 
 
