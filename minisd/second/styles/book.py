@@ -2,9 +2,7 @@
 
 from PIL import Image, ImageDraw
 
-from .paper import pixels
-
-ZOOM = 3  # drawn larger and averaged down, for smooth edges
+from .paper import ZOOM, pixels
 
 
 def render(ground, figures, size, rng):

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
+ZOOM = 3  # outlines are drawn larger and averaged down, for smooth edges
 PAGES = 16  # sheets of paper to choose from: enough that none is learnt, few enough to keep
 
 
@@ -18,15 +19,15 @@ def pixels(points: np.ndarray, side: int, wobble: float = 0.0, phase: float = 0.
 
 
 def cut_out(points: list[tuple[float, float]], margin: int, side: int) -> tuple[Image.Image, tuple[int, int]] | None:
-    """The mask of one outline, no larger than it and its margin, and where on the page it goes. None if it is off the page."""
+    """The smooth mask of one outline, no larger than it and its margin, and where on the page it goes. None if it is off the page."""
     xs, ys = zip(*points)
     left, top = max(int(min(xs)) - margin, -margin), max(int(min(ys)) - margin, -margin)
     right, bottom = min(int(max(xs)) + margin + 2, side + margin), min(int(max(ys)) + margin + 2, side + margin)
     if right - left <= 2 * margin or bottom - top <= 2 * margin:
         return None
-    mask = Image.new("L", (right - left, bottom - top))
-    ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in points], 255)
-    return mask, (left, top)
+    mask = Image.new("L", (ZOOM * (right - left), ZOOM * (bottom - top)))
+    ImageDraw.Draw(mask).polygon([(ZOOM * (x - left), ZOOM * (y - top)) for x, y in points], 255)
+    return mask.reduce(ZOOM), (left, top)
 
 
 @cache

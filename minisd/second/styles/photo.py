@@ -11,24 +11,22 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .paper import PAGES, clouds, cut_out, pixels
 
-ZOOM = 2
 LIGHT = np.array([-0.5, -0.62, 0.6]) / np.linalg.norm([-0.5, -0.62, 0.6])
 HALFWAY = (LIGHT + (0, 0, 1)) / np.linalg.norm(LIGHT + (0, 0, 1))
-STEEP, BODY_RADIUS = 1.8, 10  # of a pillow: how high it is, and the radius in pixels that it is measured at
+STEEP, BODY_RADIUS = 1.8, 8  # of a pillow: how high it is, and the radius in pixels that it is measured at
 FILL = np.float32([0.42, 0.45, 0.52])  # what reaches the shadows, a little cooler than the light
 WRAP, GLOSS = 0.25, 60  # how far light reaches round a corner; how much clay shines
 
 
 def render(ground, figures, size, rng):
-    side, page = ZOOM * size, rng.randrange(PAGES)
-    picture = backdrop(ground, size, page).resize((side, side), Image.Resampling.BILINEAR)
-    relief = np.zeros((3, side, side), np.float32)  # slope to the right, slope downwards, and 1 where there is clay
+    page = rng.randrange(PAGES)
+    picture = backdrop(ground, size, page)
+    relief = np.zeros((3, size, size), np.float32)  # slope to the right, slope downwards, and 1 where there is clay
     for figure in figures:
-        cast_shadow(picture, figure, side)
+        cast_shadow(picture, figure, size)
         for shape in figure:
-            model(picture, relief, shape, side)
-    halved = (relief[:, ::2] + relief[:, 1::2]) / 4
-    return lit(picture.reduce(ZOOM), halved[:, :, ::2] + halved[:, :, 1::2])
+            model(picture, relief, shape, size)
+    return lit(picture, relief)
 
 
 def backdrop(ground, size, page):
@@ -43,16 +41,16 @@ def backdrop(ground, size, page):
 
 
 @cache
-def vignette(side, page):
+def vignette(size, page):
     """The backdrop's own shading: light falls off to the right and below, and no two studios are alike."""
-    y, x = np.mgrid[0:side, 0:side] / side
-    uneven = np.asarray(clouds(side, 4, page), np.float32) / 255
+    y, x = np.mgrid[0:size, 0:size] / size
+    uneven = np.asarray(clouds(size, 4, page), np.float32) / 255
     return Image.fromarray((255 * np.clip(0.18 * (0.7 * x + 0.3 * y) ** 2 + 0.03 * uneven, 0, 1)).astype(np.uint8))
 
 
-def cast_shadow(picture, figure, side):
+def cast_shadow(picture, figure, size):
     """A soft shadow to the lower right, and a darker one where the thing touches the ground."""
-    small = side // 4  # soft enough to be drawn small
+    small = size // 2  # soft enough to be drawn small
     shadow = Image.new("L", (small, small))
     pen = ImageDraw.Draw(shadow)
     for shape in figure:
@@ -66,14 +64,14 @@ def cast_shadow(picture, figure, side):
         ImageDraw.Draw(contact).ellipse([small * value for value in box], 120)
         shadow.paste(150, mask=contact.filter(ImageFilter.GaussianBlur(0.025 * small)))
     left, top, right, bottom = shadow.getbbox() or (0, 0, 1, 1)
-    mask = shadow.crop((left, top, right, bottom)).resize((4 * (right - left), 4 * (bottom - top)), Image.Resampling.BILINEAR)
-    picture.paste((28, 22, 48), (4 * left, 4 * top), mask)
+    mask = shadow.crop((left, top, right, bottom)).resize((2 * (right - left), 2 * (bottom - top)), Image.Resampling.BILINEAR)
+    picture.paste((28, 22, 48), (2 * left, 2 * top), mask)
 
 
-def model(picture, relief, shape, side):
+def model(picture, relief, shape, size):
     """One part of clay: its colour into the picture, its slopes into the relief. Details are painted on and stay flat."""
-    radius = shape.radius * side
-    if not (cut := cut_out(pixels(shape.points, side), 2 if shape.fine else round(1.5 * radius) + 2, side)):
+    radius = shape.radius * size
+    if not (cut := cut_out(pixels(shape.points, size), 1 if shape.fine else round(1.5 * radius) + 1, size)):
         return
     mask, (left, top) = cut
     picture.paste(shape.color, (left, top), mask)
@@ -82,13 +80,17 @@ def model(picture, relief, shape, side):
     shrink = max(1.0, radius / BODY_RADIUS)
     small = mask.resize((max(2, round(mask.width / shrink)), max(2, round(mask.height / shrink))), Image.Resampling.BOX)
     across, down = pillow(np.asarray(small, np.float32) / 255, min(BODY_RADIUS, radius))
-    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + mask.width, side), min(top + mask.height, side)
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + mask.width, size), min(top + mask.height, size)
     window = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-    inside = np.asarray(mask)[window] > 127
-    for slope, plane in zip((across, down), relief):
-        full = np.asarray(Image.fromarray(slope).resize(mask.size, Image.Resampling.BILINEAR))
-        np.copyto(plane[y0:y1, x0:x1], full[window], where=inside)
-    relief[2, y0:y1, x0:x1][inside] = 1
+    cover = np.asarray(mask)[window].astype(np.float32) / 255
+    for plane, slope in zip(relief, (across, down, None)):
+        full = 1 if slope is None else enlarged(slope, mask.size)[window]
+        under = plane[y0:y1, x0:x1]
+        under += cover * (full - under)
+
+
+def enlarged(slope, size):
+    return slope if slope.shape == size[::-1] else np.asarray(Image.fromarray(slope).resize(size, Image.Resampling.BILINEAR))
 
 
 def pillow(mask, radius):

@@ -6,64 +6,63 @@ from PIL import Image, ImageChops, ImageFilter
 
 from .paper import PAGES, clouds, cut_out, on_grain, painted_area, pixels
 
-ZOOM = 2
 PAPER = (254, 253, 249)
 
 
 def render(ground, figures, size, rng):
-    side, page, phase = ZOOM * size, rng.randrange(PAGES), rng.uniform(0, 6)
-    wash = Image.new("RGB", (side, side), ground[0].color)
+    page, phase = rng.randrange(PAGES), rng.uniform(0, 6)
+    wash = Image.new("RGB", (size, size), ground[0].color)
     for shape in ground[1:]:
-        wash_on(wash, shape, side, phase, wet=0.008)
-    picture = Image.composite(wash, Image.new("RGB", wash.size, PAPER), painted_area(side, 0.045, 0.02, page))
+        wash_on(wash, shape, size, phase, wet=0.008)
+    picture = Image.composite(wash, Image.new("RGB", wash.size, PAPER), painted_area(size, 0.045, 0.02, page))
     for figure in figures:
         for shape in figure:
             if not shape.fine and shape.radius > 0.04:
-                bleed(picture, shape, side, phase, faded(side, 6, page, 0.8))
+                bleed(picture, shape, size, phase, faded(size, 6, page, 0.8))
         for shape in figure:
             if shape.fine:
-                touch(picture, shape, side, phase)
+                touch(picture, shape, size, phase)
             else:
-                wash_on(picture, shape, side, phase, wet=0.003)
-    picture.paste(PAPER, mask=faded(side, 5, page, 0.34))
-    return on_grain(picture.reduce(ZOOM), page)
+                wash_on(picture, shape, size, phase, wet=0.003)
+    picture.paste(PAPER, mask=faded(size, 5, page, 0.34))
+    return on_grain(picture, page)
 
 
 @cache
-def faded(side, cells, page, strength):
+def faded(size, cells, page, strength):
     """Slow noise that is mostly nothing: water has carried the pigment away in some places."""
-    return clouds(side, cells, page).point(lambda value: max(0, value - 80) * strength * 255 / 175)
+    return clouds(size, cells, page).point(lambda value: max(0, value - 80) * strength * 255 / 175)
 
 
-def wash_on(picture, shape, side, phase, wet):
+def wash_on(picture, shape, size, phase, wet):
     """One wash: pale inside, deeper along its edge."""
-    margin = round(0.02 * side)
-    if not (cut := cut_out(pixels(shape.points, side, 0.004, phase), margin, side)):
+    margin = round(0.02 * size)
+    if not (cut := cut_out(pixels(shape.points, size, 0.004, phase), margin, size)):
         return
     mask, corner = cut
-    edge = mask.filter(ImageFilter.BoxBlur(side * min(0.022, max(0.008, 0.5 * shape.radius))))
+    edge = mask.filter(ImageFilter.BoxBlur(size * min(0.022, max(0.008, 0.5 * shape.radius))))
     dry = ImageChops.invert(edge)
-    mask = mask.filter(ImageFilter.BoxBlur(wet * side))
+    mask = mask.filter(ImageFilter.BoxBlur(wet * size))
     picture.paste(thinned(shape.color), corner, mask)
     picture.paste(pigment(shape.color), corner, ImageChops.multiply(mask, ImageChops.add(dry, dry)))
 
 
-def bleed(picture, shape, side, phase, dampness):
+def bleed(picture, shape, size, phase, dampness):
     """A halo of colour where the paper is damp."""
-    margin = round(0.05 * side)
-    if not (cut := cut_out(pixels(shape.points, side, 0.004, phase), margin, side)):
+    margin = round(0.05 * size)
+    if not (cut := cut_out(pixels(shape.points, size, 0.004, phase), margin, size)):
         return
     mask, (left, top) = cut
     damp = dampness.crop((left, top, left + mask.width, top + mask.height))
-    halo = ImageChops.multiply(mask.filter(ImageFilter.BoxBlur(0.02 * side)), damp)
+    halo = ImageChops.multiply(mask.filter(ImageFilter.BoxBlur(0.02 * size)), damp)
     picture.paste(thinned(shape.color), (left, top), halo)
 
 
-def touch(picture, shape, side, phase):
+def touch(picture, shape, size, phase):
     """A detail, put on when the rest is dry."""
-    if cut := cut_out(pixels(shape.points, side, 0.004, phase), 4, side):
+    if cut := cut_out(pixels(shape.points, size, 0.004, phase), 1, size):
         mask, corner = cut
-        picture.paste(shape.color, corner, mask.filter(ImageFilter.BoxBlur(0.5)))
+        picture.paste(shape.color, corner, mask)
 
 
 def thinned(color):
