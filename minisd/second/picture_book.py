@@ -22,13 +22,13 @@ AIRBORNE = ("star", "heart", "moon", "balloon", "rocket", "bird", "butterfly", "
 
 HALF_SIDES = {  # half a thing's side, as a fraction of the page
     "alone": {"small": (0.17, 0.2), "": (0.26, 0.32), "big": (0.38, 0.42)},
-    "pair": {"small": (0.125, 0.145), "": (0.185, 0.21), "big": (0.235, 0.25)},
-    "rider": {"small": (0.125, 0.14), "": (0.18, 0.195), "big": (0.22, 0.23)},
-    "mount": {"small": (0.2, 0.22), "": (0.28, 0.31), "big": (0.34, 0.36)},
+    "pair": {"small": (0.125, 0.145), "": (0.175, 0.195), "big": (0.215, 0.23)},
+    "rider": {"small": (0.125, 0.14), "": (0.18, 0.195), "big": (0.205, 0.215)},
+    "mount": {"small": (0.2, 0.22), "": (0.28, 0.31), "big": (0.32, 0.34)},
 }
 RIDERS = ("astronaut", "cat", "bird", "robot", "dog")
 SEATS = {  # mount: where a rider sits, in the mount's own square
-    "horse": (-0.14, -0.14), "dragon": (-0.06, -0.02), "fish": (0.1, -0.5), "car": (-0.1, -0.5), "boat": (-0.3, 0.3),
+    "horse": (-0.2, -0.14), "dragon": (-0.24, 0.06), "fish": (0.1, -0.5), "car": (-0.1, -0.5), "boat": (-0.3, 0.3),
 }  # fmt: skip
 
 # Never drawn for training: a colour of each thing, a style of every second thing, a mount of each rider, and a tenth of the
@@ -131,7 +131,7 @@ def compose(request: Request, rng: random.Random) -> Scene:
     """A scene of which the request is true; everything it does not say is drawn by lot."""
     places = rng.sample([*COLORS], 10) if rng.random() < 0.45 else rng.sample([*SCENERY], 5)
     place = request.place or next(place for place in places if place not in request.colors)
-    colors = [color or rng.choice([name for name in COLORS if name != place]) for color in request.colors]
+    colors = free_colors(request.colors, place, rng)
     style = request.style or rng.choice(STYLES)
     chances = [15, 70, 15] if request.relation else [30, 40, 30]
     sizes = [rng.choices(SIZES, chances)[0] if size is None else size for size in request.sizes]
@@ -142,9 +142,18 @@ def compose(request: Request, rng: random.Random) -> Scene:
     return Scene(tuple(things), request.relation, place, style, rng.getrandbits(31))
 
 
+def free_colors(asked, place: str, rng: random.Random) -> list[str]:
+    """What is not asked for differs from the page and from the other thing, so that neither is lost."""
+    colors = list(asked)
+    for i, color in enumerate(colors):
+        colors[i] = color or rng.choice([name for name in COLORS if name != place and name not in colors])
+    return colors
+
+
 def layout(request: Request, sizes: list[str], rng: random.Random) -> tuple[list[str], list[tuple[float, float, float]]]:
     """Which way each thing looks, and its (x, y, scale)."""
-    looks = [asked or (rng.choice(("left", "right")) if kind in DIRECTED else "") for kind, asked in zip(request.kinds, request.looks)]
+    lots = [rng.choice(("left", "right")) if kind in DIRECTED else "" for kind in request.kinds]
+    looks = [asked or lot for asked, lot in zip(request.looks, lots)]
     if request.relation == "riding":
         if request.kinds[0] in DIRECTED and not request.looks[0]:  # a rider looks where it rides
             looks[0] = looks[1]

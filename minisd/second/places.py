@@ -51,10 +51,11 @@ def sprinkle(rng: random.Random, count: int, top: float, bottom: float, radius: 
 
 def beach(rng):
     horizon = rng.uniform(0.46, 0.54)
-    parts = [whole_page((196, 228, 244)), oval(rng.choice([0.13, 0.87]), rng.uniform(0.1, 0.16), 0.085, 0.085, (255, 226, 128))]
-    parts += cloud(rng, rng.uniform(0.12, 0.3), (248, 251, 253))
-    parts += [land(rng, horizon, 0.0, (124, 192, 216)), land(rng, horizon + 0.09, 0.006, (148, 207, 222))]
-    return [*parts, land(rng, rng.uniform(0.68, 0.72), 0.012, (250, 246, 232)), land(rng, rng.uniform(0.73, 0.77), 0.014, (243, 224, 178))]
+    sun = oval(rng.choice([0.13, 0.87]), rng.uniform(0.1, 0.16), 0.085, 0.085, (255, 226, 128))
+    sea = [land(rng, horizon, 0.0, (124, 192, 216)), land(rng, horizon + 0.09, 0.006, (148, 207, 222))]
+    surf = land(rng, rng.uniform(0.68, 0.72), 0.012, (250, 246, 232))
+    sand = land(rng, rng.uniform(0.73, 0.77), 0.014, (243, 224, 178))
+    return [whole_page((196, 228, 244)), sun, *cloud(rng, rng.uniform(0.12, 0.3), (248, 251, 253)), *sea, surf, sand]
 
 
 def night(rng):

@@ -19,7 +19,7 @@ def pixels(points: np.ndarray, side: int, wobble: float = 0.0, phase: float = 0.
 
 
 def cut_out(points: list[tuple[float, float]], margin: int, side: int) -> tuple[Image.Image, tuple[int, int]] | None:
-    """The smooth mask of one outline, no larger than it and its margin, and where on the page it goes. None if it is off the page."""
+    """The smooth mask of one outline with a margin, and where on the page its corner goes. None if it is off the page."""
     xs, ys = zip(*points)
     left, top = max(int(min(xs)) - margin, -margin), max(int(min(ys)) - margin, -margin)
     right, bottom = min(int(max(xs)) + margin + 2, side + margin), min(int(max(ys)) + margin + 2, side + margin)
@@ -40,7 +40,8 @@ def clouds(side: int, cells: int, page: int) -> Image.Image:
 @cache
 def grain(side: int, page: int) -> Image.Image:
     """Paper grain around 128. It is weak and slow, because an autoencoder wastes its latents on anything finer."""
-    noise = 128 + 4 * (np.asarray(clouds(side, 40, page), np.float32) / 255 - 0.5) + 3 * (np.asarray(clouds(side, 9, page)) / 255 - 0.5)
+    fine, coarse = (np.asarray(clouds(side, cells, page), np.float32) / 255 - 0.5 for cells in (40, 9))
+    noise = 128 + 4 * fine + 3 * coarse
     return Image.fromarray(noise.round().astype(np.uint8)).convert("RGB")
 
 

@@ -24,7 +24,7 @@ def render(ground, figures, size, rng):
                 touch(picture, shape, size, phase)
             else:
                 wash_on(picture, shape, size, phase, wet=0.003)
-    picture.paste(PAPER, mask=faded(size, 5, page, 0.34))
+    picture.paste(PAPER, mask=faded(size, 5, page, 0.2))
     return on_grain(picture, page)
 
 
@@ -67,10 +67,11 @@ def touch(picture, shape, size, phase):
 
 def thinned(color):
     """The colour of a wash on white paper. Dark pigments cover better."""
-    cover = 0.92 - 0.27 * sum(color) / 765
+    cover = 0.97 - 0.25 * sum(color) / 765
     return tuple(round(white + (value - white) * cover) for value, white in zip(color, PAPER))
 
 
 def pigment(color):
-    """The colour where a wash dries: deeper, and a little cooler."""
-    return tuple(round(0.84 * value + 0.16 * cool) for value, cool in zip(color, (70, 60, 120)))
+    """The colour where a wash dries: deeper, and a little cooler. Pale ones need it most, on pale paper."""
+    depth = 0.14 + 0.2 * (sum(color) / 765) ** 2
+    return tuple(round(value + (cool - value) * depth) for value, cool in zip(color, (80, 64, 124)))
