@@ -22,12 +22,13 @@ from ..tokenizer import CLIPTokenizer
 from ..train.clip import CLIP, contrastive_loss, of_all, shortest
 from ..train.loop import Recipe, device, rank_and_world, train, wait_for_all
 from .captions import phrase
-from .pictures import as_tensor, rendered
+from .muon import muon
 from .picture_book import Scene
-from .twins import RESPECTS, mentions, scene_and_twin, truth_of
+from .pictures import as_tensor, rendered
+from .twins import RESPECTS, mentions, picture, scene_and_twin, truth_of
 from .words import learn_tokenizer
 
-RECIPE = Recipe(steps=12_000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
+RECIPE = Recipe(steps=4000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
 PAIRS = 30_000  # of scenes and their twins, drawn once; their captions are made anew every time
 TEST_PAIRS = 100  # in each respect
 VISION = TINY_VISION
@@ -36,11 +37,6 @@ SHEET = [
     "an astronaut riding a horse", "a photo of a red ball", "a blue cat on the beach", "a pencil drawing of a dragon",
     "a watercolour of a house", "a dog that looks left", "a small star at night", "a boat below a balloon",
 ]  # fmt: skip
-
-
-def picture(i: int) -> Scene:
-    """Scenes have even numbers, their twins the odd ones."""
-    return scene_and_twin(i // 2)[i % 2]
 
 
 def test_picture(i: int) -> Scene:
@@ -151,4 +147,4 @@ def run(folder: Path, recipe: Recipe = RECIPE):
     test = rendered(folder / "test_twins.uint8", 2 * TEST_PAIRS * len(RESPECTS), test_picture)
     torch.manual_seed(recipe.seed)
     model = CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), VISION)
-    train(folder / "clip", model, recipe, loss_with(pictures, tokenizer, recipe), show_with(test, tokenizer))
+    train(folder / "clip", model, recipe, loss_with(pictures, tokenizer, recipe), show_with(test, tokenizer), optimizer_of=muon)

@@ -1,7 +1,7 @@
 """Pictures drawn once and kept on disk, because drawing one takes longer than training on it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -27,17 +27,21 @@ def rendered(file: Path, count: int, scene: Callable[[int], Scene]) -> np.ndarra
 
 
 def append_missing(file: Path, count: int, scene: Callable[[int], Scene]):
-    """Draw what `file` lacks, in as many processes as this one may use cores. A picture that a kill cut short is drawn again."""
+    """Draw what `file` lacks. A picture that a kill cut short is drawn again."""
     file.parent.mkdir(parents=True, exist_ok=True)
     known = file.stat().st_size // BYTES if file.exists() else 0
-    if known >= count:
-        return
+    if known < count:
+        with file.open("ab") as pictures:
+            pictures.truncate(known * BYTES)
+            for picture in tqdm(drawn(map(scene, range(known, count))), file.name, total=count, initial=known, mininterval=5):
+                pictures.write(picture)
+
+
+def drawn(scenes: Iterable[Scene]) -> Iterator[bytes]:
+    """The pictures of the scenes, in order, drawn by as many processes as this one may use cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with file.open("ab") as pictures, ProcessPoolExecutor(cores) as pool:
-        pictures.truncate(known * BYTES)
-        scenes = map(scene, range(known, count))
-        for drawn in tqdm(pool.map(pixels, scenes, chunksize=32), file.name, total=count, initial=known):
-            pictures.write(drawn)
+    with ProcessPoolExecutor(cores) as pool:
+        yield from pool.map(pixels, scenes, chunksize=32)
 
 
 def pixels(scene: Scene) -> bytes:

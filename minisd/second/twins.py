@@ -100,6 +100,11 @@ def scene_and_twin(i: int, respect: str | None = None) -> tuple[Scene, Scene, st
             return scene, twin, asked
 
 
+def picture(i: int) -> Scene:
+    """The scene of picture `i` of the training: scenes have even numbers, and their twins the odd ones."""
+    return scene_and_twin(i // 2)[i % 2]
+
+
 def said_alike(request: Request, everything: Request) -> Request:
     """What `everything` says, as far as `request` says something there."""
 

@@ -117,9 +117,7 @@ class Average:
 def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2)."""
     betas = (0.9, 0.99)
-    return torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=recipe.weight_decay, fused=True
-    )
+    return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=recipe.weight_decay, fused=True)
 
 
 def train(

@@ -97,6 +97,7 @@ def loss_with(
     recipe: Recipe = RECIPE,
     dropout: float = CAPTION_DROPOUT,
     scene: Scenes = scene_number,
+    caption: Callable[[Scene, random.Random], str] = caption,
 ):
     """The loss of a step. Times that count little are drawn seldom, which changes the gradient's noise and not its mean."""
     alphas_cumprod = PNDMScheduler().alphas_cumprod.to(device())
@@ -126,12 +127,13 @@ def by_timestep(error: Tensor, t: Tensor) -> dict[str, float]:
     return {name: float(part.mean()) for name, part in spans.items() if len(part)}
 
 
-def show_with(pipe: StableDiffusionPipeline):
+def show_with(pipe: StableDiffusionPipeline, prompts: list[str] = SHEET):
     def show(model: nn.Module, path: Path) -> dict[str, float]:
-        """A sheet of pictures for the prompts above, always from the same noise."""
+        """A sheet of pictures, eight a row, for the prompts, always from the same noise."""
         pipe.unet = model
-        generators = [torch.Generator().manual_seed(i) for i in range(len(SHEET))]
-        image_grid(pipe(SHEET, num_inference_steps=20, generator=generators).images, 2, 8).save(path)
+        generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        images = pipe(prompts, num_inference_steps=20, generator=generators).images
+        image_grid(images, len(prompts) // 8, 8).save(path)
         return {}
 
     return show
