@@ -60,7 +60,7 @@ def to_tell(discriminator: Discriminator, y: Tensor, x: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """The factor that makes the adversarial loss pull the last layer as strongly as the reconstruction (Esser et al. 2021, eq. 7)."""
+    """The factor that makes the adversarial loss pull as strongly as the reconstruction (Esser et al. 2021, eq. 7)."""
 
     def pull(loss: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)
