@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from ..image import image_grid, to_pil
 from ..train.loop import Recipe, device, finished, sample_seeds, train
+from .muon import muon
 from .picture_book import COLORS, SCENERY, STYLES, THINGS, Scene, Thing
 from .pictures import SIDE, as_tensor, rendered
 from .twins import picture
 
-RECIPE = Recipe(steps=2500, batch_size=64, learning_rate=2e-3, ema=0.995)
+RECIPE = Recipe(steps=2500, batch_size=64, learning_rate=1e-3, ema=0.995)
 PICTURES = 60_000
 WIDTHS = (16, 32, 64, 96)
 CROP = 64
@@ -37,6 +38,9 @@ class Features(nn.Module):
             for before, width in zip((3, *WIDTHS), WIDTHS)
         ]
         self.levels = nn.ModuleList(levels)
+        for conv in (layer for level in levels for layer in level if isinstance(layer, nn.Conv2d)):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # PyTorch's own start loses the signal in eight layers
+            nn.init.zeros_(conv.bias)
         self.heads = nn.ModuleDict({question: nn.Linear(WIDTHS[-1], len(answers)) for question, answers in ANSWERS.items()})
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -114,4 +118,4 @@ def trained(folder: Path) -> Features:
 def run(folder: Path, recipe: Recipe = RECIPE):
     pictures = rendered(folder / "twins.uint8", PICTURES, picture)
     torch.manual_seed(recipe.seed)
-    train(folder / "features", Features(), recipe, loss_with(pictures, recipe), show_with(pictures))
+    train(folder / "features", Features(), recipe, loss_with(pictures, recipe), show_with(pictures), optimizer_of=muon)

@@ -1,8 +1,9 @@
 """Pictures drawn once and kept on disk, because drawing one takes longer than training on it."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,19 +34,19 @@ def append_missing(file: Path, count: int, scene: Callable[[int], Scene]):
     if known < count:
         with file.open("ab") as pictures:
             pictures.truncate(known * BYTES)
-            for picture in tqdm(drawn(map(scene, range(known, count))), file.name, total=count, initial=known, mininterval=5):
+            for picture in tqdm(drawn(scene, range(known, count)), file.name, total=count, initial=known, mininterval=5):
                 pictures.write(picture)
 
 
-def drawn(scenes: Iterable[Scene]) -> Iterator[bytes]:
-    """The pictures of the scenes, in order, drawn by as many processes as this one may use cores."""
+def drawn(scene: Callable[[int], Scene], numbers: Sequence[int]) -> Iterator[bytes]:
+    """The pictures of these scenes, in order, drawn by as many processes as this one may use cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ProcessPoolExecutor(cores) as pool:
-        yield from pool.map(pixels, scenes, chunksize=32)
+        yield from pool.map(partial(pixels, scene), numbers, chunksize=32)
 
 
-def pixels(scene: Scene) -> bytes:
-    return draw(scene, SIDE).tobytes()
+def pixels(scene: Callable[[int], Scene], i: int) -> bytes:
+    return draw(scene(i), SIDE).tobytes()
 
 
 def as_tensor(pictures: np.ndarray) -> Tensor:

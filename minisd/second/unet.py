@@ -72,7 +72,7 @@ def append_missing(vae: AutoencoderKL, file: Path, count: int, batch_size: int =
         return
     with file.open("ab") as latents, fast_arithmetic(RECIPE):
         latents.truncate(known * size)
-        pictures = drawn(map(scene_number, range(known, count)))
+        pictures = drawn(scene_number, range(known, count))
         pictures = iter(tqdm(pictures, "latents", total=count, initial=known, mininterval=5))
         while batch := list(islice(pictures, batch_size)):
             x = as_tensor(np.frombuffer(b"".join(batch), np.uint8).reshape(-1, SIDE, SIDE, 3)).to(device())
