@@ -17,6 +17,7 @@ from ..vae import AutoencoderKL
 from . import features, vae
 from .discriminator import Duel, adaptive_weight, to_deceive, to_tell
 from .features import PICTURES, Features
+from .muon import muon
 from .pictures import as_tensor, rendered
 from .twins import picture
 from .vae import PERCEPTUAL_WEIGHT, VAE, psnr
@@ -66,4 +67,5 @@ def run(folder: Path, recipe: Recipe = RECIPE):
     pictures = rendered(folder / "twins.uint8", PICTURES, picture)
     torch.manual_seed(recipe.seed)
     model = Duel(decoding_half(autoencoder))
-    train(folder / "decoder", model, recipe, loss_with(pictures, features.trained(folder), recipe), show)
+    loss = loss_with(pictures, features.trained(folder), recipe)
+    train(folder / "decoder", model, recipe, loss, show, optimizer_of=muon)

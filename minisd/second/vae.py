@@ -21,13 +21,14 @@ from ..vae import AutoencoderKL
 from . import features
 from .drawing import draw
 from .features import CROP, PICTURES, Features, crop_near
+from .muon import muon
 from .picture_book import sample
 from .pictures import SIDE, as_tensor, rendered
 from .twins import picture
 
 RECIPE = Recipe(steps=16_000, batch_size=16, learning_rate=1.5e-3, ema=0.998)
 VAE = TINY_VAE
-KL_WEIGHT = 2e-3  # per latent number, against an error per colour value
+KL_WEIGHT = 1e-3  # per latent number, against an error per colour value
 PERCEPTUAL_WEIGHT = 0.1
 COLOR_STEPS = 1500  # how long three of the four latent channels are pulled towards the picture's colours
 TEST = 64
@@ -92,4 +93,6 @@ def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
 def run(folder: Path, recipe: Recipe = RECIPE):
     pictures = rendered(folder / "twins.uint8", PICTURES, picture)
     torch.manual_seed(recipe.seed)
-    train(folder / "vae", AutoencoderKL(VAE), recipe, loss_with(pictures, features.trained(folder), recipe), show)
+    train(
+        folder / "vae", AutoencoderKL(VAE), recipe, loss_with(pictures, features.trained(folder), recipe), show, optimizer_of=muon
+    )
