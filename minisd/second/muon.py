@@ -1,7 +1,8 @@
 """Muon: every matrix of weights moves by the orthogonal matrix nearest to its momentum (Jordan et al. 2024).
 
 A gradient is mostly a few strong directions. Orthogonalised, all directions get equally long steps, also the weak ones, which
-would take Adam many steps to learn. Vectors, embeddings, and the first and last layers keep Adam, as in the original.
+would take Adam many steps to learn. Vectors and embeddings keep Adam, as in the original, and so does a layer with so few outputs
+that it has few directions.
 """
 
 import torch
@@ -11,6 +12,7 @@ from ..train.loop import Recipe
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the polynomial whose repeated use drives singular values towards 1
 MOMENTUM, BETAS, EPS = 0.95, (0.9, 0.99), 1e-8
+FEW = 4  # outputs: the colours of the decoder, the noise of the UNet, the logit of the discriminator
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -64,10 +66,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def muon(model: nn.Module, recipe: Recipe) -> Muon:
-    """Muon for the weights of the hidden layers: all matrices and kernels but embeddings, the first and the last layer."""
+    """Muon for matrices and kernels, except embeddings and layers with few outputs; Adam for the rest."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    of_layers = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings]
-    matrices = [p for p in of_layers if min(p.shape[0], p[0].numel()) > 4]
+    matrices = [p for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings and p.shape[0] > FEW]
     chosen = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in chosen]
     return Muon(matrices, others, recipe.learning_rate, recipe.weight_decay)
