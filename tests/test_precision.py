@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import SMALL, build, diffusers_tensors, randn, small_network, small_pipeline
-from minisd.numerics import warn_if_flat
 from test_references import CUDA
 from test_safety_checker import small_checker
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minisd import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 from minisd.layers import Attention, attention
+from minisd.numerics import warn_if_flat
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 DEVICES = pytest.mark.parametrize("device", ["cpu", CUDA])

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace):
         part.run(args.folder, replace(part.RECIPE, steps=part.RECIPE.steps if args.steps is None else args.steps))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, parser=parser, run=run) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     args = parser().parse_args(arguments)
     join_processes("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")

@@ -39,7 +39,7 @@ class Recipe:
     weight_decay: float = 0.01
     ema: float = 0.999  # how much of the moving average is kept at each step
     seed: int = 0
-    bfloat16: bool = True  # matrix products in bfloat16; weights and sums stay float32
+    bfloat16: bool = True  # matrix products in bfloat16 where the hardware can; weights and sums stay float32
 
     def learning_rate_at(self, step: int) -> float:
         """Rises for `warmup` steps, stays, and falls along a half cosine."""
@@ -55,13 +55,20 @@ def fast_arithmetic(recipe: Recipe):
     (The CPU obeys the switch of the CUDA backend, too: without it, those products are in float32.)
     """
     on_cpu, before = device().type == "cpu", torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    half = torch.autocast(device().type, torch.bfloat16) if recipe.bfloat16 else nullcontext()
+    half = torch.autocast(device().type, torch.bfloat16) if recipe.bfloat16 and has_bfloat16() else nullcontext()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(on_cpu)
     try:
         with half, sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+def has_bfloat16() -> bool:
+    """Whether the hardware multiplies bfloat16. A CPU without the instructions emulates them, 15 times slower than float32."""
+    if device().type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def device() -> torch.device:
@@ -94,6 +101,12 @@ class Average(Generic[Network]):
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - keep)
 
 
+def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2)."""
+    betas = (0.9, 0.99)
+    return torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=recipe.weight_decay, fused=True)
+
+
 def train(
     folder: Path,
     model: Network,
@@ -102,6 +115,7 @@ def train(
     show: Callable[[Network, Path], dict[str, float]] | None = None,
     save_every: float = 180.0,
     show_every: float = 600.0,
+    optimizer_of: Callable[[nn.Module, Recipe], torch.optim.Optimizer] = adamw,
 ) -> Network:
     """Train `model` as the recipe says and return the moving average of its weights.
 
@@ -112,9 +126,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     model = model.to(device())
     state_file, log_file = folder / "state.pt", folder / "log.jsonl"
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
-    )
+    optimizer = optimizer_of(model, recipe)
     average = Average(model, recipe.ema)
     first = 0
     if state_file.exists():

@@ -6,6 +6,7 @@ anew every time, and now and then left out, so that the model also learns what p
 """
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,7 @@ def loss_with(
     recipe: Recipe = RECIPE,
     dropout: float = CAPTION_DROPOUT,
     scene: Scenes = training_scene,
+    caption: Callable[[Scene, random.Random], str] = caption,
 ):
     """The loss of a step. Times that count little are drawn seldom, which changes the gradient's noise and not its mean."""
     alphas_cumprod = PNDMScheduler().alphas_cumprod.to(device())
@@ -119,14 +121,14 @@ def by_timestep(error: Tensor, t: Tensor) -> dict[str, float]:
     return {name: float(part.mean()) for name, part in spans.items() if len(part)}
 
 
-def show_with(pipe: StableDiffusionPipeline):
+def show_with(pipe: StableDiffusionPipeline, prompts: list[str] = SHEET):
     def show(model: UNet2DConditionModel, path: Path) -> dict[str, float]:
-        """A sheet of pictures for the prompts above, always from the same noise."""
+        """A sheet of pictures, eight a row, for the prompts, always from the same noise."""
         pipe.unet = model
-        generators = [torch.Generator().manual_seed(i) for i in range(len(SHEET))]
-        images = pipe(SHEET, num_inference_steps=20, generator=generators).images
+        generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        images = pipe(prompts, num_inference_steps=20, generator=generators).images
         assert isinstance(images, list)
-        image_grid(images, 2, 8).save(path)
+        image_grid(images, len(prompts) // 8, 8).save(path)
         return {}
 
     return show

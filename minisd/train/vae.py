@@ -73,14 +73,18 @@ def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
     return {"sheet_psnr": float(psnr.mean()), "latent_std": float(latents.std()), **channels}
 
 
-@torch.no_grad()
 def centred(model: AutoencoderKL, pictures: int = 512) -> AutoencoderKL:
-    """The same autoencoder with latents of mean 0, and with the scaling factor that gives them variance 1.
+    """The same autoencoder with latents of mean 0 and variance 1, measured on this many scenes."""
+    scenes = (sample(random.Random(f"scale/{i}")) for i in range(pictures))
+    return centred_on(torch.stack([to_tensor(draw(scene)) for scene in scenes]), model)
+
+
+@torch.no_grad()
+def centred_on(x: Tensor, model: AutoencoderKL) -> AutoencoderKL:
+    """The same autoencoder with latents of mean 0 for the pictures `x`, and with the scaling factor that gives them variance 1.
 
     A mean taken off behind the encoder's last 1×1 convolution is put back before the decoder's first: only biases change.
     """
-    scenes = (sample(random.Random(f"scale/{i}")) for i in range(pictures))
-    x = torch.stack([to_tensor(draw(scene)) for scene in scenes])
     latents = torch.cat([model.encode(part).latent_dist.mode() for part in x.split(16)])
     mean = latents.mean(dim=(0, 2, 3))
     last, first = model.quant_conv, model.post_quant_conv

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable
 
 from tokenizers import pre_tokenizers, trainers
 
@@ -12,7 +13,11 @@ from ..tokenizer import END, START, CLIPTokenizer, byte_pair_encoding
 def learn_tokenizer(captions: int = 20_000, vocab_size: int = 1000) -> CLIPTokenizer:
     """Ids as in CLIP: 256 bytes, the same at a word's end, the merges in the order they were learnt, start and end."""
     rng = random.Random("vocabulary")
-    texts = [caption(sample(rng), rng) for _ in range(captions)]
+    return tokenizer_of((caption(sample(rng), rng) for _ in range(captions)), vocab_size)
+
+
+def tokenizer_of(texts: Iterable[str], vocab_size: int) -> CLIPTokenizer:
+    """The tokenizer that fits the texts best, with at most `vocab_size` tokens."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     base = letters + [letter + "</w>" for letter in letters]
     bpe = byte_pair_encoding({token: i for i, token in enumerate([*base, START, END])}, [])

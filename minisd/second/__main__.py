@@ -1,0 +1,46 @@
+"""`python -m minisd.second …`: the second edition from nothing. A stopped training, started again, continues.
+
+    python -m minisd.second clip                 # the text encoder
+    python -m minisd.second features             # the network of the perceptual loss
+    python -m minisd.second vae                  # needs features
+    python -m minisd.second decoder              # needs vae; adds the discriminator
+    python -m minisd.second unet                 # needs clip and vae
+    python -m minisd.second pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
+
+`torchrun --nproc-per-node N -m minisd.second …` shares every batch among N processes.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from ..train.__main__ import main
+from . import clip, decoder, features, unet, vae
+
+PARTS = {"clip": clip, "features": features, "vae": vae, "decoder": decoder, "unet": unet}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m minisd.second", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("part", choices=[*PARTS, "pack"])
+    p.add_argument("--folder", type=Path, default=Path("runs2"), help="where checkpoints, logs and sheets go (default: runs2)")
+    p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
+    p.add_argument("--to", type=Path, metavar="FOLDER", help="the new folder that `pack` writes")
+    return p
+
+
+def run(args: argparse.Namespace):
+    if args.part == "pack":
+        if args.to is None:
+            raise ValueError("say where the packed model goes, for example: python -m minisd.second pack --to my-model")
+        unet.pack(args.folder, args.to)
+    else:
+        part = PARTS[args.part]
+        part.run(args.folder, part.RECIPE if args.steps is None else replace(part.RECIPE, steps=args.steps))
+
+
+if __name__ == "__main__":
+    sys.exit(main(parser=parser, run=run))

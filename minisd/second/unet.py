@@ -1,0 +1,119 @@
+"""Training the UNet: guess the noise in latents, given the time and the caption, as in `minisd.train.unet`.
+
+The scenes and their captions are those of the second world. A caption leaves much unsaid, so that one caption has many pictures:
+this is what the seed and the guidance scale then have to decide.
+"""
+
+import random
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..clip import CLIPTextModel
+from ..config import TINY_TEXT, TINY_UNET
+from ..pipeline import StableDiffusionPipeline
+from ..processes import rank_and_world, wait_for_all
+from ..schedulers import PNDMScheduler
+from ..tokenizer import CLIPTokenizer
+from ..train.clip import CLIP
+from ..train.loop import Recipe, device, fast_arithmetic, finished, train
+from ..train.unet import CAPTION_DROPOUT, ids_with, loss_with, show_with
+from ..train.vae import centred_on
+from ..unet import UNet2DConditionModel
+from ..vae import AutoencoderKL
+from .captions import caption
+from .clip import VISION
+from .discriminator import Duel
+from .picture_book import Scene, sample
+from .pictures import SIDE, as_tensor, drawn, rendered
+from .twins import picture
+from .vae import VAE
+
+RECIPE = Recipe(steps=40_000, batch_size=48, learning_rate=1e-3, ema=0.9995)
+SCENES = 80_000
+CENTRED_ON = 1024  # pictures whose latents are to have mean 0 and variance 1
+GUIDANCE_SCALE = 3.0  # what the model takes when nothing is said
+UNET = TINY_UNET
+LATENT = (4, 16, 16)
+
+SHEET = [
+    "an astronaut riding a horse", "a photo of a red ball", "a watercolour of a blue cat on the beach",
+    "a pencil drawing of a green dragon at night", "an illustration of a yellow star on a purple background",
+    "a pink fish next to a red mushroom", "a photo of a robot riding a dragon in the snow", "a white boat at sunset",
+    "a cat", "a cat", "a cat", "a cat", "a house", "a dog that looks left", "a dog that looks right", "a big orange flower",
+    "a sketch of a blue house to the left of a green tree", "a purple balloon above a black car",
+    "a watercolour of a bird riding a horse on the grass", "a photo of a castle at sunset", "a small brown box in the snow",
+    "a cat riding a fish", "a black rocket at night", "a red heart below a yellow butterfly",
+]  # fmt: skip
+
+
+def scene_number(i: int) -> Scene:
+    return sample(random.Random(f"unet/{i}"))
+
+
+def cached_latents(vae: AutoencoderKL, file: Path, count: int) -> Tensor:
+    """The scaled latents of scenes 0 to `count` - 1, (count, 4, 16, 16) in float16, read from `file`; missing ones are appended."""
+    if rank_and_world()[0] == 0:
+        append_missing(vae, file, count)
+    wait_for_all()
+    return torch.from_numpy(np.fromfile(file, np.float16, count * np.prod(LATENT)).reshape(-1, *LATENT))
+
+
+@torch.inference_mode()
+def append_missing(vae: AutoencoderKL, file: Path, count: int, batch_size: int = 16):
+    """Draw and encode the scenes whose latents `file` lacks."""
+    size = 2 * int(np.prod(LATENT))
+    known = file.stat().st_size // size if file.exists() else 0
+    if known >= count:
+        return
+    with file.open("ab") as latents, fast_arithmetic(RECIPE):
+        latents.truncate(known * size)
+        pictures = drawn(scene_number, range(known, count))
+        pictures = iter(tqdm(pictures, "latents", total=count, initial=known, mininterval=5))
+        while batch := list(islice(pictures, batch_size)):
+            x = as_tensor(np.frombuffer(b"".join(batch), np.uint8).reshape(-1, SIDE, SIDE, 3)).to(device())
+            scaled = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
+            latents.write(scaled.half().cpu().numpy().tobytes())
+
+
+def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
+    """Autoencoder, text encoder and tokenizer of the trainings before this one; the later decoder, where there is one."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "clip" / "tokenizer")
+    clip = finished(folder / "clip", CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), VISION))
+    if (folder / "decoder" / "state.pt").exists():
+        vae = finished(folder / "decoder", Duel(AutoencoderKL(VAE))).autoencoder
+    else:
+        vae = finished(folder / "vae", AutoencoderKL(VAE))
+    pictures = rendered(folder / "twins.uint8", CENTRED_ON, picture)
+    return centred_on(as_tensor(pictures), vae), clip.text, tokenizer
+
+
+def run(folder: Path, recipe: Recipe = RECIPE):
+    vae, text_encoder, tokenizer = parts(folder)
+    vae, text_encoder = vae.to(device()), text_encoder.to(device())
+    latents = cached_latents(vae, folder / "latents.float16", SCENES)
+    ids = ids_with(tokenizer)
+
+    @torch.no_grad()
+    def contexts(captions: list[str], step: int) -> Tensor:
+        return text_encoder(ids(captions, step)).last_hidden_state
+
+    torch.manual_seed(recipe.seed)
+    unet = UNet2DConditionModel(UNET)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=GUIDANCE_SCALE)
+    pipe.set_progress_bar_config(disable=True)
+    loss = loss_with(latents, contexts, recipe, CAPTION_DROPOUT, scene_number, caption)
+    train(folder / "unet", unet, recipe, loss, show_with(pipe, SHEET))
+
+
+def pack(folder: Path, to: Path):
+    """The three trained parts as a checkpoint."""
+    vae, text_encoder, tokenizer = parts(folder)
+    unet = finished(folder / "unet", UNet2DConditionModel(UNET))
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=GUIDANCE_SCALE)
+    pipe.to(torch.float16).save_pretrained(to)

@@ -1,0 +1,98 @@
+"""Training the autoencoder: a picture through 1/48 of its numbers and back (Rombach et al. 2022, §3.1).
+
+Here encoder and decoder learn together, from the distance of the pixels, the distance of the features (see `features`), and a
+little pressure towards a normal distribution. The fourth part of the recipe, the discriminator, comes in `decoder`.
+"""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import TINY_VAE
+from ..image import image_grid, to_pil, to_tensor
+from ..train.loop import Recipe, batch_noise, device, sample_seeds, train
+from ..train.vae import edges, reconstruction_loss
+from ..vae import AutoencoderKL
+from . import features
+from .drawing import draw
+from .features import CROP, PICTURES, Features, crop_near
+from .muon import muon
+from .picture_book import sample
+from .pictures import SIDE, as_tensor, rendered
+from .twins import picture
+
+RECIPE = Recipe(steps=16_000, batch_size=16, learning_rate=1.5e-3, ema=0.998)
+VAE = TINY_VAE
+KL_WEIGHT = 1e-3  # per latent number, against an error per colour value
+PERCEPTUAL_WEIGHT = 0.1
+COLOR_STEPS = 1500  # how long three of the four latent channels are pulled towards the picture's colours
+TEST = 64
+
+
+def crop(pictures: np.ndarray, rng: random.Random) -> np.ndarray:
+    """A square of a picture, mostly one in which something is to be seen: sky and sand teach little."""
+    i = rng.randrange(len(pictures))
+    if rng.random() < 0.75:
+        return crop_near(rng.choice(picture(i).things), pictures[i], rng)
+    top, left = (rng.randint(0, SIDE - CROP) for _ in range(2))
+    return pictures[i, top : top + CROP, left : left + CROP]
+
+
+def loss_with(pictures: np.ndarray, eyes: Features, recipe: Recipe = RECIPE):
+    def loss_of(model: AutoencoderKL, step: int) -> tuple[Tensor, dict[str, float]]:
+        x = as_tensor(np.stack([crop(pictures, rng) for rng in sample_seeds(recipe, step)])).to(device())
+        posterior = model.encode(x).latent_dist
+        noise = batch_noise(recipe, step, *posterior.mean.shape[1:])
+        y = model.decode(posterior.mean + posterior.std * noise).sample.float()
+        reconstruction, perceptual = reconstruction_loss(y, x), eyes.distance(y, x)
+        kl = posterior.kl().mean() / noise[0].numel()
+        loss = reconstruction + PERCEPTUAL_WEIGHT * perceptual + KL_WEIGHT * kl
+        if step < COLOR_STEPS:
+            colors = 2 * F.avg_pool2d(x, 8)
+            loss = loss + (1 - step / COLOR_STEPS) * (posterior.mean[:, :3] - colors).abs().mean()
+        figures = {"reconstruction": reconstruction, "perceptual": perceptual, "kl": kl, "std": posterior.std.mean()}
+        return loss, {"psnr": psnr(y, x)} | {name: float(value.detach()) for name, value in figures.items()}
+
+    return loss_of
+
+
+def psnr(y: Tensor, x: Tensor) -> float:
+    """Peak signal to noise, in dB, of pictures in [-1, 1]."""
+    return float(-10 * ((y - x) / 2).detach().square().mean().log10())
+
+
+def edge_energy(x: Tensor) -> float:
+    """The mean squared difference of neighbouring pixels: what blur takes away."""
+    return float(sum(difference.square().mean() for difference in edges(x)))
+
+
+@torch.inference_mode()
+def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
+    """A sheet of fresh pictures above what comes back; the mean PSNR, also of each style; and how much of the edges is kept."""
+    scenes = [sample(random.Random(f"sheet/{i}")) for i in range(TEST)]
+    x = torch.stack([to_tensor(draw(scene)) for scene in scenes]).to(device())
+    latents = torch.cat([model.encode(part).latent_dist.mode() for part in x.split(8)])
+    y = torch.cat([model.decode(part).sample for part in latents.split(8)]).clamp(-1, 1)
+    image_grid(to_pil(torch.cat([x[:8], y[:8], x[8:16], y[8:16]])), 4, 8).save(path)
+
+    of_style, edges_of_style = defaultdict(list), defaultdict(list)
+    for scene, made, true in zip(scenes, y, x):
+        of_style[scene.style].append(psnr(made, true))
+        edges_of_style[scene.style].append((edge_energy(made), edge_energy(true)))
+    figures = {"sheet_psnr": sum(map(sum, of_style.values())) / TEST, "sheet_edges": edge_energy(y) / edge_energy(x)}
+    figures |= {f"psnr {style}": sum(of) / len(of) for style, of in sorted(of_style.items())}
+    figures |= {f"edges {style}": sum(a for a, _ in of) / sum(b for _, b in of) for style, of in sorted(edges_of_style.items())}
+    return figures | {"latent_std": float(latents.std())}
+
+
+def run(folder: Path, recipe: Recipe = RECIPE):
+    pictures = rendered(folder / "twins.uint8", PICTURES, picture)
+    torch.manual_seed(recipe.seed)
+    train(
+        folder / "vae", AutoencoderKL(VAE), recipe, loss_with(pictures, features.trained(folder), recipe), show, optimizer_of=muon
+    )
