@@ -9,7 +9,7 @@ demo: .venv/demo
 	$(BIN)/python -m minisd.generate "an astronaut riding a horse" --seed 0
 
 test: .venv/test lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not live"
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest -m slow

@@ -14,10 +14,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from .layers import Attention
 from .unet import UNet2DConditionModel
@@ -85,7 +86,7 @@ def recorded_forward(
 
 
 @contextmanager
-def attention_maps(pipe: nn.Module | object, word_scale: Tensor | None = None) -> Iterator[AttentionMaps]:
+def attention_maps(pipe: Any, word_scale: Tensor | None = None) -> Iterator[AttentionMaps]:
     """Record the cross-attention of a pipeline's UNet, or of a UNet, as long as the context is open."""
     unet = pipe if isinstance(pipe, UNet2DConditionModel) else pipe.unet
     maps, layers = AttentionMaps(word_scale), cross_attentions(unet)
@@ -93,7 +94,7 @@ def attention_maps(pipe: nn.Module | object, word_scale: Tensor | None = None) -
         lambda _, args, kwargs: maps.begin(args[0] if args else kwargs["sample"]), with_kwargs=True
     )
     for level, layer in layers:
-        layer.forward = partial(recorded_forward, layer, maps=maps, level=level)
+        vars(layer)["forward"] = partial(recorded_forward, layer, maps=maps, level=level)  # hides the class's own
     try:
         yield maps
     finally:

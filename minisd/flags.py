@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -91,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
     p.add_argument("--precision", choices=["full", "autocast"], help=argparse.SUPPRESS)
     for flag in NOT_NEEDED:
-        switch = {"action": "store_const", "const": True} if flag in SWITCHES else {}
+        switch: dict[str, Any] = {"action": "store_const", "const": True} if flag in SWITCHES else {}
         p.add_argument(f"--{flag.replace('_', '-')}", dest=flag, help=argparse.SUPPRESS, **switch)
     p.add_argument("--quiet", action="store_true", help="say nothing but the paths, and errors")
     p.add_argument("--version", action="version", version=f"minisd {__version__}")
@@ -160,7 +161,7 @@ def how_to_load(args: argparse.Namespace) -> dict:
     if given and (args.model == "tiny" or not Path(args.model).is_file()):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise ValueError(f"{flags}: only for an original single file, and {args.model} is none")
-    parts = {"scheduler": SAMPLERS[args.sampler[0]]} if args.sampler else {}
+    parts: dict[str, Any] = {"scheduler": SAMPLERS[args.sampler[0]]} if args.sampler else {}
     parts |= {"safety_checker": None} if args.no_safety_checker else {}
     return {"variant": args.variant, "revision": args.revision, **given, **parts}
 

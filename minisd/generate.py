@@ -4,6 +4,7 @@ Paths of the pictures go to standard output, everything else to standard error.
 """
 
 import argparse
+import io
 import math
 import os
 import re
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in given]
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: "--quiet" in words or print(f"note: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: None if "--quiet" in words else print(f"note: {message}", file=sys.stderr)
             run(parse(words))
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -192,7 +193,8 @@ def unknown_words(prompt: str) -> list[str]:
     """What the built-in model has never read, each with the nearest word that it knows."""
     from difflib import get_close_matches
 
-    from .tiny.picture_book import THINGS, WORDS
+    from .tiny.drawing import THINGS
+    from .tiny.picture_book import WORDS
 
     hints = []
     for word in dict.fromkeys(re.findall(r"[^\W\d_]+", prompt.lower())):
@@ -205,5 +207,6 @@ def unknown_words(prompt: str) -> list[str]:
 
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a prompt may hold what the terminal cannot show
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

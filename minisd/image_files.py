@@ -1,6 +1,5 @@
 """Image files that say how they were made: PNG with its settings inside, GIF of the steps. Nothing is ever overwritten."""
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,11 +33,13 @@ def save_gif(frames: Sequence[Image.Image], path: Path) -> Path:
 def save_to_free_name(path: Path, write: Callable[[BinaryIO], None]) -> Path:
     """Nothing is ever overwritten: name.png, name-2.png, name-3.png … A file that cannot be written whole is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        free = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+    number, free = 1, path
+    while True:
         try:
             file = free.open("xb")
         except FileExistsError:
+            number += 1
+            free = path.with_stem(f"{path.stem}-{number}")
             continue
         try:
             with file:

@@ -42,7 +42,7 @@ class StableDiffusionPipelineOutput(NamedTuple):
 class Step(NamedTuple):
     """A step of the loop: latents (B, 4, h, w) after it, and the clean latents that it predicts."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a step
     timestep: Tensor
     latents: Tensor
     pred_original_sample: Tensor
@@ -168,7 +168,8 @@ class StableDiffusionPipeline(PretrainedPipeline):
         if len(context) == len(x):
             return self.unet(x, t, encoder_hidden_states=context).sample
         eps = self.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.float()  # (2B, 4, h, w)
-        return guide(*eps.chunk(2), guidance_scale)
+        eps_uncond, eps_cond = eps.chunk(2)
+        return guide(eps_uncond, eps_cond, guidance_scale)
 
     def finish(self, latents: Tensor, output_type: str) -> StableDiffusionPipelineOutput:
         """Latents (B, 4, h, w) → images, or what else `output_type` asks for."""
@@ -239,7 +240,7 @@ class StableDiffusionPipeline(PretrainedPipeline):
     def dtype(self) -> torch.dtype:
         return self.unet.conv_in.weight.dtype
 
-    def to(self, *device_or_dtype: torch.device | torch.dtype | str, **by_name: torch.device | torch.dtype | str) -> Self:
+    def to(self, *device_or_dtype: Any, **by_name: Any) -> Self:
         """Move every network: `.to("cuda")`, `.to(torch.float16)`, or both; also by name, `.to(dtype=torch.float16)`."""
         for network in self.networks:
             network.to(*device_or_dtype, **by_name)

@@ -1,7 +1,7 @@
 """`from_pretrained` and `save_pretrained`: a leaf. Everything about files is in `minisd.weights`, imported when it is called."""
 
 import os
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 
 class Pretrained:
@@ -19,7 +19,7 @@ class Pretrained:
 
         return load_component(cls, source, subfolder, **options)
 
-    def save_pretrained(self, folder: str | os.PathLike):
+    def save_pretrained(self: Any, folder: str | os.PathLike):
         """Write a new folder that minisd and diffusers load."""
         from .weights.save import save_component
 

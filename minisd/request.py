@@ -121,7 +121,7 @@ def check_scale(scale: Any):
 
 
 def check_eta(eta: Any, scheduler: Any):
-    if not (isinstance(eta, Real) and 0 <= eta <= 1):
+    if not (isinstance(eta, Real) and 0 <= float(eta) <= 1):
         raise ValueError(f"eta must be from 0 to 1, not {eta}")
     if eta and "eta" not in signature(scheduler.step).parameters:
         raise ValueError(f"eta is a setting of DDIMScheduler; {type(scheduler).__name__} has none")

@@ -127,12 +127,12 @@ class Scheduler(Pretrained, ABC):
 
     def set_begin_index(self, begin_index: int = 0):
         """Enter the trajectory at this index of `timesteps`, as img2img does. Comes after `set_timesteps`, which enters at 0."""
-        self.begin_index, self.step_index = begin_index, begin_index - 1 if begin_index else None
+        self.begin_index = begin_index
+        self.step_index: int | None = begin_index - 1 if begin_index else None  # of the last step
 
     def begin(self, timesteps: Tensor, device: torch.device | str | None = None, num_inference_steps: int | None = None):
         self.timesteps, self.num_inference_steps = timesteps.to(device), num_inference_steps
-        self.begin_index = 0
-        self.step_index: int | None = None  # of the last step
+        self.set_begin_index()
 
     def find(self, t: Tensor | float) -> int:
         """The index of t in `timesteps`; if t occurs twice, the later one."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def alpha_at(sigma: float) -> float:
 class SigmaScheduler(Scheduler):
     """`sigmas` has the noise level at each of `timesteps`, and a last one, at which the trajectory ends."""
 
-    config_class = SigmaConfig
+    config_class: ClassVar[type[SchedulerConfig]] = SigmaConfig
     spacings = ("linspace", "leading", "trailing")
     implemented = {"use_beta_sigmas": False}
 
