@@ -199,19 +199,29 @@ def ablations():
 
 
 PLACES = {  # of the rooms on their picture: column and row, from the bottom
-    "config": (0, 0), "pretrained": (3, 0), "numerics": (1, 0), "networks": (0.3, 1), "samplers": (1.4, 1), "tokenizer": (2.4, 1),
-    "safety": (0.3, 2), "pipeline": (1.4, 3), "weights": (3.4, 2.2), "command": (1.4, 4), "tiny": (-0.9, 3),
-    "evaluate": (0.2, 4), "train": (-0.3, 5), "lessons": (-0.9, 6), "editing": (2.4, 3.6),
+    "config": (0, 0), "pretrained": (2.4, 0), "numerics": (1, 0), "networks": (0.2, 1), "samplers": (1.4, 1), "tokenizer": (2.4, 1),
+    "safety": (0.2, 2), "pipeline": (1.4, 3), "weights": (2.9, 2.2), "command": (1.4, 4.2), "tiny": (-0.9, 3),
+    "evaluate": (0.2, 4), "train": (-0.3, 5), "lessons": (-0.9, 6), "processes": (-1.2, 4.4), "editing": (2.6, 3.8),
+    "explain": (2.6, 4.6),
 }  # fmt: skip
 
 
+def closure(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Every pair that is linked by a chain of pairs."""
+    longer = pairs | {(a, d) for a, b in pairs for c, d in pairs if b == c}
+    return pairs if longer == pairs else closure(longer)
+
+
 def rooms():
-    """The rooms of the house, by what the files import; dashed where a function imports when it is called."""
+    """The rooms of the house, by what the files import; dashed where a function imports when it is called.
+
+    An import that others imply is left out: whoever imports the pipeline stands on the networks, too.
+    """
     figure, axes = page(1, 1, height=5.2)
-    late = arrows() - arrows(late=False)
-    shown = {(one, other) for one, other in arrows() if one not in ("train", "lessons", "evaluate")}
-    shown |= {("evaluate", "pipeline"), ("evaluate", "tiny"), ("train", "evaluate"), ("lessons", "train")}
-    for one, other in sorted(shown):
+    direct = arrows(late=False)
+    late = arrows() - direct
+    reach = {(one, other) for one, middle in direct for start, other in closure(direct) if start == middle}
+    for one, other in sorted((direct - reach) | late):
         style = {
             "arrowstyle": "-|>",
             "color": "0.65",

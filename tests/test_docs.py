@@ -32,7 +32,8 @@ from weights_convert.__main__ import main as convert
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 sys.path[:0] = [str(DOCS), str(DOCS / "extensions"), str(DOCS / "examples")]
-tables, sizes, repository, dpm_solver = map(importlib.import_module, ("tables", "sizes", "repository", "dpm_solver"))
+modules = ("tables", "sizes", "reading", "repository", "dpm_solver")
+tables, sizes, reading, repository, dpm_solver = map(importlib.import_module, modules)
 
 PAGES = [ROOT / "README.md", ROOT / "notebooks" / "README.md", *sorted(DOCS.glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks" / "src").glob("*.py"))
@@ -103,7 +104,8 @@ def test_every_module_is_in_the_reference():
     modules = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files if not path.stem.startswith(("__", "lesson_"))
     }
-    assert modules == described - {"weights_convert"}
+    training = {module for module in modules if module.startswith("minisd.second.")}  # described when it replaces minisd.tiny
+    assert modules - training == described - {"weights_convert"}
 
 
 def test_symbols_have_their_names_in_the_code():
@@ -135,14 +137,13 @@ def test_tables_are_the_codes_own(page):
 def test_official_files_are_accounted_for_to_a_few_bytes():
     """By names, shapes and dtypes alone; one tensor more would take 60 bytes at least."""
     lengths = {name: sizes.length(tensors) for name, tensors in sizes.files().items()}
-    official = {file.name: file.size for file in tables.known.OFFICIAL if not file.name.endswith(".ckpt")}
+    official = {file.name: file.size for file in tables.official.OFFICIAL if not file.name.endswith(".ckpt")}
     assert official.keys() <= lengths.keys()
     assert max(abs(size - lengths[name]) for name, size in official.items()) <= 6
 
 
 def test_the_model_has_as_many_lines_as_is_said():
-    core = "pipeline tokenizer layers clip unet vae schedule config schedulers/base schedulers/ddim schedulers/pndm schedulers/lms"
-    assert 1400 < sum(read(ROOT / "minisd" / f"{name}.py").count("\n") for name in core.split()) < 1700
+    assert 1250 < sum(map(reading.lines, reading.reading_list())) < 1350  # "about 1,300" in the README and in reading.md
 
 
 # The site
