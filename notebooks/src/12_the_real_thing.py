@@ -161,7 +161,7 @@ for i in (19, 260, 700, 1000):
 # > downsampling. On which level of the U is `input_blocks.4`?
 
 # %%
-from weights_convert.single_file import LAYOUTS, native_places
+from minisd.weights.original_names import LAYOUTS, original_places
 
 
 def trace(part, name):
@@ -214,8 +214,8 @@ lesson.rules.check(my_name)
 # convolution, which is the same.)
 
 # %%
-from weights_convert.files import Header
-from weights_convert.identify import layout_of
+from minisd.weights.safetensors import Header
+from minisd.weights.single_file import layout_of
 
 for version, networks in (("v1", models["SD 1.5"]), ("v2", models["SD 2.1"])):
     shape_of = {name: tuple(shape) for name, shape in official[version].items()}
@@ -232,7 +232,7 @@ for version, networks in (("v1", models["SD 1.5"]), ("v2", models["SD 2.1"])):
 # more tensors):
 
 # %%
-places, _ = native_places(official["v1"], "v1")
+places, _ = original_places(official["v1"], "v1")
 lesson.show_map({place.name: name for name, place in places.items()})
 
 # %% [markdown]
@@ -271,7 +271,7 @@ for mistake, order in (("not reversed", "3210"), ("the two deepest mixed up", "1
 # > are left for anything else?
 
 # %%
-from weights_convert.known import OFFICIAL
+from minisd.weights.official import OFFICIAL
 
 sizes = {known.name: known.size for known in OFFICIAL}
 names = ("the text encoder of v1-5", "the UNet of v1-5", "the VAE of v1", "the UNet of 2-1")
