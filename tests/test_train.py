@@ -208,8 +208,10 @@ def test_two_processes_train_what_one_does_with_the_whole_batch(kind, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     subprocess.run(command, check=True, capture_output=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     apart = (torch.load(out) - weights(alone)).abs()
-    # of CLIP the mean, since Adam makes much of a gradient that is only rounding, as for words that no caption of the batch has
-    assert apart.mean() < 1e-6 and (kind == "clip" or apart.max() < {"toy": 1e-6, "unet": 1e-5}[kind])
+    # Adam turns a gradient that is only rounding into a whole step. CLIP has many (words that no caption of the batch has), so only
+    # the mean is compared; the UNet has single ones, and which depends on the CPU's instructions
+    mean, largest = {"toy": (1e-6, 1e-6), "clip": (1e-6, math.inf), "unet": (1e-7, 5e-5)}[kind]
+    assert apart.mean() < mean and apart.max() < largest
     curves = [[json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").open()] for run in ("alone", "shared")]
     assert curves[0] and curves[1] == pytest.approx(curves[0], rel=1e-4)  # logged with five digits
 
