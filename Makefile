@@ -24,7 +24,7 @@ test-lowest:
 	uv venv --quiet --clear --python 3.11 .venv-lowest
 	uv pip install --python $(LOWEST) --resolution lowest-direct --torch-backend cpu -e ".[train]"
 	uv pip install --python $(LOWEST) --torch-backend cpu "pytest>=8.3" scipy hatchling ipython
-	$(LOWEST) -m pytest -m "not slow" --ignore tests/test_docs.py --ignore tests/test_notebooks.py
+	$(LOWEST) -m pytest -m "not slow and not live" $(patsubst %,--ignore tests/test_%.py,docs notebooks config bad_folders)
 
 notebooks: .venv/test
 	$(BIN)/python notebooks/build.py

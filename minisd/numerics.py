@@ -15,7 +15,7 @@ def raise_unless_finite(x: Tensor, what: str, dtype: torch.dtype):
     if x.isfinite().all():
         return
     if dtype == torch.float16:
-        remedy = "float16 ends at 65,504; use bfloat16 or float32, as in .to(torch.float32)"
+        remedy = "float16 ends at 65,504; take bfloat16 or float32, as in .to(torch.float32)"
     else:
         remedy = "weights are damaged, or guidance_scale or the given latents too large"
     raise FloatingPointError(f"NaN or infinity in {what}: {remedy}")
@@ -26,4 +26,4 @@ def warn_if_flat(images: Tensor):
     shown = images.float().clamp(-1, 1)
     flat = (shown.amax(dim=(2, 3)) - shown.amin(dim=(2, 3)) < 1 / 255).all(dim=1)  # half a step of 8 bits
     for i in flat.nonzero().flatten().tolist():
-        warnings.warn(f"image {i} is a single colour: another dtype, guidance_scale or seed may help", ImageWarning, 4)
+        warnings.warn(f"picture {i} is all of one colour: another dtype, guidance_scale or seed may help", ImageWarning, 4)

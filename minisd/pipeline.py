@@ -202,7 +202,7 @@ class StableDiffusionPipeline(PretrainedPipeline):
         """
         dtype = self.vae.post_quant_conv.weight.dtype
         images = self.vae.decode((latents / self.vae.config.scaling_factor).to(dtype)).sample
-        raise_unless_finite(images, "the decoded image", dtype)
+        raise_unless_finite(images, "what the VAE decoded", dtype)
         warn_if_flat(images)
         return images
 
