@@ -1,5 +1,6 @@
 """Prompt to picture beside diffusers, on whole small checkpoints in its layout."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,10 @@ def both(folder: Path, sampler: str | None = None) -> list:
     """The folder as minisd's pipeline and as diffusers', with this sampler or the folder's own."""
     diffusers = pytest.importorskip("diffusers")
     pipes = [library.from_pretrained(folder) for library in (StableDiffusionPipeline, diffusers.StableDiffusionPipeline)]
-    for pipe, samplers in zip(pipes, (SCHEDULERS, vars(diffusers))):
+    for pipe, samplers in zip(pipes, (SCHEDULERS.__getitem__, partial(getattr, diffusers))):
         pipe.set_progress_bar_config(disable=True)
         if sampler:
-            pipe.scheduler = samplers[sampler].from_config(pipe.scheduler.config)
+            pipe.scheduler = samplers(sampler).from_config(pipe.scheduler.config)
     return pipes
 
 
