@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from helpers import OFFICIAL, SMALL, V1_UNET, build, diffusers_tensors, distance, pair, randn, small_network
 from torch import nn
 
+from minisd.config import SD1_UNET
 from minisd.unet import FeedForward, SpatialTransformer, UNet2DConditionModel
 
 
@@ -154,7 +155,7 @@ def test_the_first_skip_is_what_conv_in_made():
 
 def test_skips_go_up_in_the_order_of_the_official_widths():
     with torch.device("meta"):
-        model = UNet2DConditionModel(UNet2DConditionModel.config_class.from_json(OFFICIAL["v1"]["unet"]))
+        model = UNet2DConditionModel(SD1_UNET)
     widths = [[resnet.conv1.in_channels for resnet in block.resnets] for block in model.up_blocks]
     assert widths == [[2560, 2560, 2560], [2560, 2560, 1920], [1920, 1280, 960], [960, 640, 640]]
 
