@@ -7,15 +7,15 @@ ROOT = Path(__file__).parents[1]
 
 # Modules of each room, and the rooms whose modules they may import. A room never imports what stands on it.
 ROOMS: dict[str, tuple[list[str], set[str]]] = {
-    "config": (["config"], set()),
+    "config": (["config", "tasks"], set()),
     "pretrained": (["pretrained"], set()),
-    "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image"], set()),
+    "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image", "sheet"], set()),
     "networks": (["layers", "clip", "clip_vision", "unet", "vae"], {"config", "pretrained", "numerics"}),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
     "tokenizer": (["tokenizer"], {"pretrained"}),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
     "pipeline": (
-        ["pipeline", "request"],
+        ["pipeline", "components", "request"],
         {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety"},
     ),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline"}),

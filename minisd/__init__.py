@@ -1,8 +1,8 @@
 """Stable Diffusion, written to be read.
 
 In reading order: pipeline, request, tokenizer, layers, clip, unet, vae, schedule, schedulers (spacing, base, ddim, pndm, sigmas,
-lms), noise, image, numerics, config. Around them: safety_checker, cuda_noise, pretrained and weights (files), image_files, flags
-and generate (the command). On top: editing (start from a picture).
+lms), noise, image, numerics, config. Around them: components, safety_checker, cuda_noise, pretrained and weights (files),
+image_files, flags and generate (the command). On top: editing (start from a picture).
 """
 
 from importlib import import_module
@@ -16,8 +16,8 @@ from .schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler  # is
 from .pipeline import StableDiffusionPipeline  # isort: skip
 from .config import UnsupportedConfig
 from .cuda_noise import CudaNoise
-from .image import image_grid
 from .safety_checker import StableDiffusionSafetyChecker
+from .sheet import image_grid
 from .weights.errors import CheckpointError
 
 LATER = {  # imported when they are asked for: the modules above do without them

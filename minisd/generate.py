@@ -22,11 +22,12 @@ from torch import Tensor
 from . import __version__
 from .cuda_noise import CudaNoise
 from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, parse, what_to_draw
-from .image import image_grid, to_pil
+from .image import to_pil
 from .image_files import save_gif, save_png
 from .numerics import ImageWarning
 from .pipeline import StableDiffusionPipeline
 from .schedulers.names import name_of, with_sigmas
+from .sheet import image_grid
 
 BATCH = 4  # pictures that are drawn at once
 RECORDED = (  # in the PNG, where they were given

@@ -1,6 +1,4 @@
-"""Images in and out of the networks: PIL ↔ tensors in [-1, 1], and several images on one page."""
-
-from collections.abc import Sequence
+"""Images in and out of the networks: PIL ↔ tensors in [-1, 1]."""
 
 import numpy as np
 import torch
@@ -17,14 +15,3 @@ def to_pil(x: Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in [-1, 1] as B pictures; values are rounded, not cut off, to 8 bits."""
     pixels = (x.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray((255 * picture).round().astype("uint8")) for picture in pixels]
-
-
-def image_grid(imgs: Sequence[Image.Image], rows: int, cols: int) -> Image.Image:
-    """`rows * cols` pictures of one size, row by row, on one page."""
-    if len(imgs) != rows * cols:
-        raise ValueError(f"{len(imgs)} pictures do not fill {rows} rows of {cols}")
-    width, height = imgs[0].size
-    grid = Image.new("RGB", (cols * width, rows * height))
-    for i, image in enumerate(imgs):
-        grid.paste(image, (i % cols * width, i // cols * height))
-    return grid

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +19,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .clip import CLIPTextModel
-from .config import refuse_other_tasks
+from .components import Components
 from .image import to_pil
 from .noise import Generators, randn
 from .numerics import ImageWarning, raise_unless_finite, warn_if_flat
-from .pretrained import PretrainedPipeline
 from .request import Request, check_output
 from .safety_checker import StableDiffusionSafetyChecker
 from .schedulers import Scheduler
+from .tasks import refuse_other_tasks
 from .tokenizer import CLIPTokenizer
 from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL
@@ -56,7 +56,7 @@ def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor
     return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
 
 
-class StableDiffusionPipeline(PretrainedPipeline):
+class StableDiffusionPipeline(Components):
     """Text to image: tokenizer and text encoder, UNet and scheduler, VAE, and a safety checker or None."""
 
     def __init__(
@@ -83,7 +83,6 @@ class StableDiffusionPipeline(PretrainedPipeline):
         self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler = vae, text_encoder, tokenizer, unet, scheduler
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         self.safety_checker = safety_checker
-        self.progress_bar_config: dict[str, Any] = {}
 
     @torch.no_grad()
     def __call__(
@@ -216,36 +215,3 @@ class StableDiffusionPipeline(PretrainedPipeline):
             which = ", ".join(str(i) for i, flag in enumerate(flags) if flag)
             warnings.warn(f"the safety checker hides image {which}: another seed or prompt may pass", ImageWarning, 3)
         return images.masked_fill(torch.tensor(flags, device=images.device).view(-1, 1, 1, 1), -1), flags
-
-    @property
-    def components(self) -> dict[str, Any]:
-        """The parts by their names; the safety checker may be None. Default steps and scale are not parts."""
-        return {name: getattr(self, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker")}
-
-    @classmethod
-    def from_pipe(cls, pipe: "StableDiffusionPipeline", **parts: Any) -> Self:
-        """A pipeline of this class with the parts of another, shared with it; those given by keyword replace its own."""
-        defaults = {"num_inference_steps": pipe.num_inference_steps, "guidance_scale": pipe.guidance_scale}
-        return cls(**{**pipe.components, **defaults, **parts})
-
-    @property
-    def networks(self) -> list[torch.nn.Module]:
-        return [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.conv_in.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.conv_in.weight.dtype
-
-    def to(self, *device_or_dtype: Any, **by_name: Any) -> Self:
-        """Move every network: `.to("cuda")`, `.to(torch.float16)`, or both; also by name, `.to(dtype=torch.float16)`."""
-        for network in self.networks:
-            network.to(*device_or_dtype, **by_name)
-        return self
-
-    def set_progress_bar_config(self, **settings: Any):
-        """Settings of tqdm; `disable=True` switches it off."""
-        self.progress_bar_config = settings

@@ -19,9 +19,9 @@ from minisd import (
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
 )
-from minisd.config import OtherTask
 from minisd.editing.inpaint import keep_rest
 from minisd.editing.pix2pix import guide_twice
+from minisd.tasks import OtherTask
 
 PICTURE = Image.fromarray((127 + 60 * randn(64, 64, 3)).clamp(0, 255).byte().numpy())
 MASK = Image.new("L", (64, 64))

@@ -400,7 +400,7 @@ def test_a_timestep_that_occurs_twice_is_entered_at_the_later(name):
     scheduler = begun(SCHEDULERS[name], 50, **KARRAS)
     times = scheduler.timesteps.tolist()
     twice = next(t for t in times if times.count(t) > 1)
-    assert scheduler.find(twice) == len(times) - 1 - times[::-1].index(twice)
+    assert scheduler.upcoming(twice) == len(times) - 1 - times[::-1].index(twice)
     assert scheduler.step(randn(1, 4, 8, 8), twice, randn(1, 4, 8, 8)).prev_sample.isfinite().all()
 
 

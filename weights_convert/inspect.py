@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minisd.config import TASKS
+from minisd.tasks import TASKS
 from minisd.weights.checkpoint import self_described
 from minisd.weights.compare import Findings, listed
 from minisd.weights.errors import CheckpointError

@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..config import OtherTask
 from ..pipeline import StableDiffusionPipeline
+from ..tasks import OtherTask
 from . import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionInstructPix2PixPipeline
 from .inpaint import put_back
 from .pictures import fitting_size, read_masks, read_pictures, upright

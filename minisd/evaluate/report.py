@@ -8,7 +8,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..image import image_grid, to_pil
+from ..image import to_pil
+from ..sheet import image_grid
 from ..tiny.picture_book import HELD_OUT_RIDES
 from .findings import Finding
 from .prompts import FAMOUS, HELD_OUT, Prompt, kinds_of

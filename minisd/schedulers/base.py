@@ -5,9 +5,8 @@ never a network.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from torch import Tensor
 from .. import schedule
 from ..config import SchedulerConfig, UnsupportedConfig
 from ..noise import Generators
-from ..pretrained import Pretrained
+from .configured import Configured
 from .spacing import SPACINGS, falling
 
 
@@ -26,42 +25,19 @@ class SchedulerOutput(NamedTuple):
     pred_original_sample: Tensor
 
 
-def changed(config: SchedulerConfig) -> dict[str, Any]:
-    """The settings that differ from their defaults."""
-    return {field.name: value for field in fields(config) if (value := getattr(config, field.name)) != field.default}
-
-
 def weighted_sum(weights: Iterable[float], noises: Iterable[Tensor]) -> Tensor:
     """What a multistep sampler makes of its past ε."""
     return sum((weight * noise for weight, noise in zip(weights, noises)), start=torch.zeros(()))
 
 
-class Scheduler(Pretrained, ABC):
+class Scheduler(Configured, ABC):
     """A sampler. One object is one trajectory: `set_timesteps` begins it, `step` follows it in the order of `timesteps`."""
 
-    config_class: ClassVar[type[SchedulerConfig]] = SchedulerConfig  # extended where a sampler has settings of its own
-    spacings: ClassVar[tuple[str, ...]]  # of SPACINGS; the first is the sampler's own
-    predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction", "sample")
-    choices: ClassVar[Mapping[str, tuple]] = {}  # the values that other settings may have
-    implemented: ClassVar[Mapping[str, Any]] = {}  # diffusers' settings of this sampler that may have one value only
     order: ClassVar[int] = 1  # entries of `timesteps` for a step
 
     def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
         """Settings are the fields of `config_class`, by diffusers' names; the default is Stable Diffusion's value."""
-        config = config or self.config_class()
-        if type(config) is not self.config_class:
-            config = type(self).from_config(config).config
-        if settings:
-            from ..weights.settings import scheduler_config
-
-            config = scheduler_config(type(self), {**changed(config), **settings})
-        self.config: Any = config
-        self.spacing = config.timestep_spacing or self.spacings[0]
-        choices = {"timestep_spacing": (None, *self.spacings), "prediction_type": self.predictions, **self.choices}
-        for name, values in choices.items():
-            if (value := getattr(config, name)) not in values:
-                known = tuple(value for value in values if value is not None)
-                raise UnsupportedConfig(f"{type(self).__name__}: {name} {value!r} is not one of {known}")
+        super().__init__(config, **settings)
         self.alphas_cumprod = torch.cumprod(1 - self.betas(), dim=0)  # ᾱ, (1000,)
         self.begin(torch.tensor([]))
 
@@ -73,19 +49,6 @@ class Scheduler(Pretrained, ABC):
         if len(betas) != config.num_train_timesteps:
             raise UnsupportedConfig(f"{len(betas)} trained_betas for num_train_timesteps = {config.num_train_timesteps}")
         return schedule.rescale_zero_snr(betas) if config.rescale_betas_zero_snr else betas
-
-    @classmethod
-    def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Self:
-        """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
-
-        As in diffusers, settings that only the other sampler has are dropped, and what was left at its default there becomes the
-        default here.
-        """
-        from ..weights.settings import scheduler_config
-
-        if isinstance(config, SchedulerConfig):
-            config = {**changed(config), "_class_name": cls.__name__ if type(config) is cls.config_class else None}
-        return cls(scheduler_config(cls, config), **settings)
 
     @property
     def init_noise_sigma(self) -> float:
@@ -134,19 +97,14 @@ class Scheduler(Pretrained, ABC):
         self.timesteps, self.num_inference_steps = timesteps.to(device), num_inference_steps
         self.set_begin_index()
 
-    def find(self, t: Tensor | float) -> int:
-        """The index of t in `timesteps`; if t occurs twice, the later one."""
-        times = self.timesteps.tolist()
+    def upcoming(self, t: Tensor | float) -> int:
+        """The index of t in `timesteps`. If t occurs several times, that of the coming step if it is one of them, or the last."""
+        times, following = self.timesteps.tolist(), 0 if self.step_index is None else self.step_index + 1
+        if times[following : following + 1] == [float(t)]:
+            return following
         if float(t) not in times:
             raise ValueError(f"t = {float(t):g} is none of the timesteps; take them from `timesteps`, after set_timesteps")
         return len(times) - 1 - times[::-1].index(float(t))
-
-    def upcoming(self, t: Tensor | float) -> int:
-        """The index of t, which is that of the coming step if t is its timestep: a list may hold a timestep several times."""
-        following = 0 if self.step_index is None else self.step_index + 1
-        if following < len(self.timesteps) and self.timesteps[following] == t:
-            return following
-        return self.find(t)
 
     def advance(self, t: Tensor | float) -> int:
         """The index of the step at t. A trajectory may start at any timestep (img2img does), but must not skip one."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..config import SchedulerConfig, UnsupportedConfig
 from ..schedule import to_x0_and_epsilon
 from .base import Scheduler
-from .spacing import SPACINGS, exponential, falling, karras, sigmas_at, timesteps_at, training_sigmas
+from .noise_levels import exponential, karras, sigmas_at, timesteps_at, training_sigmas
+from .spacing import SPACINGS, falling
 
 
 @dataclass(frozen=True)

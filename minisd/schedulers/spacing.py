@@ -1,4 +1,4 @@
-"""Which timesteps a sampler visits, and the noise level σ at each: pure functions of the number of steps.
+"""Which timesteps a sampler visits: pure functions of the number of steps.
 
 Where to put n steps among the 1,000 timesteps of training is a convention; Lin et al. 2023, table 2, compare the three in use.
 """
@@ -46,31 +46,3 @@ def falling(values: Sequence[float] | Tensor, name: str, most: float, least: int
         count = f"{least} or more numbers"
         raise ValueError(f"{name} must be a falling list of {count} from {most:g} to 0, not {given}"[:200])
     return given
-
-
-# Noise levels
-
-
-def training_sigmas(alphas_cumprod: Tensor) -> np.ndarray:
-    """σ = √((1−ᾱ)/ᾱ) at every timestep of training: the noise relative to the image (Karras et al. 2022, table 1, "VP")."""
-    return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().numpy()
-
-
-def sigmas_at(timesteps: Tensor, sigmas: np.ndarray) -> list[float]:
-    """σ at timesteps that may be fractions, interpolated linearly as diffusers does (k-diffusion interpolates log σ)."""
-    return np.interp(timesteps.numpy(), np.arange(len(sigmas)), sigmas).tolist()
-
-
-def timesteps_at(levels: Sequence[float], sigmas: np.ndarray) -> Tensor:
-    """The timesteps at which training had these σ, interpolated in log σ as diffusers and k-diffusion do."""
-    return torch.from_numpy(np.interp(np.log(levels), np.log(sigmas), np.arange(len(sigmas))))
-
-
-def karras(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) -> list[float]:
-    """n falling σ, equally spaced in σ^(1/ρ): many small steps near the image (Karras et al. 2022, eq. 5)."""
-    return (np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho).tolist()
-
-
-def exponential(sigma_min: float, sigma_max: float, n: int) -> list[float]:
-    """n falling σ, equally spaced in log σ: every step divides the noise by the same number."""
-    return np.geomspace(sigma_max, sigma_min, n).tolist()

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..image import image_grid, to_pil
+from ..image import to_pil
+from ..sheet import image_grid
 from ..train.loop import Recipe, device, finished, sample_seeds, train
 from .muon import muon
 from .picture_book import COLORS, SCENERY, STYLES, THINGS, Scene, Thing

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import TINY_VAE
-from ..image import image_grid, to_pil, to_tensor
+from ..image import to_pil, to_tensor
+from ..sheet import image_grid
 from ..train.loop import Recipe, batch_noise, device, sample_seeds, train
 from ..train.vae import edges, reconstruction_loss
 from ..vae import AutoencoderKL

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from ..clip import CLIPTextModel
 from ..config import TINY_TEXT, TINY_UNET, TINY_VAE, TINY_VISION
-from ..image import image_grid, to_tensor
+from ..image import to_tensor
 from ..pipeline import StableDiffusionPipeline
 from ..processes import from_all, rank_and_world
 from ..schedule import add_noise
 from ..schedulers import PNDMScheduler
+from ..sheet import image_grid
 from ..tiny.picture_book import TRAINING_SCENES, Scene, caption, draw, training_scene
 from ..tokenizer import CLIPTokenizer
 from ..unet import UNet2DConditionModel

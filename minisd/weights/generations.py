@@ -24,7 +24,7 @@ class Generation(NamedTuple):
     pad: str
 
     def configs(self, in_channels: int, prediction_type: str = EPSILON) -> dict[str, UNetConfig | VAEConfig | CLIPTextConfig]:
-        """The configuration of each network; `config.TASKS` says what `in_channels` are for."""
+        """The configuration of each network; `tasks.TASKS` says what `in_channels` are for."""
         unet = replace(self.unets[prediction_type], in_channels=in_channels)
         return {"unet": unet, "vae": self.vae, "text_encoder": self.text_encoder}
 

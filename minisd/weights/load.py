@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..config import refuse_other_tasks
 from ..pretrained import PretrainedPipeline
 from ..schedulers import SCHEDULERS, Scheduler
+from ..tasks import refuse_other_tasks
 from ..tokenizer import CLIPTokenizer
 from .checkpoint import Checkpoint, read_folder, read_part, read_single_file
 from .errors import CheckpointError

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..config import TASKS, UnsupportedConfig
+from ..config import UnsupportedConfig
 from ..schedulers import SCHEDULERS
+from ..tasks import TASKS
 
 INDEX = "model_index.json"
 PIPELINES = [*(pipeline for _, pipeline, _ in TASKS.values()), "StableDiffusionImg2ImgPipeline"]

@@ -15,7 +15,7 @@ from ..config import (
 )
 
 if TYPE_CHECKING:
-    from ..schedulers import Scheduler
+    from ..schedulers.configured import Configured
 
 Settings = Mapping[str, Any]
 Config = CLIPTextConfig | CLIPVisionConfig | SafetyCheckerConfig | UNetConfig | VAEConfig | SchedulerConfig
@@ -231,7 +231,7 @@ def scheduler_json(config: SchedulerConfig) -> dict[str, Any]:
     return {"trained_betas": None, "skip_prk_steps": True, "clip_sample": False, **plain}
 
 
-def scheduler_config(sampler: "type[Scheduler]", settings: Settings) -> SchedulerConfig:
+def scheduler_config(sampler: "type[Configured]", settings: Settings) -> SchedulerConfig:
     """The configuration of a sampler from diffusers' settings for it, or for another sampler, named by `_class_name`.
 
     Settings that only the other one has are dropped, as are its `solver_type` and `variance_type`, where they mean nothing here.

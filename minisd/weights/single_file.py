@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ..config import TASKS
+from ..tasks import TASKS
 from .compare import Findings, Shapes, compare
 from .errors import CheckpointError
 from .fill import NETWORKS, described, shapes_of, unfilled
@@ -59,7 +59,7 @@ class Layout(NamedTuple):
 
     @property
     def in_channels(self) -> int:
-        """Of the UNet: `config.TASKS` says what for."""
+        """Of the UNet: `tasks.TASKS` says what for."""
         config: Any = self.networks["unet"].config
         return config.in_channels
 

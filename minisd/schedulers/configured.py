@@ -1,0 +1,53 @@
+"""The settings of a sampler: which ones it knows, checked when it is made, and `from_config`, which takes over another's."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Self
+
+from ..config import SchedulerConfig, UnsupportedConfig
+from ..pretrained import Pretrained
+
+
+def changed(config: SchedulerConfig) -> dict[str, Any]:
+    """The settings that differ from their defaults."""
+    return {field.name: value for field in fields(config) if (value := getattr(config, field.name)) != field.default}
+
+
+class Configured(Pretrained):
+    """`config` has the settings. Raises UnsupportedConfig for values that the sampler does not implement."""
+
+    config_class: ClassVar[type[SchedulerConfig]] = SchedulerConfig  # extended where a sampler has settings of its own
+    spacings: ClassVar[tuple[str, ...]]  # of SPACINGS; the first is the sampler's own
+    predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction", "sample")
+    choices: ClassVar[Mapping[str, tuple]] = {}  # the values that other settings may have
+    implemented: ClassVar[Mapping[str, Any]] = {}  # diffusers' settings of this sampler that may have one value only
+
+    def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
+        """Settings are the fields of `config_class`, by diffusers' names; the default is Stable Diffusion's value."""
+        config = config or self.config_class()
+        if type(config) is not self.config_class:
+            config = type(self).from_config(config).config
+        if settings:
+            from ..weights.settings import scheduler_config
+
+            config = scheduler_config(type(self), {**changed(config), **settings})
+        self.config: Any = config
+        self.spacing = config.timestep_spacing or self.spacings[0]
+        choices = {"timestep_spacing": (None, *self.spacings), "prediction_type": self.predictions, **self.choices}
+        for name, values in choices.items():
+            if (value := getattr(config, name)) not in values:
+                known = tuple(value for value in values if value is not None)
+                raise UnsupportedConfig(f"{type(self).__name__}: {name} {value!r} is not one of {known}")
+
+    @classmethod
+    def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Self:
+        """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
+
+        As in diffusers, settings that only the other sampler has are dropped, and what was left at its default there becomes the
+        default here.
+        """
+        from ..weights.settings import scheduler_config
+
+        if isinstance(config, SchedulerConfig):
+            config = {**changed(config), "_class_name": cls.__name__ if type(config) is cls.config_class else None}
+        return cls(scheduler_config(cls, config), **settings)
