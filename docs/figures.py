@@ -199,10 +199,11 @@ def ablations():
 
 
 PLACES = {  # of the rooms on their picture: column and row, from the bottom
-    "config": (0, 0), "pretrained": (2.4, 0), "numerics": (1, 0), "networks": (0.2, 1), "samplers": (1.4, 1), "tokenizer": (2.4, 1),
-    "safety": (0.2, 2), "pipeline": (1.4, 3), "weights": (2.9, 2.2), "command": (1.4, 4.2), "tiny": (-0.9, 3),
-    "evaluate": (0.2, 4), "train": (-0.3, 5), "lessons": (-0.9, 6), "processes": (-1.2, 4.4), "editing": (2.6, 3.8),
-    "explain": (2.6, 4.6),
+    "pretrained": (-1, 0), "config": (0.5, 0), "numerics": (1.9, 0),
+    "tokenizer": (-0.2, 1.2), "networks": (0.95, 1.2), "samplers": (2.3, 1.2),
+    "safety": (1.3, 2.2), "weights": (-1, 3), "pipeline": (1.75, 3.2), "tiny": (0.3, 3.4),
+    "evaluate": (0, 4.4), "processes": (0.75, 4.4), "command": (1.75, 4.4), "editing": (2.9, 3.9), "explain": (2.9, 4.7),
+    "train": (-0.4, 5.3), "lessons": (-0.4, 6.2),
 }  # fmt: skip
 
 
@@ -221,20 +222,23 @@ def rooms():
     direct = arrows(late=False)
     late = arrows() - direct
     reach = {(one, other) for one, middle in direct for start, other in closure(direct) if start == middle}
-    for one, other in sorted((direct - reach) | late):
-        style = {
-            "arrowstyle": "-|>",
-            "color": "0.65",
-            "shrinkA": 16,
-            "shrinkB": 20,
-            "linestyle": "--" if (one, other) in late else "-",
-        }
-        axes.annotate("", PLACES[other], PLACES[one], arrowprops=style)
+    boxes = {}
     for room, (modules, _) in ROOMS.items():
         names = ", ".join(modules) if len(modules) < 4 else ", ".join(modules[:3]) + ",\n" + ", ".join(modules[3:])
         box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "0.4"}
-        axes.annotate(names, PLACES[room], ha="center", va="center", fontsize=8, bbox=box)
-    axes.set(xlim=(-1.4, 3.9), ylim=(-0.5, 6.5))
+        text = axes.annotate(names, PLACES[room], ha="center", va="center", fontsize=8, bbox=box)
+        boxes[room] = text.get_bbox_patch()
+    figure.canvas.draw()  # gives the boxes their sizes, at which arrows end
+    for one, other in sorted((direct - reach) | late):
+        style = {
+            "arrowstyle": "-|>",
+            "color": "0.6",
+            "linestyle": "--" if (one, other) in late else "-",
+            "shrinkA": 1,
+            "shrinkB": 1,
+        }
+        axes.annotate("", PLACES[other], PLACES[one], arrowprops=style | {"patchA": boxes[one], "patchB": boxes[other]})
+    axes.set(xlim=(-1.4, 3.5), ylim=(-0.4, 6.5))
     axes.axis("off")
     write(figure, "rooms")
 

@@ -20,13 +20,16 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline"}),
     "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety"}),
-    "command": (["flags", "generate", "again", "infotext", "image_files"], {"numerics", "samplers", "pipeline", "tiny"}),
+    "command": (
+        ["flags", "generate", "again", "infotext", "image_files"],
+        {"numerics", "samplers", "pipeline", "tiny", "processes"},
+    ),
     "explain": (["attention_maps", "explain"], {"numerics", "networks", "pipeline"}),
     "tiny": (["tiny"], set()),
     "processes": (["processes"], set()),
     "evaluate": (
         ["evaluate"],
-        {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "command", "weights", "processes"},
+        {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "weights", "processes"},
     ),
     "train": (
         ["train"],

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import __version__
+from .processes import best_device
 from .schedulers.names import CURVES, SAMPLERS, known_as
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -173,9 +174,3 @@ def device_of(name: str) -> str:
     if not there[name]:
         raise ValueError(f"this machine, or this PyTorch, has no {name}; leave --device out, or say --device cpu")
     return name
-
-
-def best_device() -> str:
-    if torch.cuda.is_available():  # under torchrun, each process has a GPU of its own
-        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

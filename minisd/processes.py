@@ -1,4 +1,4 @@
-"""Several processes that share one job under torchrun. Without torchrun, this process is the first of one."""
+"""Several processes that share one job under torchrun, and the device of each. Without torchrun, this is the first of one."""
 
 import os
 from datetime import timedelta
@@ -41,3 +41,9 @@ def objects_from_all(share: Any) -> list[Any]:
     if len(shares) > 1:
         dist.all_gather_object(shares, share)
     return shares
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():  # under torchrun, each process has a GPU of its own
+        return f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -4,8 +4,8 @@ import hashlib
 
 from torch import nn
 
-from ..flags import best_device
 from ..pipeline import StableDiffusionPipeline
+from ..processes import best_device
 from ..schedulers.names import SAMPLERS
 
 
