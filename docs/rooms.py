@@ -18,6 +18,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
         ["pipeline", "components", "request"],
         {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety"},
     ),
+    "words": (["words"], {"networks", "pipeline", "tokenizer"}),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline"}),
     "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety"}),
     "command": (
@@ -39,6 +40,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
 }
 LATE = {
     ("pretrained", "weights"),
+    ("pipeline", "words"),
     ("samplers", "weights"),
     ("command", "tiny"),
     ("command", "editing"),

@@ -17,7 +17,7 @@ from .schedulers.names import known_as
 RECORDED = (
     "prompt", "negative_prompt", "model", "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "sampler",
     "sigmas", "steps", "guidance_scale", "eta", "seed", "noise", "width", "height", "dtype", "image", "mask", "strength", "paste",
-    "image_guidance_scale",
+    "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale",
 )  # fmt: skip
 FOR_READERS = ("version", "torch")
 OF_A_MODEL = ("variant", "revision", "tokenizer", "prediction_type", "no_safety_checker")
@@ -28,6 +28,8 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "Steps": ("steps", int),
     "CFG scale": ("guidance_scale", float),
     "Seed": ("seed", int),
+    "Clip skip": ("clip_skip", lambda layer: int(layer) - 1),  # 1 is the last layer there
+    "CFG Rescale φ": ("guidance_rescale", float),
     "Denoising strength": ("strength", float),
     "Image CFG scale": ("image_guidance_scale", float),
 }
@@ -70,7 +72,8 @@ def recorded(text: str, path: Path) -> dict[str, Any]:
 
 def translated(text: Infotext, path: Path, from_picture: bool) -> dict[str, Any]:
     """What another program wrote into a picture. Its seeds stand for a GPU's noise unless it says otherwise."""
-    flags: dict[str, Any] = {"prompt": text.prompt, "negative_prompt": text.negative_prompt, "model": "tiny", "noise": "cuda"}
+    flags: dict[str, Any] = {"prompt": text.prompt, "negative_prompt": text.negative_prompt, "model": "tiny"}
+    flags |= {"noise": "cuda", "prompt_weighting": True}
     left = dict(text.settings)
     for name, (flag, read) in FLAGS.items():
         if flag in ("strength", "image_guidance_scale") and not from_picture:

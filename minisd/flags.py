@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; several prompts make several pictures")
     p.add_argument("--prompt", action="append", default=[], dest="more_prompts", help=argparse.SUPPRESS)
     p.add_argument("--from-file", type=Path, metavar="FILE", help="read prompts from a text file, one a line")
-    p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
+    p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
+    p.add_argument("--prompt-weighting", action="store_true", help='read "(word:1.3)", "[word]" and BREAK; prompts of any length')
+    p.add_argument("--clip-skip", type=int, metavar="N", help="leave out the last N layers of the text encoder")
     model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
     p.add_argument(*model, default="tiny", help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub')
     p.add_argument("--variant", metavar="NAME", help='of a folder or an id: "fp16" takes the files in half precision')
@@ -69,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--guidance-scale", "--scale", type=float, metavar="W", help="how strongly to follow the prompt; 1: without guidance"
     )
+    p.add_argument("--guidance-rescale", type=float, metavar="F", help="take back contrast that guidance adds, 0 to 1 (default: 0)")
     p.add_argument("--sampler", type=sampler_and_curve, metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: the model's own)")
     p.add_argument("--sigmas", choices=list(CURVES), help="the noise levels of the steps: on a curve, not at even timesteps")
     p.add_argument("--karras", dest="sigmas", action="store_const", const="karras", help="the same as --sigmas karras")

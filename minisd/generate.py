@@ -32,8 +32,9 @@ from .sheet import image_grid
 BATCH = 4  # pictures that are drawn at once
 RECORDED = (  # in the PNG, where they were given
     "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "noise", "image", "mask", "strength", "paste",
-    "image_guidance_scale",
+    "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale",
 )  # fmt: skip
+WORDS = ("prompt_weighting", "clip_skip", "guidance_rescale")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,6 +133,7 @@ def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Names
         guidance_scale=args.guidance_scale,
         negative_prompt=[args.negative_prompt] * len(batch),
         eta=args.eta,
+        **{name: value for name in WORDS if (value := getattr(args, name))},
         generator=[CudaNoise(order.seed) if args.noise == "cuda" else seeded(order.seed) for order in batch],
     )
     frames: list[list[Image.Image]] = []

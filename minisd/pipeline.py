@@ -56,6 +56,12 @@ def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor
     return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
 
 
+def rescale(eps: Tensor, eps_cond: Tensor, share: float) -> Tensor:
+    """A share of the contrast that guidance added to ε is taken back (Lin et al. 2023, eq. 15 and 16)."""
+    as_before = eps * eps_cond.std(dim=(1, 2, 3), keepdim=True) / eps.std(dim=(1, 2, 3), keepdim=True)
+    return share * as_before + (1 - share) * eps
+
+
 class StableDiffusionPipeline(Components):
     """Text to image: tokenizer and text encoder, UNet and scheduler, VAE, and a safety checker or None."""
 
@@ -87,7 +93,7 @@ class StableDiffusionPipeline(Components):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -100,6 +106,8 @@ class StableDiffusionPipeline(Components):
         output_type: str = "pil",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        guidance_rescale: float = 0.0,
+        **words: Any,
     ) -> StableDiffusionPipelineOutput:
         """Draw `num_images_per_prompt` images of each prompt, `height` × `width` pixels, multiples of 8.
 
@@ -107,7 +115,8 @@ class StableDiffusionPipeline(Components):
         `generator` is one generator, or a list with one for each image; `CudaNoise(seed)` draws on any machine what
         torch.Generator("cuda") draws. `latents` (B, 4, H/8, W/8) replaces that noise. `output_type` is "pil", "np" (B, H, W, 3) or
         "pt" (B, 3, H, W) in [0, 1], or "latent". `callback_on_step_end(pipe, i, t, {"latents": latents})` is called after each
-        step and may return such a dictionary to go on from; `denoise` is the plainer way to watch.
+        step and may return such a dictionary to go on from; `denoise` is the plainer way to watch. `guidance_rescale` 0 to 1 takes
+        back contrast that guidance adds. `words` are the arguments of `minisd.words.embed`: `clip_skip`, `prompt_embeds`, ….
 
         Images that the safety checker flags are returned black. Raises ValueError or TypeError for arguments that do not fit,
         before anything is computed, and FloatingPointError for NaN or infinity on the way.
@@ -115,7 +124,7 @@ class StableDiffusionPipeline(Components):
         check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = Request.of(
             self, prompt, height, width, num_inference_steps, guidance_scale, negative_prompt, num_images_per_prompt, eta,
-            generator, latents,
+            generator, latents, guidance_rescale, **words,
         )  # fmt: skip
         return self.finish(self.last(self.steps(request), callback_on_step_end), output_type)
 
@@ -136,7 +145,7 @@ class StableDiffusionPipeline(Components):
         latents = noise.to(self.device, torch.float32) * scheduler.init_noise_sigma  # (B, 4, h, w)
 
         # Loop: from noise to an image's latents
-        predict = partial(self.predict, context=context, guidance_scale=request.guidance_scale)
+        predict = partial(self.predict, context=context, **request.guidance)
         step = partial(scheduler.step, **request.step_settings)
         yield from self.loop(scheduler, latents, predict, step)
 
@@ -162,13 +171,14 @@ class StableDiffusionPipeline(Components):
         assert latents is not None  # a request has at least one step
         return latents
 
-    def predict(self, x: Tensor, t: Tensor, context: Tensor, guidance_scale: float) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, context: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:
         """The UNet's guess of the noise in x (B, 4, h, w), guided if the context (2B, 77, D) has states without the prompt too."""
         if len(context) == len(x):
             return self.unet(x, t, encoder_hidden_states=context).sample
         eps = self.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.float()  # (2B, 4, h, w)
         eps_uncond, eps_cond = eps.chunk(2)
-        return guide(eps_uncond, eps_cond, guidance_scale)
+        guided = guide(eps_uncond, eps_cond, guidance_scale)
+        return rescale(guided, eps_cond, guidance_rescale) if guidance_rescale else guided
 
     def finish(self, latents: Tensor, output_type: str) -> StableDiffusionPipelineOutput:
         """Latents (B, 4, h, w) → images, or what else `output_type` asks for."""
@@ -184,9 +194,10 @@ class StableDiffusionPipeline(Components):
         images = (images.float() / 2 + 0.5).clamp(0, 1)
         return StableDiffusionPipelineOutput(images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy(), flags)
 
-    def encode_words(self, texts: list[list[str]], num_images_per_prompt: int) -> Tensor:
-        """k lists of prompts, one after the other → (k · B, 77, D), where B counts images."""
-        return torch.cat([self.encode_prompt(prompts) for prompts in texts]).repeat_interleave(num_images_per_prompt, dim=0)
+    def encode_words(self, texts: Sequence[list[str] | Tensor], num_images_per_prompt: int) -> Tensor:
+        """k lists of prompts, or their states, one after the other → (k · B, 77, D), where B counts images."""
+        states = [prompts if isinstance(prompts, Tensor) else self.encode_prompt(prompts) for prompts in texts]
+        return torch.cat(states).repeat_interleave(num_images_per_prompt, dim=0)
 
     def encode_prompt(self, prompts: list[str]) -> Tensor:
         """Prompts → (B, 77, D)."""

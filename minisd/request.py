@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 class Request:
     """The arguments of a call, complete: what was left out is the model's default, and prompts are lists of one length."""
 
-    prompts: list[str]
-    negative_prompts: list[str]
+    prompts: list[str] | Tensor  # their states (B, T, D), if a caller asks for more than text
+    negative_prompts: list[str] | Tensor
     height: int
     width: int
     num_inference_steps: int
     guidance_scale: float
+    guidance_rescale: float
     num_images_per_prompt: int
     eta: float
     generator: Generators
@@ -34,7 +35,7 @@ class Request:
     def of(
         cls,
         pipe: "StableDiffusionPipeline",
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -44,6 +45,8 @@ class Request:
         eta: float = 0.0,
         generator: Generators = None,
         latents: Tensor | None = None,
+        guidance_rescale: float = 0.0,
+        **words: Any,
     ) -> Self:
         """Complete and check the arguments of a call. Raises TypeError or ValueError for what cannot be drawn."""
         factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels a side for one latent: 8
@@ -52,20 +55,24 @@ class Request:
         steps = pipe.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = pipe.guidance_scale if guidance_scale is None else guidance_scale
 
-        prompts, negatives = check_prompts(prompt, negative_prompt)
+        if words:
+            from .words.embed import embed
+
+            texts: tuple[Any, Any] = embed(pipe, prompt, negative_prompt, **words)
+        else:
+            texts = check_prompts(prompt, negative_prompt)
         check_size(height, width, factor)
         check_whole(num_inference_steps=steps, num_images_per_prompt=num_images_per_prompt)
         if num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt must be at least 1, not {num_images_per_prompt}")
         check_scale(scale)
+        check_share("guidance_rescale", guidance_rescale)
         check_eta(eta, pipe.scheduler)
-        images = len(prompts) * num_images_per_prompt
+        images = len(texts[0]) * num_images_per_prompt
         check_generators(generator, images)
         shape = (images, pipe.vae.config.latent_channels, height // factor, width // factor)
         check_latents(latents, shape)
-        return cls(
-            prompts, negatives, height, width, steps, scale, num_images_per_prompt, eta, generator, latents, shape
-        )  # fmt: skip
+        return cls(*texts, height, width, steps, scale, guidance_rescale, num_images_per_prompt, eta, generator, latents, shape)
 
     @property
     def guided(self) -> bool:
@@ -73,7 +80,7 @@ class Request:
         return self.guidance_scale > 1
 
     @property
-    def texts(self) -> list[list[str]]:
+    def texts(self) -> list[list[str] | Tensor]:
         """The lists of prompts that the UNet reads side by side, in the order of its batch."""
         return [self.negative_prompts, self.prompts] if self.guided else [self.prompts]
 
@@ -81,6 +88,11 @@ class Request:
     def step_settings(self) -> dict[str, Any]:
         """What a sampler's step is told: the generator, and η if there is any."""
         return {"generator": self.generator} | ({"eta": self.eta} if self.eta else {})
+
+    @property
+    def guidance(self) -> dict[str, Any]:
+        """What the prediction is told."""
+        return {"guidance_scale": self.guidance_scale, "guidance_rescale": self.guidance_rescale}
 
 
 def check_prompts(prompt: Any, negative_prompt: Any) -> tuple[list[str], list[str]]:
@@ -120,9 +132,13 @@ def check_scale(scale: Any):
         raise ValueError(f"guidance_scale must be a number, not {scale!r}")
 
 
+def check_share(name: str, number: Any):
+    if not (isinstance(number, Real) and 0 <= float(number) <= 1):
+        raise ValueError(f"{name} must be from 0 to 1, not {number}")
+
+
 def check_eta(eta: Any, scheduler: Any):
-    if not (isinstance(eta, Real) and 0 <= float(eta) <= 1):
-        raise ValueError(f"eta must be from 0 to 1, not {eta}")
+    check_share("eta", eta)
     if eta and "eta" not in signature(scheduler.step).parameters:
         raise ValueError(f"eta is a setting of DDIMScheduler; {type(scheduler).__name__} has none")
 

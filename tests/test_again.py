@@ -68,11 +68,12 @@ def test_flags_win(png):
 
 
 def test_what_a1111_wrote(png):
-    with pytest.warns(UserWarning, match="also says Model hash: c0d1994c73, Model: other, Clip skip: 2, which is not used here"):
+    with pytest.warns(UserWarning, match="also says Model hash: c0d1994c73, Model: other, which is not used here"):
         args = parse(["--again", png("parameters", A1111)])
     assert (args.prompts, args.negative_prompt) == (["photo of a cat"], "monochrome")
     assert (args.steps, args.guidance_scale, args.seed, args.width, args.height) == (15, 5.0, 235284042, 512, 400)
     assert args.sampler == ("dpm++2m", "karras") and args.noise == "cuda" and args.model == "tiny"
+    assert args.clip_skip == 1 and args.prompt_weighting  # which count from 1 and are always on there
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import NETWORKS, OFFICIAL, PROMPTS, SMALL, pair, seeded, small_tokenizer
+from helpers import NETWORKS, OFFICIAL, PROMPTS, SMALL, pair, randn, seeded, small_tokenizer
 from PIL import Image
 
 from minisd import StableDiffusionPipeline
@@ -70,16 +70,27 @@ CALLS = {
     "a negative prompt": {"prompt": PROMPTS[1], "negative_prompt": "a horse", "height": 64, "width": 40, "guidance_scale": 12.0},
     "no guidance": {"prompt": PROMPTS, "guidance_scale": 1.0, "height": 40, "width": 88},
     "less than none": {"prompt": PROMPTS[1], "guidance_scale": 0.0, "negative_prompt": "a horse"},
+    "states, rescaled": {
+        "prompt_embeds": randn(2, 77, 48, seed=5),
+        "negative_prompt_embeds": randn(2, 77, 48, seed=6),
+        "guidance_rescale": 0.7,
+    },
 }
+FIRST = ["PNDMScheduler", "DDIMScheduler", "LMSDiscreteScheduler"]  # for the others, all calls but the first two are slow tests
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(
-    ("kind", "sampler"),
-    [(kind, name) for kind in ("v1", "v2") for name in SCHEDULERS if (kind, name) != ("v2", "PNDMScheduler")],
+    ("kind", "sampler", "call"),
+    [
+        pytest.param(kind, sampler, call, marks=[] if sampler in FIRST or i < 2 else pytest.mark.slow)
+        for kind in ("v1", "v2")
+        for sampler in SCHEDULERS
+        for i, call in enumerate(CALLS)
+        if (kind, sampler) != ("v2", "PNDMScheduler")
+    ],
 )
 def test_pictures_are_diffusers(kind, sampler, call, written_by_diffusers, measure):
-    assert_same_pictures(both(written_by_diffusers[kind], sampler), measure, num_inference_steps=8, **call)
+    assert_same_pictures(both(written_by_diffusers[kind], sampler), measure, num_inference_steps=8, **CALLS[call])
 
 
 def test_pictures_of_a_whole_run_are_diffusers(kind, written_by_diffusers, measure):

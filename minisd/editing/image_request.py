@@ -25,7 +25,7 @@ class ImageRequest(Request):
     def with_image(
         cls,
         pipe: "StableDiffusionPipeline",
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         image: Pictures,
         strength: float = 0.8,
         more: dict[str, Any] | None = None,

@@ -20,7 +20,7 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         image: Pictures,
         strength: float = 0.8,
         num_inference_steps: int | None = None,
@@ -32,6 +32,7 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
         output_type: str = "pil",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **words: Any,
     ) -> StableDiffusionPipelineOutput:
         """Draw `image` again with the prompt; `strength` 0 to 1 is the share of the steps, and of the noise, that it goes through.
 
@@ -42,6 +43,7 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
         request = ImageRequest.with_image(
             self, prompt, image, strength, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt, eta=eta, generator=generator,
+            **words,
         )  # fmt: skip
         return self.finish(self.last(self.steps(request), callback_on_step_end), output_type)
 
@@ -64,5 +66,5 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
         latents = noisy(scheduler, clean, noise, scheduler.begin_index)  # (B, 4, h, w)
 
         # Loop: as for text, from there
-        predict = partial(self.predict, context=context, guidance_scale=request.guidance_scale)
+        predict = partial(self.predict, context=context, **request.guidance)
         yield from self.loop(scheduler, latents, predict, partial(scheduler.step, **request.step_settings))

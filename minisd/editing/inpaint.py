@@ -34,7 +34,7 @@ class InpaintRequest(ImageRequest):
     def with_mask(
         cls,
         pipe: StableDiffusionPipeline,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         image: Pictures,
         mask_image: Pictures,
         strength: float = 1.0,
@@ -62,7 +62,7 @@ class StableDiffusionInpaintPipeline(FromPicture):
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         image: Pictures,
         mask_image: Pictures,
         height: int | None = None,
@@ -78,6 +78,7 @@ class StableDiffusionInpaintPipeline(FromPicture):
         paste: bool = False,
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **words: Any,
     ) -> StableDiffusionPipelineOutput:
         """Draw what is white in `mask_image` anew, from pure noise at strength 1, from the noisy picture below it.
 
@@ -87,7 +88,7 @@ class StableDiffusionInpaintPipeline(FromPicture):
         request = InpaintRequest.with_mask(
             self, prompt, image, mask_image, strength, height, width, num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale, negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt,
-            eta=eta, generator=generator,
+            eta=eta, generator=generator, **words,
         )  # fmt: skip
         latents = self.last(self.steps(request), callback_on_step_end)
         if paste and output_type != "latent":
@@ -116,7 +117,7 @@ class StableDiffusionInpaintPipeline(FromPicture):
         rest = request.image * (request.mask < 0.5)
 
         # Loop: with the rest of the picture before the UNet's eyes, or put back after each step
-        predict = partial(self.predict, context=context, guidance_scale=request.guidance_scale)
+        predict: Callable = partial(self.predict, context=context, **request.guidance)
         step: Callable = partial(scheduler.step, **request.step_settings)
         if trained:
             seen = torch.cat([mask, for_each(self.encode(rest, generator), images)], dim=1).to(self.dtype)  # (B, 5, h, w)

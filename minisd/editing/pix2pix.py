@@ -30,16 +30,18 @@ class InstructionRequest(ImageRequest):
     def with_instruction(
         cls,
         pipe: StableDiffusionPipeline,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         image: Pictures,
         image_guidance_scale: float = 1.5,
         **settings: Any,
     ) -> Self:
         check_image_scale(image_guidance_scale)
+        if settings.get("guidance_rescale"):
+            raise ValueError("guidance_rescale is not defined for two guidance scales; leave it out")
         return cls.with_image(pipe, prompt, image, 1.0, {"image_guidance_scale": image_guidance_scale}, **settings)
 
     @property
-    def texts(self) -> list[list[str]]:
+    def texts(self) -> list[list[str] | Tensor]:
         """With prompt and picture, with the picture alone, with neither."""
         return [self.prompts, self.negative_prompts, self.negative_prompts] if self.guided else [self.prompts]
 
@@ -63,7 +65,7 @@ class StableDiffusionInstructPix2PixPipeline(FromPicture):
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None,
         image: Pictures,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -76,6 +78,7 @@ class StableDiffusionInstructPix2PixPipeline(FromPicture):
         output_type: str = "pil",
         callback_on_step_end: Callable | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        **words: Any,
     ) -> StableDiffusionPipelineOutput:
         """Change `image` as the prompt says. A larger `guidance_scale` changes more, a larger `image_guidance_scale` keeps more.
 
@@ -85,7 +88,7 @@ class StableDiffusionInstructPix2PixPipeline(FromPicture):
         request = InstructionRequest.with_instruction(
             self, prompt, image, image_guidance_scale, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt, eta=eta, generator=generator,
-            latents=latents,
+            latents=latents, **words,
         )  # fmt: skip
         return self.finish(self.last(self.steps(request), callback_on_step_end), output_type)
 

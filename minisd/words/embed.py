@@ -1,0 +1,101 @@
+"""Prompts → the states that the UNet attends to, for prompts that are more than text."""
+
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ..clip import CLIPTextModel
+from ..request import check_prompts, check_whole
+from ..tokenizer import CLIPTokenizer
+from .chunks import Tokens, framed, weighted_tokens
+
+if TYPE_CHECKING:
+    from ..pipeline import StableDiffusionPipeline
+
+
+def embed(
+    pipe: "StableDiffusionPipeline",
+    prompt: str | list[str] | None,
+    negative_prompt: str | list[str] | None,
+    prompt_embeds: Tensor | None = None,
+    negative_prompt_embeds: Tensor | None = None,
+    clip_skip: int | None = None,
+    prompt_weighting: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The states of the prompts and of as many negative prompts, both (B, T, D).
+
+    `prompt_embeds` and `negative_prompt_embeds` (B, T, D) replace the texts. `clip_skip` leaves out that many of the text encoder's
+    last layers. With `prompt_weighting`, brackets are weights, and a prompt may have more than 75 tokens.
+
+    Raises TypeError or ValueError for what does not fit together.
+    """
+    check_clip_skip(clip_skip, pipe.text_encoder)
+    check_embeds(prompt, prompt_embeds, "prompt", pipe.text_encoder)
+    check_embeds(negative_prompt, negative_prompt_embeds, "negative_prompt", pipe.text_encoder)
+    if prompt_embeds is not None:
+        prompt = [""] * len(prompt_embeds)
+        negative_prompt = [negative_prompt] * len(prompt) if isinstance(negative_prompt, str) else negative_prompt
+    texts = check_prompts(prompt, negative_prompt)
+
+    read = weighted_tokens if prompt_weighting else one_chunk
+    rows = [[read(pipe.tokenizer, text) for text in side] for side in texts]
+    given = [prompt_embeds, negative_prompt_embeds]
+    longest = max([len(row) for side in rows for row in side] + [embeds.shape[1] for embeds in given if embeds is not None])
+    blank = framed(pipe.tokenizer, [])
+    states = [
+        encode(pipe.text_encoder, [row + blank * ((longest - len(row)) // len(blank)) for row in side], clip_skip or 0)
+        if embeds is None
+        else embeds.to(pipe.device, pipe.text_encoder.final_norm.weight.dtype)
+        for side, embeds in zip(rows, given)
+    ]
+    if states[0].shape != states[1].shape:
+        ours, theirs = (tuple(each.shape) for each in states)
+        raise ValueError(f"the states of the prompts {ours} and of the negative prompts {theirs} must have one shape")
+    return states[0], states[1]
+
+
+def one_chunk(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
+    return [(token, 1.0) for token in tokenizer.encode(prompt)]
+
+
+def encode(text_encoder: CLIPTextModel, rows: list[Tokens], clip_skip: int) -> Tensor:
+    """Rows of k · 77 tokens → their states (B, k · 77, D): each chunk is read on its own, and its states are weighted.
+
+    Weighting keeps the mean of a chunk's states, as in AUTOMATIC1111's.
+    """
+    tokens = torch.tensor(rows, dtype=torch.float32, device=text_encoder.final_norm.weight.device)  # (B, k · 77, 2)
+    ids, weights = rearrange(tokens, "B (k T) two -> two (B k) T", T=77)
+    plain = without_last_layers(text_encoder, clip_skip)(ids.long()).last_hidden_state  # (B · k, 77, D)
+    states = plain.float() * weights[..., None]
+    states *= plain.float().mean(dim=(1, 2), keepdim=True) / states.mean(dim=(1, 2), keepdim=True)
+    return rearrange(states.to(plain.dtype), "(B k) T D -> B (k T) D", B=len(rows))
+
+
+def without_last_layers(text_encoder: CLIPTextModel, number: int) -> CLIPTextModel:
+    """The same weights with fewer layers; the final norm stays."""
+    shorter = copy(text_encoder)
+    shorter._modules = {**text_encoder._modules, "blocks": text_encoder.blocks[: len(text_encoder.blocks) - number]}
+    return shorter
+
+
+def check_clip_skip(clip_skip: Any, text_encoder: CLIPTextModel):
+    if clip_skip is not None:
+        check_whole(clip_skip=clip_skip)
+        if not 0 <= clip_skip < (layers := len(text_encoder.blocks)):
+            raise ValueError(
+                f"clip_skip must be from 0 to {layers - 1}, since this text encoder has {layers} layers, not {clip_skip}"
+            )
+
+
+def check_embeds(text: Any, embeds: Any, name: str, text_encoder: CLIPTextModel):
+    if embeds is None:
+        return
+    if text is not None:
+        raise ValueError(f"give either {name} or {name}_embeds")
+    width = text_encoder.config.hidden_size
+    if not isinstance(embeds, Tensor) or embeds.dim() != 3 or embeds.shape[2] != width or not len(embeds):
+        found = tuple(embeds.shape) if isinstance(embeds, Tensor) else embeds
+        raise ValueError(f"{name}_embeds must be a tensor of shape (prompts, tokens, {width}), not {found}"[:200])

@@ -1,0 +1,57 @@
+"""Weights in a prompt: `(word)` counts 1.1 times, `((word))` 1.21, `[word]` 1/1.1, `(word:1.3)` 1.3. `\\(` is a parenthesis itself.
+
+The notation is that of AUTOMATIC1111's web interface. As there, a bracket that is never closed counts up to the end, a closing
+bracket without an opening one is text, and the word BREAK ends a section.
+"""
+
+import re
+
+FACTORS = {"(": 1.1, "[": 1 / 1.1}
+TOKEN = re.compile(
+    r"""\\(?P<literal>[()\[\]\\])
+    | (?P<opening>[(\[])
+    | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)
+    | (?P<closing>[)\]])
+    | [^\\()\[\]:]+
+    | .""",
+    re.VERBOSE,
+)
+
+
+def weighted(prompt: str) -> list[tuple[str, float]]:
+    """The prompt in pieces, without its brackets, and the weight of each piece."""
+    pieces: list[tuple[str, float]] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # the piece that follows each bracket that is still open
+
+    def close(bracket: str, factor: float):
+        start = opened[bracket].pop()
+        pieces[start:] = [(text, weight * factor) for text, weight in pieces[start:]]
+
+    for token in TOKEN.finditer(prompt):
+        if token["opening"]:
+            opened[token[0]].append(len(pieces))
+        elif token["weight"] and opened["("]:
+            close("(", float(token["weight"]))
+        elif token["closing"] and opened[bracket := "(" if token[0] == ")" else "["]:
+            close(bracket, FACTORS[bracket])
+        else:
+            pieces.append((token["literal"] or token[0], 1.0))
+    for bracket, starts in opened.items():
+        while starts:
+            close(bracket, FACTORS[bracket])
+    return pieces
+
+
+def sections(prompt: str) -> list[list[tuple[str, float]]]:
+    """What stands between BREAKs; neighbouring pieces of one weight are one, since a word may not be cut in two."""
+    found: list[list[tuple[str, float]]] = [[]]
+    for piece, weight in weighted(prompt):
+        first, *later = re.split(r"\s*\bBREAK\b\s*", piece)
+        for i, text in enumerate([first, *later]):
+            if i:
+                found.append([])
+            if found[-1] and found[-1][-1][1] == weight:
+                found[-1][-1] = (found[-1][-1][0] + text, weight)
+            elif text:
+                found[-1].append((text, weight))
+    return found
