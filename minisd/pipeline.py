@@ -215,7 +215,7 @@ class StableDiffusionPipeline(PretrainedPipeline):
         if any(flags):
             which = ", ".join(str(i) for i, flag in enumerate(flags) if flag)
             warnings.warn(f"the safety checker hides image {which}: another seed or prompt may pass", ImageWarning, 3)
-        return images.masked_fill(torch.tensor(flags, device=images.device).view(-1, 1, 1, 1), -1), flags
+        return images.masked_fill(torch.tensor(flags, dtype=torch.bool, device=images.device).view(-1, 1, 1, 1), -1), flags
 
     @property
     def components(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The second four are the picture's latents, so there are two things to be guided 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..noise import Generators, randn
 from ..pipeline import StableDiffusionPipeline, StableDiffusionPipelineOutput, Steps
-from ..request import check_output
+from ..request import check_output, real
 from .from_picture import FromPicture, for_each
 from .image_request import ImageRequest
 from .pictures import Pictures
@@ -35,8 +34,8 @@ class InstructionRequest(ImageRequest):
         image_guidance_scale: float = 1.5,
         **settings: Any,
     ) -> Self:
-        check_image_scale(image_guidance_scale)
-        return cls.with_image(pipe, prompt, image, 1.0, {"image_guidance_scale": image_guidance_scale}, **settings)
+        scale = check_image_scale(image_guidance_scale)
+        return cls.with_image(pipe, prompt, image, 1.0, {"image_guidance_scale": scale}, **settings)
 
     @property
     def texts(self) -> list[list[str]]:
@@ -44,9 +43,10 @@ class InstructionRequest(ImageRequest):
         return [self.prompts, self.negative_prompts, self.negative_prompts] if self.guided else [self.prompts]
 
 
-def check_image_scale(scale: Any):
-    if not (isinstance(scale, Real) and 1 <= float(scale) < float("inf")):
+def check_image_scale(scale: Any) -> float:
+    if not 1 <= real(scale) < float("inf"):
         raise ValueError(f"image_guidance_scale must be 1 or more, not {scale!r}")
+    return real(scale)
 
 
 def guide_twice(eps: Tensor, guidance_scale: float, image_guidance_scale: float) -> Tensor:

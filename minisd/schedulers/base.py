@@ -33,7 +33,7 @@ def changed(config: SchedulerConfig) -> dict[str, Any]:
 
 def weighted_sum(weights: Iterable[float], noises: Iterable[Tensor]) -> Tensor:
     """What a multistep sampler makes of its past ε."""
-    return sum((weight * noise for weight, noise in zip(weights, noises)), start=torch.zeros(()))
+    return sum((weight * noise for weight, noise in zip(weights, noises)), start=torch.zeros((), dtype=torch.float32, device="cpu"))
 
 
 class Scheduler(Pretrained, ABC):
@@ -63,11 +63,11 @@ class Scheduler(Pretrained, ABC):
                 known = tuple(value for value in values if value is not None)
                 raise UnsupportedConfig(f"{type(self).__name__}: {name} {value!r} is not one of {known}")
         self.alphas_cumprod = torch.cumprod(1 - self.betas(), dim=0)  # ᾱ, (1000,)
-        self.begin(torch.tensor([]))
+        self.begin(torch.empty(0, dtype=torch.float32, device="cpu"))
 
     def betas(self) -> Tensor:
         """The noise schedule that the settings describe, (1000,)."""
-        config, betas = self.config, torch.tensor(self.config.trained_betas or ())
+        config, betas = self.config, torch.tensor(self.config.trained_betas or (), dtype=torch.float32, device="cpu")
         if not len(betas):
             betas = schedule.betas(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
         if len(betas) != config.num_train_timesteps:
@@ -123,7 +123,8 @@ class Scheduler(Pretrained, ABC):
             raise ValueError("give either num_inference_steps or timesteps")
         if n is not None:
             return self.spaced_timesteps(n)
-        return torch.tensor(falling(timesteps or (), "timesteps", self.config.num_train_timesteps - 1)).long()
+        given = falling(timesteps or (), "timesteps", self.config.num_train_timesteps - 1)
+        return torch.tensor(given, dtype=torch.int64, device="cpu")
 
     def set_begin_index(self, begin_index: int = 0):
         """Enter the trajectory at this index of `timesteps`, as img2img does. Comes after `set_timesteps`, which enters at 0."""
@@ -168,4 +169,4 @@ class Scheduler(Pretrained, ABC):
         """ᾱ at timestep t; for t < 0, after the last step, ᾱ of t = 0, or 1 if `set_alpha_to_one`."""
         if t >= 0:
             return self.alphas_cumprod[t]
-        return torch.tensor(1.0) if self.config.set_alpha_to_one else self.alphas_cumprod[0]
+        return self.alphas_cumprod.new_ones(()) if self.config.set_alpha_to_one else self.alphas_cumprod[0]
