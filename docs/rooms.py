@@ -19,18 +19,19 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
         {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety"},
     ),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline"}),
-    "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety"}),
-    "command": (["flags", "generate", "again", "infotext", "image_files"], {"numerics", "samplers", "pipeline", "tiny"}),
+    "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "system"}),
+    "command": (["flags", "generate", "again", "infotext", "image_files"], {"numerics", "samplers", "pipeline", "tiny", "system"}),
     "explain": (["attention_maps", "explain"], {"numerics", "networks", "pipeline"}),
     "tiny": (["tiny"], set()),
     "processes": (["processes"], set()),
+    "system": (["disk", "exit_status"], set()),
     "evaluate": (
         ["evaluate"],
-        {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "command", "weights", "processes"},
+        {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "command", "weights", "processes", "system"},
     ),
     "train": (
         ["train"],
-        {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes"},
+        {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes", "system"},
     ),
     "lessons": (["lessons"], {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "train"}),
 }

@@ -3,12 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
 
 import torch
 
-from minisd.config import UnsupportedConfig
+from minisd.disk import check_writable, is_taken
+from minisd.exit_status import exit_status
 from minisd.weights.checkpoint import read_any
 from minisd.weights.errors import CheckpointError
 from minisd.weights.save import write_diffusers, write_minisd
@@ -47,27 +47,23 @@ def inspector() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def work():
         if given[:1] == ["inspect"]:
             args = inspector().parse_args(given[1:])
             print(report(args.file, args.full))
         else:
             convert(converter().parse_args(given))
-    except (CheckpointError, UnsupportedConfig) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: nothing was written: {error.strerror}" + f" ({error.filename})" * bool(error.filename), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped, and nothing was written", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(work, stopped="stopped, and nothing was written")
 
 
 def convert(args: argparse.Namespace):
     if not args.source.exists():
         raise CheckpointError(f"{args.source} does not exist; name a file or a folder on this machine")
+    if is_taken(args.out) if args.to == "diffusers" else args.out.exists():
+        raise CheckpointError(f"{args.out} exists; name a new {'folder' if args.to == 'diffusers' else 'file'}")
+    check_writable(args.out.parent, "name another OUT")
     checkpoint = read_any(args.source, args.prediction_type, args.averaged)
     if args.tokenizer:
         checkpoint = checkpoint.with_vocabulary(args.tokenizer)
@@ -80,7 +76,4 @@ def convert(args: argparse.Namespace):
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):  # a name may hold what the terminal cannot show
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

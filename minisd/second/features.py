@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..image import image_grid, to_pil
-from ..train.loop import Recipe, device, finished, sample_seeds, train
+from ..train.loop import Recipe, device, sample_seeds, train
+from ..train.state import finished
 from .muon import muon
 from .picture_book import COLORS, SCENERY, STYLES, THINGS, Scene, Thing
 from .pictures import SIDE, as_tensor, rendered

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from ..disk import check_writable, is_taken
+from ..exit_status import exit_status
 from ..processes import join_processes
 from . import ablations, clip, decoder, judge, plot, unet, vae
 
@@ -51,17 +53,16 @@ def run(args: argparse.Namespace):
 
 def main(arguments: Sequence[str] | None = None, parser=parser, run=run) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
-    args = parser().parse_args(arguments)
-    join_processes("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    try:
+
+    def work():
+        args = parser().parse_args(arguments)
+        check_writable(args.folder, "name another folder by --folder")
+        if args.to is not None and is_taken(args.to):
+            raise ValueError(f"{args.to} exists and is not empty; name a new folder by --to")
+        join_processes("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(work, stopped="stopped; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":
