@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 EXPLAINED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)  # their messages say what to do
@@ -49,4 +50,5 @@ def open_streams():
 def discard_output():
     """Nothing more can be written into a pipe without a reader, not even at the interpreter's end."""
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        with suppress(io.UnsupportedOperation):  # of a stream that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

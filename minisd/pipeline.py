@@ -5,6 +5,7 @@ noise → latents (B, 4, H/8, W/8) → … a step for each timestep … → late
 latents → images (B, 3, H, W) in [-1, 1] → safety checker, if there is one → PIL images
 """
 
+import sys
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
@@ -143,7 +144,8 @@ class StableDiffusionPipeline(PretrainedPipeline):
 
     def loop(self, scheduler: Scheduler, latents: Tensor, predict: Callable[[Tensor, Tensor], Tensor], step: Callable) -> Steps:
         """Follow the scheduler's timesteps: `predict(x, t)` is the network's guess, `step(guess, t, latents)` the sampler's."""
-        for i, t in enumerate(tqdm(scheduler.timesteps[scheduler.begin_index :], **self.progress_bar_config)):
+        settings = {"disable": sys.stderr is None} | self.progress_bar_config  # as in a program without a terminal
+        for i, t in enumerate(tqdm(scheduler.timesteps[scheduler.begin_index :], **settings)):
             x = scheduler.scale_model_input(latents, t).to(self.dtype)
             latents, x0 = step(predict(x, t), t, latents)
             raise_unless_finite(latents, f"the latents after timestep {float(t):g}", self.dtype)

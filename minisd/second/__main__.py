@@ -12,6 +12,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,5 +43,10 @@ def run(args: argparse.Namespace):
         part.run(args.folder, part.RECIPE if args.steps is None else replace(part.RECIPE, steps=args.steps))
 
 
+def command(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, as that of minisd.train."""
+    return main(arguments, parser, run)
+
+
 if __name__ == "__main__":
-    sys.exit(main(parser=parser, run=run))
+    sys.exit(command())
