@@ -7,16 +7,17 @@ ROOT = Path(__file__).parents[1]
 
 # Modules of each room, and the rooms whose modules they may import. A room never imports what stands on it.
 ROOMS: dict[str, tuple[list[str], set[str]]] = {
-    "config": (["config"], set()),
+    "config": (["config", "as_mapping"], set()),
     "pretrained": (["pretrained"], set()),
     "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image"], set()),
     "networks": (["layers", "clip", "clip_vision", "unet", "vae"], {"config", "pretrained", "numerics"}),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
     "tokenizer": (["tokenizer"], {"pretrained"}),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
+    "foreign": (["foreign", "switches"], {"networks", "samplers", "safety"}),
     "pipeline": (
         ["pipeline", "request"],
-        {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety"},
+        {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety", "foreign"},
     ),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline"}),
     "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "system"}),

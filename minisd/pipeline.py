@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .clip import CLIPTextModel
 from .config import refuse_other_tasks
+from .foreign import ForeignParts
 from .image import to_pil
 from .noise import Generators, randn
 from .numerics import ImageWarning, raise_unless_finite, warn_if_flat
@@ -28,6 +29,7 @@ from .pretrained import PretrainedPipeline
 from .request import Request, check_output
 from .safety_checker import StableDiffusionSafetyChecker
 from .schedulers import Scheduler
+from .switches import Switches
 from .tokenizer import CLIPTokenizer
 from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL
@@ -57,7 +59,7 @@ def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor
     return eps_uncond + guidance_scale * (eps_cond - eps_uncond)
 
 
-class StableDiffusionPipeline(PretrainedPipeline):
+class StableDiffusionPipeline(ForeignParts, Switches, PretrainedPipeline):
     """Text to image: tokenizer and text encoder, UNet and scheduler, VAE, and a safety checker or None."""
 
     def __init__(

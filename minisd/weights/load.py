@@ -13,6 +13,7 @@ from torch import nn
 from ..config import refuse_other_tasks
 from ..pretrained import PretrainedPipeline
 from ..schedulers import SCHEDULERS, Scheduler
+from ..schedulers.names import NamedSampler
 from ..tokenizer import CLIPTokenizer
 from .checkpoint import Checkpoint, read_folder, read_part, read_single_file
 from .errors import CheckpointError
@@ -177,8 +178,8 @@ def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source
 def assemble(kind: type[P], checkpoint: Checkpoint, given: Mapping[str, Any], dtype: torch.dtype) -> P:
     """A pipeline with the parts of a checkpoint; those that are `given` replace its own. Small files first, then the weights."""
     scheduler = given.get("scheduler") or SCHEDULERS[checkpoint.json(INDEX)["scheduler"][-1]]
-    if not isinstance(scheduler, Scheduler):
-        scheduler = scheduler.from_config(checkpoint.json(SCHEDULER))
+    if isinstance(scheduler, type | NamedSampler):  # not yet a sampler
+        scheduler = scheduler.from_config(checkpoint.json(SCHEDULER))  # type: ignore[union-attr]
     parts = defaults_of(checkpoint)
     if "tokenizer" not in given:
         parts["tokenizer"] = read_tokenizer(CLIPTokenizer, checkpoint.tokenizer_files, f"the tokenizer of {checkpoint.source}")
