@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def user_path(text: str) -> Path:
+    """A path on the command line. The shell leaves the ~ in `--out=~/pictures` to the command."""
+    return Path(text).expanduser()
+
+
 def check_writable(folder: Path, remedy: str, name: str = ""):
     """Raises ValueError, which ends with the remedy, unless files can be written into a folder that is there or can be made.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from . import __version__
-from .disk import check_writable
+from .disk import check_writable, user_path
 from .schedulers.names import CURVES, SAMPLERS, known_as
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -44,10 +44,17 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m minisd.generate", description="Draw pictures from words.", allow_abbrev=False)
     p.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; several prompts make several pictures")
     p.add_argument("--prompt", action="append", default=[], dest="more_prompts", help=argparse.SUPPRESS)
-    p.add_argument("--from-file", type=Path, metavar="FILE", help="read prompts from a text file, one a line; - is standard input")
+    p.add_argument(
+        "--from-file", type=user_path, metavar="FILE", help="read prompts from a text file, one a line; - is standard input"
+    )
     p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
     model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
-    p.add_argument(*model, default="tiny", help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub')
+    p.add_argument(
+        *model,
+        type=os.path.expanduser,
+        default="tiny",
+        help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub',
+    )
     p.add_argument("--variant", metavar="NAME", help='of a folder or an id: "fp16" takes the files in half precision')
     p.add_argument("--revision", metavar="NAME", help="of an id: a branch, a tag or a commit")
     p.add_argument("--tokenizer", metavar="WHERE", help="of an original single file: the folder or id that has its vocabulary")
@@ -55,17 +62,19 @@ def parser() -> argparse.ArgumentParser:
         "--prediction-type", choices=["epsilon", "v_prediction"], help="of an original single file, where it is guessed wrong"
     )
     p.add_argument(
-        "--image", "--init-img", type=Path, metavar="PICTURE", help="start from a picture: draw it again with the prompt"
+        "--image", "--init-img", type=user_path, metavar="PICTURE", help="start from a picture: draw it again with the prompt"
     )
     p.add_argument("--strength", type=float, metavar="S", help="how much of the picture becomes noise, up to 1 (default: 0.8)")
     p.add_argument(
-        "--mask", type=Path, metavar="PICTURE", help="draw anew what is white in it, and keep the rest (--strength is 1)"
+        "--mask", type=user_path, metavar="PICTURE", help="draw anew what is white in it, and keep the rest (--strength is 1)"
     )
     p.add_argument("--paste", action="store_true", help="with --mask: keep the rest to the last pixel")
     p.add_argument(
         "--image-guidance-scale", type=float, metavar="W", help="for InstructPix2Pix: how closely to keep to the picture"
     )
-    p.add_argument("--again", type=Path, metavar="PNG", help="take the settings of a picture that minisd or a web interface wrote")
+    p.add_argument(
+        "--again", type=user_path, metavar="PNG", help="take the settings of a picture that minisd or a web interface wrote"
+    )
     p.add_argument("--no-safety-checker", action="store_true", help="leave out the safety checker, where a checkpoint has one")
     p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
     p.add_argument(
@@ -89,7 +98,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--n-iter", type=int, default=1, help=argparse.SUPPRESS)
     p.add_argument("--height", "--H", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's own)")
     p.add_argument("--width", "--W", type=int, metavar="PIXELS", help="likewise")
-    p.add_argument("--out", "--outdir", type=Path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file")
+    p.add_argument(
+        "--out", "--outdir", type=user_path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file"
+    )
     p.add_argument("--grid", action="store_true", help="write all pictures on one page, too")
     p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
     p.add_argument("--gif", action="store_true", help="write a film of each picture's making, too: the guess at every step")

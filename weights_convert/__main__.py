@@ -3,11 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from minisd.disk import check_writable, is_taken
+from minisd.disk import check_writable, is_taken, user_path
 from minisd.exit_status import exit_status
 from minisd.weights.checkpoint import read_any
 from minisd.weights.errors import CheckpointError
@@ -27,19 +26,19 @@ def converter() -> argparse.ArgumentParser:
         description="Turn a Stable Diffusion v1 or v2 into one self-describing minisd file, or into a diffusers folder.",
         epilog="`inspect FILE` says what a file is.",
     )
-    p.add_argument("source", type=Path, metavar="SOURCE", help="a .safetensors or .ckpt file, or a diffusers folder")
-    p.add_argument("out", type=Path, metavar="OUT", help="what to write: a new file, or with --to diffusers a new folder")
+    p.add_argument("source", type=user_path, metavar="SOURCE", help="a .safetensors or .ckpt file, or a diffusers folder")
+    p.add_argument("out", type=user_path, metavar="OUT", help="what to write: a new file, or with --to diffusers a new folder")
     p.add_argument("--to", choices=["minisd", "diffusers"], default="minisd")
     p.add_argument("--dtype", choices=list(DTYPES), help="cast the weights (default: as they are stored)")
     p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="what the model predicts (default: found out)")
     p.add_argument("--averaged", action="store_true", help="take the UNet's moving average (EMA), where an original file has both")
-    p.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="put the vocabulary of this folder in")
+    p.add_argument("--tokenizer", type=user_path, metavar="FOLDER", help="put the vocabulary of this folder in")
     return p
 
 
 def inspector() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m weights_convert inspect", description="Say what a file is, from its header.")
-    p.add_argument("file", type=Path, metavar="FILE", help="a .safetensors or .ckpt file")
+    p.add_argument("file", type=user_path, metavar="FILE", help="a .safetensors or .ckpt file")
     p.add_argument("--full", action="store_true", help="read every byte: for the sha256, and to look for NaN and infinity")
     return p
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from ..disk import check_writable, replacing
+from ..disk import check_writable, replacing, user_path
 from ..exit_status import exit_status
 from ..processes import join_processes
 from ..schedulers.names import SAMPLERS
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
     p.add_argument("--steps", type=int, metavar="N", help="default: the model's own")
     p.add_argument("--seed", type=int, default=0, help="prompt i starts from the noise of seed + i (default: 0)")
-    p.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help="default: evaluation")
+    p.add_argument("--out", type=user_path, default=Path("evaluation"), metavar="FOLDER", help="default: evaluation")
     p.add_argument("--quick", action="store_true", help=f"6 prompts of 4 kinds, {QUICK_STEPS} steps, one judge; writes nothing")
     return p
 

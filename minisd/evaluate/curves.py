@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..disk import check_writable, replacing
+from ..disk import check_writable, replacing, user_path
 from ..exit_status import exit_status
 from ..pipeline import StableDiffusionPipeline
 from ..schedulers.names import SAMPLERS
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m minisd.evaluate.curves", description="Adherence by scale, sampler and steps.")
     p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
     p.add_argument("--prompts", type=int, default=60, metavar="N", help="at every point (default: 60)")
-    p.add_argument("--out", type=Path, default=Path("curves.json"), metavar="FILE", help="default: curves.json")
+    p.add_argument("--out", type=user_path, default=Path("curves.json"), metavar="FILE", help="default: curves.json")
     return p
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ..disk import check_writable, is_taken
+from ..disk import check_writable, is_taken, user_path
 from ..exit_status import exit_status
 from ..processes import join_processes
 from . import ablations, clip, decoder, judge, plot, unet, vae
@@ -33,9 +33,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m minisd.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("part", choices=[*PARTS, "plot", "pack"])
-    p.add_argument("--folder", type=Path, default=Path("runs"), help="where checkpoints, logs and sheets go (default: runs)")
+    p.add_argument("--folder", type=user_path, default=Path("runs"), help="where checkpoints, logs and sheets go (default: runs)")
     p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
-    p.add_argument("--to", type=Path, metavar="FOLDER", help="the new folder that `pack` writes")
+    p.add_argument("--to", type=user_path, metavar="FOLDER", help="the new folder that `pack` writes")
     return p
 
 

@@ -117,7 +117,7 @@ def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, varia
 
 def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None = None, **options: Any) -> P:
     """From a folder or the Hub; a single file goes to `load_single_file`."""
-    if source != "tiny" and Path(source).is_file():
+    if source != "tiny" and Path(source).expanduser().is_file():
         if asked := variant or options.pop("revision", None):
             raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {asked!r}")
         return load_single_file(kind, source, **options)
@@ -154,7 +154,7 @@ def load_single_file(
     if "revision" in options:
         raise TypeError("revision=… is not known here; leave it out")
     dtype, hub, given = taken_dtype(options), taken_hub(options), replacements(options)
-    checkpoint = read_single_file(Path(source), prediction_type)
+    checkpoint = read_single_file(Path(source).expanduser(), prediction_type)
     if checkpoint.decided.startswith("guessed"):
         guess = f"{source} is taken for a model of {checkpoint.prediction_type}, {checkpoint.decided}"
         warnings.warn(f'{guess}; prediction_type="…" overrides it', stacklevel=1)

@@ -29,7 +29,7 @@ def hidden_folder(out: Path) -> Iterator[Path]:
 @contextmanager
 def new_file(out: str | os.PathLike) -> Iterator[Path]:
     """A path to write to, moved to `out` at the end of the block. Raises CheckpointError if `out` exists."""
-    out = Path(out)
+    out = Path(out).expanduser()
     if out.exists():
         raise CheckpointError(f"{out} exists; name a new file")
     with hidden_folder(out) as partial:
@@ -41,7 +41,7 @@ def new_file(out: str | os.PathLike) -> Iterator[Path]:
 @contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if that exists and is not empty."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if is_taken(folder):
         raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
     with hidden_folder(folder) as partial:
