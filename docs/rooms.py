@@ -7,34 +7,36 @@ ROOT = Path(__file__).parents[1]
 
 # Modules of each room, and the rooms whose modules they may import. A room never imports what stands on it.
 ROOMS: dict[str, tuple[list[str], set[str]]] = {
-    "config": (["config", "tasks"], set()),
+    "config": (["config", "tasks", "as_mapping"], set()),
     "pretrained": (["pretrained"], set()),
     "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image", "sheet"], set()),
     "networks": (["layers", "clip", "clip_vision", "unet", "vae"], {"config", "pretrained", "numerics"}),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
     "tokenizer": (["tokenizer"], {"pretrained"}),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
+    "foreign": (["foreign", "switches"], {"networks", "samplers", "safety"}),
     "pipeline": (
         ["pipeline", "components", "request"],
-        {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety"},
+        {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety", "foreign"},
     ),
     "words": (["words"], {"networks", "pipeline", "tokenizer"}),
-    "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline"}),
-    "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety"}),
+    "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline", "system"}),
+    "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "system"}),
     "command": (
         ["flags", "generate", "again", "infotext", "image_files"],
-        {"numerics", "samplers", "pipeline", "tiny", "processes"},
+        {"numerics", "samplers", "pipeline", "tiny", "processes", "system"},
     ),
     "explain": (["attention_maps", "explain"], {"numerics", "networks", "pipeline"}),
     "tiny": (["tiny"], set()),
     "processes": (["processes"], set()),
+    "system": (["disk", "exit_status", "open_image"], set()),
     "evaluate": (
         ["evaluate"],
-        {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "weights", "processes"},
+        {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "weights", "processes", "system"},
     ),
     "train": (
         ["train"],
-        {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes"},
+        {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes", "system"},
     ),
     "lessons": (["lessons"], {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "train"}),
 }

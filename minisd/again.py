@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from .infotext import Infotext, read_infotext
+from .open_image import open_image
 from .schedulers.names import known_as
 
 # What minisd records of a picture and draws by; the rest is for the reader.
@@ -37,12 +36,7 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 def settings_in(path: Path, given: argparse.Namespace) -> dict[str, Any]:
     """The flags for a PNG that minisd or A1111 wrote, except those that others on the command line make void."""
-    try:
-        with Image.open(path) as image:
-            image.load()  # text may stand after the pixels
-            chunks = {name: text for name, text in image.info.items() if isinstance(text, str)}
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image; --again takes a PNG that minisd or a web user interface wrote") from None
+    chunks = {name: text for name, text in open_image(path).info.items() if isinstance(text, str)}
     if "minisd" in chunks:
         flags = recorded(chunks["minisd"], path)
     elif "parameters" in chunks:

@@ -1,31 +1,31 @@
 """The components of a pipeline: moved to a device together, and shared with another pipeline."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
+from tqdm import tqdm
 
 from .clip import CLIPTextModel
+from .foreign import ForeignParts
 from .pretrained import PretrainedPipeline
-from .safety_checker import StableDiffusionSafetyChecker
-from .schedulers import Scheduler
+from .switches import Switches
 from .tokenizer import CLIPTokenizer
 from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL
 
 
-class Components(PretrainedPipeline):
+class Components(ForeignParts, Switches, PretrainedPipeline):
     """`num_inference_steps` and `guidance_scale` are the defaults of a call."""
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     unet: UNet2DConditionModel
-    scheduler: Scheduler
-    safety_checker: StableDiffusionSafetyChecker | None
     num_inference_steps: int
     guidance_scale: float
-    progress_bar_config: Mapping[str, Any] = {}
+    progress_bar_config: dict[str, Any] = {}
 
     @property
     def components(self) -> dict[str, Any]:
@@ -55,6 +55,10 @@ class Components(PretrainedPipeline):
         for network in self.networks:
             network.to(*device_or_dtype, **by_name)
         return self
+
+    def progress(self, timesteps: torch.Tensor) -> Iterable[torch.Tensor]:
+        """The timesteps, with a progress bar, if there is somewhere to show it."""
+        return tqdm(timesteps, **{"disable": sys.stderr is None, **self.progress_bar_config})
 
     def set_progress_bar_config(self, **settings: Any):
         """Settings of tqdm; `disable=True` switches it off."""

@@ -5,13 +5,15 @@ A field's default is Stable Diffusion v1's. `minisd.weights.settings` reads and 
 
 from dataclasses import dataclass, replace
 
+from .as_mapping import AsMapping
+
 
 class UnsupportedConfig(ValueError):
     """A configuration asks for something that minisd does not implement."""
 
 
 @dataclass(frozen=True)
-class CLIPTextConfig:
+class CLIPTextConfig(AsMapping):
     vocab_size: int = 49408
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -22,7 +24,7 @@ class CLIPTextConfig:
 
 
 @dataclass(frozen=True)
-class CLIPVisionConfig:
+class CLIPVisionConfig(AsMapping):
     hidden_size: int = 1024
     intermediate_size: int = 4096
     num_hidden_layers: int = 24
@@ -33,13 +35,13 @@ class CLIPVisionConfig:
 
 
 @dataclass(frozen=True)
-class SafetyCheckerConfig:
+class SafetyCheckerConfig(AsMapping):
     vision: CLIPVisionConfig = CLIPVisionConfig()
     projection_dim: int = 768
 
 
 @dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(AsMapping):
     """`cross_attention` and `num_attention_heads` have an entry for each level of `block_out_channels`, the finest first."""
 
     in_channels: int = 4
@@ -55,7 +57,7 @@ class UNetConfig:
 
 
 @dataclass(frozen=True)
-class VAEConfig:
+class VAEConfig(AsMapping):
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
@@ -67,7 +69,7 @@ class VAEConfig:
 
 
 @dataclass(frozen=True)
-class SchedulerConfig:
+class SchedulerConfig(AsMapping):
     """What all samplers share; one with settings of its own extends this in its file.
 
     `timestep_spacing` None is the sampler's own: "leading" for PNDM and DDIM, "linspace" for LMS. `trained_betas` replaces the

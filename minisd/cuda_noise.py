@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from operator import index
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ class CudaNoise:
     """
 
     def __init__(self, seed: int):
-        self.seed, self.draws = seed % 2**64, 0
+        self.seed, self.draws = index(seed) % 2**64, 0
 
     def randn(self, shape: Sequence[int]) -> Tensor:
         """Standard normal numbers in float32, on the CPU; every call is a draw."""

@@ -3,7 +3,7 @@
 import argparse
 import os
 import random
-import tempfile
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import __version__
+from .disk import check_writable, user_path
 from .processes import best_device
 from .schedulers.names import CURVES, SAMPLERS, known_as
 
@@ -26,6 +27,8 @@ NOT_NEEDED = {  # flags of CompVis' scripts, accepted and without effect
     "laion400m": "--model names another checkpoint",
     "dpm": "--sampler dpm++2m names its successor",
 }
+RANDOM = (None, -1)  # of --seed; A1111 writes -1
+STANDARD_INPUT = Path("-")
 SWITCHES = ("fixed_code", "skip_save", "laion400m", "dpm")  # those of them that take no value
 
 
@@ -42,12 +45,19 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m minisd.generate", description="Draw pictures from words.", allow_abbrev=False)
     p.add_argument("prompts", nargs="*", metavar="PROMPT", help="what to draw; several prompts make several pictures")
     p.add_argument("--prompt", action="append", default=[], dest="more_prompts", help=argparse.SUPPRESS)
-    p.add_argument("--from-file", type=Path, metavar="FILE", help="read prompts from a text file, one a line")
+    p.add_argument(
+        "--from-file", type=user_path, metavar="FILE", help="read prompts from a text file, one a line; - is standard input"
+    )
     p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
     p.add_argument("--prompt-weighting", action="store_true", help='read "(word:1.3)", "[word]" and BREAK; prompts of any length')
     p.add_argument("--clip-skip", type=int, metavar="N", help="leave out the last N layers of the text encoder")
     model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
-    p.add_argument(*model, default="tiny", help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub')
+    p.add_argument(
+        *model,
+        type=os.path.expanduser,
+        default="tiny",
+        help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub',
+    )
     p.add_argument("--variant", metavar="NAME", help='of a folder or an id: "fp16" takes the files in half precision')
     p.add_argument("--revision", metavar="NAME", help="of an id: a branch, a tag or a commit")
     p.add_argument("--tokenizer", metavar="WHERE", help="of an original single file: the folder or id that has its vocabulary")
@@ -55,17 +65,19 @@ def parser() -> argparse.ArgumentParser:
         "--prediction-type", choices=["epsilon", "v_prediction"], help="of an original single file, where it is guessed wrong"
     )
     p.add_argument(
-        "--image", "--init-img", type=Path, metavar="PICTURE", help="start from a picture: draw it again with the prompt"
+        "--image", "--init-img", type=user_path, metavar="PICTURE", help="start from a picture: draw it again with the prompt"
     )
     p.add_argument("--strength", type=float, metavar="S", help="how much of the picture becomes noise, up to 1 (default: 0.8)")
     p.add_argument(
-        "--mask", type=Path, metavar="PICTURE", help="draw anew what is white in it, and keep the rest (--strength is 1)"
+        "--mask", type=user_path, metavar="PICTURE", help="draw anew what is white in it, and keep the rest (--strength is 1)"
     )
     p.add_argument("--paste", action="store_true", help="with --mask: keep the rest to the last pixel")
     p.add_argument(
         "--image-guidance-scale", type=float, metavar="W", help="for InstructPix2Pix: how closely to keep to the picture"
     )
-    p.add_argument("--again", type=Path, metavar="PNG", help="take the settings of a picture that minisd or a web interface wrote")
+    p.add_argument(
+        "--again", type=user_path, metavar="PNG", help="take the settings of a picture that minisd or a web interface wrote"
+    )
     p.add_argument("--no-safety-checker", action="store_true", help="leave out the safety checker, where a checkpoint has one")
     p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
     p.add_argument(
@@ -78,7 +90,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--plms", dest="sampler", action="store_const", const=("pndm", None), help=argparse.SUPPRESS)
     p.add_argument("--klms", dest="sampler", action="store_const", const=("lms", None), help=argparse.SUPPRESS)
     p.add_argument("--eta", "--ddim-eta", type=float, default=0.0, help="DDIM's new noise at each step, 0 to 1 (default: 0)")
-    p.add_argument("--seed", type=int, help="picture i starts from the noise of seed + i (default: random, and reported)")
+    p.add_argument(
+        "--seed", type=int, help="picture i starts from the noise of seed + i (default: -1, a random one, which is reported)"
+    )
     p.add_argument(
         "--noise", choices=["cpu", "cuda"], help='whose numbers a seed means; "cuda" draws those of a GPU on any machine'
     )
@@ -88,7 +102,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--n-iter", type=int, default=1, help=argparse.SUPPRESS)
     p.add_argument("--height", "--H", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's own)")
     p.add_argument("--width", "--W", type=int, metavar="PIXELS", help="likewise")
-    p.add_argument("--out", "--outdir", type=Path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file")
+    p.add_argument(
+        "--out", "--outdir", type=user_path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file"
+    )
     p.add_argument("--grid", action="store_true", help="write all pictures on one page, too")
     p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
     p.add_argument("--gif", action="store_true", help="write a film of each picture's making, too: the guess at every step")
@@ -126,36 +142,44 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 def what_to_draw(args: argparse.Namespace) -> list[Order]:
     """Every prompt, `num_images` times, each with its seed; under torchrun, this process's share of them."""
     prompts = args.prompts + args.more_prompts
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and (args.seed in RANDOM or args.from_file == STANDARD_INPUT):
+        raise ValueError("several processes need one --seed, from which each takes its share, and no prompts from standard input")
     if args.from_file:
-        try:
-            lines = args.from_file.read_text(encoding="utf-8-sig").splitlines()
-        except OSError as error:
-            raise ValueError(f"cannot read prompts from {args.from_file}: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{args.from_file} is not a text in UTF-8: a file of prompts has one a line") from None
-        prompts += [line for line in lines if line.strip()]
+        prompts += prompts_in(args.from_file)
     if not prompts:
         raise ValueError('say what to draw, for example: python -m minisd.generate "an astronaut riding a horse"')
     if args.out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
         raise ValueError(f"pictures are written as PNG: call it {args.out.with_suffix('.png')}, or name a folder")
-    if args.out.is_file() and args.out.suffix.lower() != ".png":
+    if args.out.is_file() and not names_picture(args.out):
         raise ValueError(f"{args.out} is a file; name a folder, or a new .png file")
-    folder = args.out.parent if args.out.suffix.lower() == ".png" else args.out
-    try:  # the nearest folder that is there: the others are made when there is a picture
-        tempfile.TemporaryFile(dir=next(path for path in [folder, *folder.parents] if path.exists())).close()
-    except OSError as error:
-        raise ValueError(f"cannot write to {folder}: {error.strerror}; name another folder by --out") from None
+    folder, name = (args.out.parent, args.out.stem) if names_picture(args.out) else (args.out, "")
+    check_writable(folder, "name another folder by --out", name)
     count = args.num_images * args.n_iter
     if count < 1:
         raise ValueError(f"--num-images must be at least 1, not {count}")
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1 and args.seed is None:
-        raise ValueError("several processes need one --seed, from which each takes its share")
-    seed = random.randrange(2**32) if args.seed is None else args.seed
+    seed = random.randrange(2**32) if args.seed in RANDOM else args.seed
     if not 0 <= seed < 2**63:
-        raise ValueError(f"--seed must be from 0 to {2**63 - 1}, not {seed}")
+        raise ValueError(f"--seed must be from 0 to {2**63 - 1}, or -1 for a random one, not {seed}")
     orders = [Order(prompt, seed + i) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
     return orders[rank::world]
+
+
+def prompts_in(file: Path) -> list[str]:
+    """The lines of a text, or of standard input."""
+    try:
+        text = sys.stdin.buffer.read() if file == STANDARD_INPUT else file.read_bytes()
+        return [line for line in text.decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, AttributeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "there is no standard input"
+        raise ValueError(f"cannot read prompts from {file}: {why}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not a text in UTF-8: a file of prompts has one a line") from None
+
+
+def names_picture(out: Path) -> bool:
+    """Whether --out is the name of a file; otherwise it is a folder."""
+    return out.suffix.lower() == ".png" and not out.is_dir()
 
 
 def how_to_load(args: argparse.Namespace) -> dict:

@@ -4,14 +4,13 @@ Paths of the pictures go to standard output, everything else to standard error.
 """
 
 import argparse
-import io
 import math
 import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from torch import Tensor
 
 from . import __version__
 from .cuda_noise import CudaNoise
-from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, parse, what_to_draw
+from .exit_status import exit_status
+from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, names_picture, parse, what_to_draw
 from .image import to_pil
 from .image_files import save_gif, save_png
 from .numerics import ImageWarning
@@ -30,6 +30,7 @@ from .schedulers.names import name_of, with_sigmas
 from .sheet import image_grid
 
 BATCH = 4  # pictures that are drawn at once
+NAME = 100  # bytes of a prompt in a file's name; with a seed and more behind them, every file system has room for them
 RECORDED = (  # in the PNG, where they were given
     "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "noise", "image", "mask", "strength", "paste",
     "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale",
@@ -41,22 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
     words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in given]
-    try:
+
+    def work():
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: None if "--quiet" in words else print(f"note: {message}", file=sys.stderr)
-            run(parse(words))
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|not enough memory", str(error)):
-            raise
-        print("error: not enough memory: ask for a smaller --height and --width, or --dtype bfloat16", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+            try:
+                run(parse(words))
+            except (MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|not enough memory", str(error)):
+                    raise
+                raise MemoryError("not enough memory: ask for a smaller --height and --width, or --dtype bfloat16") from None
+
+    return exit_status(work)
 
 
 def run(args: argparse.Namespace):
@@ -72,6 +69,8 @@ def run(args: argparse.Namespace):
     for flag, why in NOT_NEEDED.items():
         if getattr(args, flag) is not None:
             say(f"note: --{flag} has no effect: {why}")
+    if args.grid and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        say("note: --grid: every process writes a page of its own pictures")
     if args.quiet:
         os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
 
@@ -85,17 +84,7 @@ def run(args: argparse.Namespace):
 
     started, pictures = time.perf_counter(), []
     for first in range(0, len(orders), BATCH):
-        batch = orders[first : first + BATCH]
-        for order, (image, film, hidden) in zip(batch, draw(pipe, batch, args)):
-            path = save_png(image, file_name(args.out, order), settings(pipe, order, image, args))
-            print(path, flush=True)
-            if hidden:
-                say(f"note: the safety checker made {path} black: another seed or prompt may pass")
-            elif all(low == high for low, high in image.getextrema()):
-                say(f"note: {path} is all of one colour: another --dtype, --guidance-scale or --seed may help")
-            if args.gif:
-                print(save_gif(film, path.with_suffix(".gif")), flush=True)
-            pictures.append(image)
+        pictures += write(pipe, orders[first : first + BATCH], args, say)
     if args.grid:
         columns = args.num_images if args.num_images > 1 else math.ceil(len(pictures) ** 0.5)
         pictures += [Image.new("RGB", pictures[0].size, "white")] * (-len(pictures) % columns)
@@ -121,6 +110,27 @@ def size_or_picture(pipe: StableDiffusionPipeline, images: int, args: argparse.N
     from .editing.edit_command import pictures_for
 
     return pictures_for(args, pipe, images)
+
+
+def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace, say: Callable) -> list[Image.Image]:
+    """Draw and write a batch of pictures. The last thing is to say so, for nobody may be there to read it."""
+    pictures, paths, notes = [], [], []
+    try:
+        for order, (image, film, hidden) in zip(batch, draw(pipe, batch, args)):
+            paths.append(path := save_png(image, file_name(args.out, order), settings(pipe, order, image, args)))
+            if args.gif:
+                paths.append(save_gif(film, path.with_suffix(".gif")))
+            if hidden:
+                notes.append(f"note: the safety checker made {path} black: another seed or prompt may pass")
+            elif all(low == high for low, high in image.getextrema()):
+                notes.append(f"note: {path} is all of one colour: another --dtype, --guidance-scale or --seed may help")
+            pictures.append(image)
+    finally:
+        for path in paths:
+            print(path, flush=True)
+        for note in notes:
+            say(note)
+    return pictures
 
 
 def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace):
@@ -186,9 +196,9 @@ def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, ar
 
 def file_name(out: Path, order: Order, suffix: str = "") -> Path:
     """The name that was asked for, or one that tells prompt and seed."""
-    if out.suffix.lower() == ".png":
+    if names_picture(out):
         return out.with_stem(out.stem + suffix)
-    words = "-".join(re.findall(r"\w+", order.prompt.lower()))[:60] or "picture"
+    words = "-".join(re.findall(r"\w+", order.prompt.lower()))[:60].encode()[:NAME].decode(errors="ignore") or "picture"
     return out / f"{words}-{order.seed}{suffix}.png"
 
 
@@ -209,7 +219,4 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):  # a prompt may hold what the terminal cannot show
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

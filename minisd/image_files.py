@@ -17,7 +17,7 @@ def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> Pat
     `settings` goes into the chunk "minisd" as JSON, and into "parameters" in the form that other programs read and show.
     """
     chunks = PngInfo()
-    chunks.add_text("parameters", write_infotext(settings))
+    chunks.add_text("parameters", write_infotext(settings).encode(errors="replace").decode())  # a path may be no UTF-8
     chunks.add_text("minisd", json.dumps(settings))
     return save_to_free_name(path, lambda file: image.save(file, "PNG", pnginfo=chunks))
 

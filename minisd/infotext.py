@@ -1,7 +1,7 @@
 """The text in which web user interfaces of Stable Diffusion say how a picture was made ("infotext"), written and read.
 
 A prompt, a line that begins with "Negative prompt:", and a last line of settings, "Steps: 20, Sampler: Euler a, …". Prompts may
-have several lines. A value with a comma, a colon or a newline stands in quotes, as JSON.
+have several lines. A value with a comma, a colon, a quote or a newline stands in quotes, as JSON.
 """
 
 import json
@@ -44,7 +44,8 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
 
 
 def quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if re.search('[,:"\n]', value) else value
+    """The value, in quotes if it would not be read as it stands."""
+    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:"\n\r]|^\s|\s$', value) else value
 
 
 def unquoted(value: str) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from .clip import CLIPTextModel
 from .components import Components
@@ -151,7 +150,7 @@ class StableDiffusionPipeline(Components):
 
     def loop(self, scheduler: Scheduler, latents: Tensor, predict: Callable[[Tensor, Tensor], Tensor], step: Callable) -> Steps:
         """Follow the scheduler's timesteps: `predict(x, t)` is the network's guess, `step(guess, t, latents)` the sampler's."""
-        for i, t in enumerate(tqdm(scheduler.timesteps[scheduler.begin_index :], **self.progress_bar_config)):
+        for i, t in enumerate(self.progress(scheduler.timesteps[scheduler.begin_index :])):
             x = scheduler.scale_model_input(latents, t).to(self.dtype)
             latents, x0 = step(predict(x, t), t, latents)
             raise_unless_finite(latents, f"the latents after timestep {float(t):g}", self.dtype)
@@ -225,4 +224,4 @@ class StableDiffusionPipeline(Components):
         if any(flags):
             which = ", ".join(str(i) for i, flag in enumerate(flags) if flag)
             warnings.warn(f"the safety checker hides image {which}: another seed or prompt may pass", ImageWarning, 3)
-        return images.masked_fill(torch.tensor(flags, device=images.device).view(-1, 1, 1, 1), -1), flags
+        return images.masked_fill(torch.tensor(flags, dtype=torch.bool, device=images.device).view(-1, 1, 1, 1), -1), flags

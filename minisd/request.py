@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 from inspect import signature
-from numbers import Integral, Real
+from numbers import Real
+from operator import index
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
@@ -61,18 +62,17 @@ class Request:
             texts: tuple[Any, Any] = embed(pipe, prompt, negative_prompt, **words)
         else:
             texts = check_prompts(prompt, negative_prompt)
-        check_size(height, width, factor)
-        check_whole(num_inference_steps=steps, num_images_per_prompt=num_images_per_prompt)
-        if num_images_per_prompt < 1:
-            raise ValueError(f"num_images_per_prompt must be at least 1, not {num_images_per_prompt}")
-        check_scale(scale)
-        check_share("guidance_rescale", guidance_rescale)
-        check_eta(eta, pipe.scheduler)
-        images = len(texts[0]) * num_images_per_prompt
+        height, width = check_size(whole("height", height), whole("width", width), factor)
+        steps, count = whole("num_inference_steps", steps), whole("num_images_per_prompt", num_images_per_prompt)
+        if count < 1:
+            raise ValueError(f"num_images_per_prompt must be at least 1, not {count}")
+        scale, rescale = real("guidance_scale", scale), real("guidance_rescale", guidance_rescale, 0, 1)
+        eta = check_eta(eta, pipe.scheduler)
+        images = len(texts[0]) * count
         check_generators(generator, images)
         shape = (images, pipe.vae.config.latent_channels, height // factor, width // factor)
         check_latents(latents, shape)
-        return cls(*texts, height, width, steps, scale, guidance_rescale, num_images_per_prompt, eta, generator, latents, shape)
+        return cls(*texts, height, width, steps, scale, rescale, count, eta, generator, latents, shape)
 
     @property
     def guided(self) -> bool:
@@ -97,15 +97,15 @@ class Request:
 
 def check_prompts(prompt: Any, negative_prompt: Any) -> tuple[list[str], list[str]]:
     """Prompts and negative prompts as lists of one length."""
-    if not (isinstance(prompt, str) or (isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt))):
+    if not (isinstance(prompt, str) or (isinstance(prompt, list | tuple) and prompt and all(isinstance(p, str) for p in prompt))):
         raise TypeError(f"a prompt is a string or a list of strings, not {prompt!r}"[:200])
     if negative_prompt is None:
         negative_prompt = "" if isinstance(prompt, str) else [""] * len(prompt)
-    prompts, negatives = ([text] if isinstance(text, str) else text for text in (prompt, negative_prompt))
     if isinstance(negative_prompt, str) != isinstance(prompt, str) or not (
-        isinstance(negatives, list) and all(isinstance(negative, str) for negative in negatives)
+        isinstance(negative_prompt, str | list | tuple) and all(isinstance(negative, str) for negative in negative_prompt)
     ):
         raise TypeError("give the negative prompt as the prompt is given: a string, or a list of as many strings")
+    prompts, negatives = ([text] if isinstance(text, str) else list(text) for text in (prompt, negative_prompt))
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts")
     for text in [*prompts, *negatives]:
@@ -114,39 +114,41 @@ def check_prompts(prompt: Any, negative_prompt: Any) -> tuple[list[str], list[st
     return prompts, negatives
 
 
-def check_size(height: Any, width: Any, factor: int):
-    check_whole(height=height, width=width)
+def check_size(height: int, width: int, factor: int) -> tuple[int, int]:
     if height % factor or width % factor or height <= 0 or width <= 0:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
         raise ValueError(f"height and width must be multiples of {factor}: {height}×{width} is not, {near[0]}×{near[1]} is")
+    return height, width
 
 
-def check_whole(**numbers: Any):
-    for name, number in numbers.items():
-        if not isinstance(number, Integral):
-            raise TypeError(f"{name} must be a whole number, not {number!r}")
+def whole(name: str, number: Any) -> int:
+    """A whole number, also NumPy's and a tensor's, as an int."""
+    try:
+        return index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {number!r}") from None
 
 
-def check_scale(scale: Any):
-    if not (isinstance(scale, Real) and math.isfinite(scale)):
-        raise ValueError(f"guidance_scale must be a number, not {scale!r}")
+def real(name: str, number: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """A number, also NumPy's and a tensor's, as a float."""
+    value = float(number) if isinstance(number, Real) or getattr(number, "ndim", 1) == 0 else math.nan
+    if not (math.isfinite(value) and least <= value <= most):
+        wanted = f"from {least:g} to {most:g}" if math.isfinite(most) else "a number" if least < 0 else f"{least:g} or more"
+        raise ValueError(f"{name} must be {wanted}, not {number!r}"[:200])
+    return value
 
 
-def check_share(name: str, number: Any):
-    if not (isinstance(number, Real) and 0 <= float(number) <= 1):
-        raise ValueError(f"{name} must be from 0 to 1, not {number}")
-
-
-def check_eta(eta: Any, scheduler: Any):
-    check_share("eta", eta)
-    if eta and "eta" not in signature(scheduler.step).parameters:
+def check_eta(eta: Any, scheduler: Any) -> float:
+    share = real("eta", eta, 0, 1)
+    if share and "eta" not in signature(scheduler.step).parameters:
         raise ValueError(f"eta is a setting of DDIMScheduler; {type(scheduler).__name__} has none")
+    return share
 
 
 def check_latents(latents: Any, shape: tuple[int, ...]):
     if latents is not None and (not isinstance(latents, Tensor) or latents.shape != shape):
-        found = tuple(latents.shape) if isinstance(latents, Tensor) else latents
-        raise ValueError(f"latents must be a tensor of shape {shape}, not {found}"[:200])
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(f"latents must be a tensor of shape {shape}, not {found}")
 
 
 def check_output(output_type: Any, callback: Any, tensor_inputs: Any):

@@ -28,8 +28,8 @@ def preprocess(images: list[Image.Image], size: int) -> Tensor:
         image = image.convert("RGB").resize([size * side // short for side in image.size], Image.Resampling.BICUBIC)
         left, top = (image.width - size) // 2, (image.height - size) // 2
         squares.append(np.array(image.crop((left, top, left + size, top + size))))
-    pixels = torch.from_numpy(np.stack(squares)) / 255
-    return ((pixels - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.stack(squares)).float() / 255
+    return ((pixels - pixels.new_tensor(MEAN)) / pixels.new_tensor(STD)).permute(0, 3, 1, 2)
 
 
 def decide(special: Tensor, concepts: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def decide(special: Tensor, concepts: Tensor) -> Tensor:
     Above, after rounding to three digits, any one concept is enough. Special care, for pictures that seem to show children,
     hides nothing by itself: it lowers the concepts' thresholds by 0.01.
     """
-    stricter = 0.01 * (special.round(decimals=3) > 0).any(dim=1, keepdim=True)
+    stricter = 0.01 * (special.round(decimals=3) > 0).any(dim=1, keepdim=True).float()
     return ((concepts + stricter).round(decimals=3) > 0).any(dim=1)
 
 

@@ -17,12 +17,12 @@ def betas(schedule: str, beta_start: float, beta_end: float, steps: int) -> Tens
     "squaredcos_cap_v2" is the cosine schedule (Nichol & Dhariwal 2021, eq. 17), which needs no start and end.
     """
     if schedule == "linear":
-        return torch.linspace(beta_start, beta_end, steps)
+        return torch.linspace(beta_start, beta_end, steps, dtype=torch.float32, device="cpu")
     if schedule == "scaled_linear":
-        return torch.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2
+        return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32, device="cpu") ** 2
     if schedule == "squaredcos_cap_v2":
         left = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
-        return torch.tensor([min(1 - b / a, 0.999) for a, b in zip(left, left[1:])])
+        return torch.tensor([min(1 - b / a, 0.999) for a, b in zip(left, left[1:])], dtype=torch.float32, device="cpu")
     raise ValueError(f'beta_schedule {schedule!r} is not one of "linear", "scaled_linear", "squaredcos_cap_v2"')
 
 

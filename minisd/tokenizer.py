@@ -62,7 +62,7 @@ class CLIPTokenizer(Pretrained):
         if (padding, truncation, return_tensors) != ("max_length", True, "pt"):
             raise ValueError('only padding="max_length", truncation=True and return_tensors="pt" are implemented')
         rows = [self.encode(prompt, max_length) for prompt in ([text] if isinstance(text, str) else text)]
-        return TokenizerOutput(torch.tensor(rows))
+        return TokenizerOutput(torch.tensor(rows, dtype=torch.int64, device="cpu"))
 
     def encode(self, prompt: str, max_length: int = model_max_length) -> list[int]:
         ids, room = self.bpe.encode(prompt).ids, max_length - 2

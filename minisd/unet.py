@@ -192,7 +192,7 @@ class UNet2DConditionModel(Pretrained, nn.Module):
         x, context = sample, encoder_hidden_states  # (B, 4, 64, 64), (B, 77, 768)
 
         # Time: as waves, then as the vector that every ResNet block reads
-        t = torch.as_tensor(timestep, device=x.device).expand(len(x))
+        t = torch.as_tensor(timestep, dtype=torch.float32, device=x.device).expand(len(x))
         temb = timestep_embedding(t, self.config.block_out_channels[0])  # (B, 320)
         temb = self.time_embedding(temb.to(x.dtype))  # (B, 1280)
 

@@ -123,7 +123,7 @@ def test_pictures_without_settings(png, chunk, text, sentence):
 def test_again_of_no_picture(tmp_path, capsys):
     (tmp_path / "text.png").write_text("no picture")
     assert run("--again", tmp_path / "text.png") == 1
-    assert "is not an image; --again takes" in capsys.readouterr().err
+    assert "is not an image that can be read" in capsys.readouterr().err
     assert run("--again", tmp_path / "nowhere.png") == 1
     assert "nowhere.png" in capsys.readouterr().err
 

@@ -47,7 +47,13 @@ def test_a_quote_that_is_no_json_stays_as_it_is():
     assert read_infotext('x\nSteps: 1, Seed: 2, Note: "a\\qb"').settings["Note"] == '"a\\qb"'
 
 
-@pytest.mark.parametrize("model", ["tiny", "C:\\models\\a, b.safetensors", 'a "model"', "line\nbreak: x"])
+NASTY = [
+    "tiny", "C:\\models\\a, b.safetensors", 'a "model"', "line\nbreak: x", "/models/x, Steps: 3, Seed: 9", '"', '"half', '\\"',
+    '"whole"', "a\r\nb", " before", "after ", "\t", "", "a\u2028b", "a\x1cb", "猫, café", '{"a": 1}', "[1]", "null", "\\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", NASTY)
 def test_what_minisd_writes_is_read_back(model):
     written = write_infotext(
         {

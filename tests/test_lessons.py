@@ -1,5 +1,6 @@
 """What the notebooks stand on: the exact denoiser, the exercises' verdicts, the figures."""
 
+import importlib
 import io
 import math
 
@@ -10,9 +11,26 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from minisd.image import to_pil
-from minisd.lessons import Exercise, exact, figures, shapes, unless_fast, you_are_here
-from minisd.lessons.exercise import NOT_YET
-from minisd.schedule import add_noise
+from minisd.lessons import (
+    Exercise,
+    exact,
+    figures,
+    lesson_02,
+    lesson_03,
+    lesson_04,
+    lesson_05,
+    lesson_06,
+    lesson_07,
+    lesson_08,
+    lesson_09,
+    lesson_10,
+    lesson_11,
+    shapes,
+    unless_fast,
+    you_are_here,
+)
+from minisd.lessons.exercise import NOT_YET, NOTHING
+from minisd.schedule import add_noise, transfer
 
 POINTS = torch.tensor([[-1.0, 0.5], [0.2, -0.4], [1.3, 0.9]], dtype=torch.float64)
 
@@ -68,7 +86,7 @@ def unfinished(x):
         (lambda x: x**2 + 0.25, "✗ the largest difference from the right answer is 0.25"),
         (lambda x: x[:2], "✗ the shape is (2,) and should be (3,)"),
         (lambda x: x / 0 * 0, "✗ not yet"),
-        (lambda x: None, "✗ not yet"),
+        (lambda x: None, NOTHING),
         (lambda x: [][0], "✗ it stops with IndexError: list index out of range"),
     ],
 )
@@ -82,9 +100,140 @@ def test_verdicts_of_a_number(attempt, verdict):
 
 
 def test_verdicts_of_words():
+    assert Exercise(answer="roots swapped").verdict(" Roots  swapped") == "✓"
+    assert Exercise(answer="roots swapped").verdict("roots stay") == "✗ not yet"
     exercise = Exercise(answer=["epsilon", "padding"])
     assert exercise.verdict(["epsilon", "padding"]) == "✓"
     assert exercise.verdict(["padding", "epsilon"]) == "✗ not yet"
+
+
+def test_the_nearest_mistake_gives_the_hint():
+    exercise = Exercise(answer=100, mistakes={"two": 2, "three": 3}, tolerance=5)
+    assert [exercise.verdict(attempt) for attempt in (2, 3, 4)] == ["✗ hint: two", "✗ hint: three", "✗ hint: three"]
+
+
+def test_a_missing_return_is_named_wherever_the_result_goes():
+    stacked = Exercise(answer=lambda x: torch.ones(1), run=lambda f: torch.stack([f(1), f(2)]))
+    assert stacked.verdict(lambda x: None) == NOTHING and stacked.verdict(lambda x: ...) == NOT_YET
+
+
+def midpoint(eps_of, x, t, t_next):
+    """Of order 2, too, with two calls."""
+    alpha, middle = lesson_04.alpha, (t + t_next) // 2
+    there = transfer(x, eps_of(x, t), alpha[t], alpha[middle])
+    return transfer(x, eps_of(there, middle), alpha[t], alpha[t_next])
+
+
+def endless_merges(word, ranks):
+    parts = lesson_06.letters(word)
+    while len(parts) > 1:
+        pair = min(zip(parts, parts[1:]), key=lambda pair: ranks[pair])
+        at = list(zip(parts, parts[1:])).index(pair)
+        parts[at : at + 2] = ["".join(pair)]
+    return parts
+
+
+def overlapping(scales, rates):
+    least, _ = max(rates, key=lambda rate: rate.share).interval()
+    return next(scale for scale, rate in zip(scales, rates) if rate.interval()[1] >= least)
+
+
+def holding_the_best(scales, rates):
+    best = max(rate.share for rate in rates)
+    return next(scale for scale, rate in zip(scales, rates) if rate.interval()[0] <= best <= rate.interval()[1])
+
+
+def above_every_lower_end(scales, rates):
+    least = max(rate.interval()[0] for rate in rates)
+    return next(scale for scale, rate in zip(scales, rates) if rate.share >= least)
+
+
+def once_each(states, k):
+    return torch.cat([states[:, :k], states[:, k + 1 :]], dim=1)
+
+
+# What readers may write: right in another way, or wrong in a way that looks right.
+ATTEMPTS = {
+    "02 sqrt": (lesson_02.add_noise, lambda x0, noise, alpha: torch.sqrt(alpha) * x0 + (1 - alpha).sqrt() * noise, "✓"),
+    "02 math": (lesson_02.add_noise, lambda x0, noise, alpha: math.sqrt(alpha) * x0 + math.sqrt(1 - alpha) * noise, "✓"),
+    "02 zero": (lesson_02.equal_shares, lambda alphas_cumprod: 0, "✗ hint: at t = 0 there is hardly any noise"),
+    "02 share": (lesson_02.equal_shares, lambda alphas_cumprod: 0.5, "✗ hint: that is an ᾱ"),
+    "02 index": (lesson_02.equal_shares, lambda alphas_cumprod: int((alphas_cumprod < 0.5).nonzero()[0]), "✓"),
+    "03 sqrt": (
+        lesson_03.denoiser,
+        lambda x, points, alpha: torch.softmax(-(torch.cdist(x, alpha.sqrt() * points) ** 2) / 2 / (1 - alpha), dim=1) @ points,
+        "✓",
+    ),
+    "03 dimension": (
+        lesson_03.denoiser,
+        lambda x, points, alpha: torch.softmax(-(torch.cdist(x, alpha**0.5 * points) ** 2) / x.shape[1] / (1 - alpha), 1) @ points,
+        "✗ hint: the 2 in 2 (1 − ᾱ) is no dimension",
+    ),
+    "03 v": (lesson_03.x0_from_v, lambda v, x, alpha: torch.sqrt(alpha) * x - torch.sqrt(1 - alpha) * v, "✓"),
+    "04 sqrt": (
+        lesson_04.ddim_step,
+        lambda x, eps, alpha, other: (
+            torch.sqrt(other) * (x - torch.sqrt(1 - alpha) * eps) / torch.sqrt(alpha) + torch.sqrt(1 - other) * eps
+        ),
+        "✓",
+    ),
+    "04 midpoint": (lesson_04.second_order, midpoint, "✓"),
+    "04 four calls": (
+        lesson_04.second_order,
+        lesson_04.four_calls,
+        "✗ hint: the order is right, but a hop may ask for ε only twice",
+    ),
+    "05 constant": (lesson_05.scaling_factor, lambda latents: 0.18215, "✗ hint: that is Stable Diffusion's"),
+    "05 pictures": (lesson_05.scaling_factor, lambda latents: 1 / latents.std(dim=(1, 2, 3)).mean(), "✗ hint: one factor for all"),
+    "05 each": (lesson_05.scaling_factor, lambda latents: (1 / latents.std(dim=(1, 2, 3))).mean(), "✗ the largest difference"),
+    "05 squares": (lesson_05.scaling_factor, lambda latents: 1 / latents.pow(2).mean().sqrt(), "✓"),
+    "06 endless": (
+        lesson_06.merge_loop,
+        endless_merges,
+        "stop when no pair of the word is in ranks",
+    ),
+    "07 words": (lesson_07.by_hand, lambda q, k, v: lesson_07.attend(q, k, v, k.shape[-2] ** -0.5), "✗ hint: S is the number"),
+    "07 half": (lesson_07.by_hand, lambda q, k, v: (q @ k.mT / 2).softmax(-1) @ v, "✗ hint: right for one d"),
+    "07 root": (lesson_07.by_hand, lambda q, k, v: torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.size(-1)), 3) @ v, "✓"),
+    "07 twice": (lesson_07.mute, lambda states, k: once_each(states, k).repeat(1, 2, 1), "✗ hint: each of the others once"),
+    "07 other order": (lesson_07.mute, lambda states, k: once_each(states, k).flip(1), "✓"),
+    "08 overlap": (lesson_08.best_scale, overlapping, "✗"),
+    "08 inside": (lesson_08.best_scale, holding_the_best, "✗"),
+    "08 lower ends": (lesson_08.best_scale, above_every_lower_end, "✗"),
+    "09 capitals": (lesson_09.fault_a, " Every caption dropped", "✓"),
+    "10 horizontal": (
+        lesson_10.left,
+        lambda first, second: second.x - first.x > 0.75 * (first.scale + second.scale),
+        "✗ hint: one may be quite far to the left, and still further above",
+    ),
+    "10 sides": (
+        lesson_10.left,
+        lambda a, b: a.x + a.scale < b.x - b.scale and b.x - a.x > abs(a.y - b.y),
+        "✗ hint: close is what `close` says",
+    ),
+    "10 right": (lesson_10.left, lambda a, b: b.x - a.x > abs(a.y - b.y) and not lesson_10.close(a, b), "✓"),
+    "10 doubled": (lesson_10.enough, lambda p, q: 2 * math.ceil(lesson_10.pictures_for(p, q)), "✗ hint: that is how many of both"),
+    "10 rounded": (lesson_10.enough, lambda p, q: math.ceil(lesson_10.pictures_for(p, q)), "✓"),
+    "11 capitals": (lesson_11.mystery_2, "Heads read as width ", "✓"),
+}
+
+
+@pytest.mark.parametrize(("exercise", "attempt", "verdict"), ATTEMPTS.values(), ids=ATTEMPTS)
+def test_right_answers_pass_and_wrong_ones_get_their_hint(exercise, attempt, verdict):
+    assert verdict in exercise.verdict(attempt)
+
+
+def exercises() -> dict[str, Exercise]:
+    modules = [importlib.import_module(f"minisd.lessons.lesson_{number:02}") for number in range(2, 13)]
+    return {f"{m.__name__[-2:]} {name}": e for m in modules for name, e in vars(m).items() if isinstance(e, Exercise)}
+
+
+@pytest.mark.parametrize("name", exercises())
+def test_every_mistake_earns_its_own_hint(name):
+    exercise = exercises()[name]
+    assert exercise.verdict(exercise.answer) == "✓"
+    for hint, mistake in exercise.mistakes.items():
+        assert exercise.verdict(mistake) == f"✗ hint: {hint}"
 
 
 def test_figures_carry_their_words(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import PROMPTS, Watched, distance, draw, randn, seeded, small_pipeline
 
-from minisd import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
+from minisd import CudaNoise, DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 from minisd.schedulers import SCHEDULERS
 from minisd.schedulers.sigmas import VarianceExplodingScheduler
 
@@ -52,7 +52,7 @@ def test_given_latents_replace_the_noise(pipe, sampler):
 def test_given_latents_must_have_the_right_shape(pipe):
     with pytest.raises(ValueError, match=r"latents must be a tensor of shape \(1, 4, 8, 8\), not \(1, 4, 8, 9\)"):
         draw(pipe, latents=randn(1, 4, 8, 9))
-    with pytest.raises(ValueError, match=r"latents must be a tensor of shape \(1, 4, 8, 8\), not \[\]"):
+    with pytest.raises(ValueError, match=r"latents must be a tensor of shape \(1, 4, 8, 8\), not list"):
         draw(pipe, latents=[])
 
 
@@ -201,6 +201,61 @@ def test_half_precision_networks_and_whole_latents(pipe, dtype):
     assert pipe(PROMPTS[0], num_inference_steps=2).images[0].size == (64, 64)
 
 
+# Types
+
+
+@pytest.mark.parametrize("number", [np.int64, np.int8, lambda n: torch.tensor(n), lambda n: np.array(n)], ids=str)
+def test_whole_numbers_of_any_library(pipe, number):
+    ours = draw(pipe, height=number(64), width=number(64), steps=number(2), num_images_per_prompt=number(1))
+    assert torch.equal(ours, draw(pipe, steps=2))
+    assert torch.equal(CudaNoise(number(3)).randn((2,)), CudaNoise(3).randn((2,)))
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float16, lambda x: torch.tensor(x), lambda x: np.array(x), int], ids=str)
+def test_numbers_of_any_library(pipe, number):
+    assert torch.equal(draw(pipe, guidance_scale=number(3.0), eta=number(0.0), steps=2), draw(pipe, guidance_scale=3, steps=2))
+
+
+def test_texts_of_any_library(pipe):
+    ours = draw(pipe, np.array(PROMPTS)[0], negative_prompt=np.str_("red"), steps=2)
+    assert torch.equal(ours, draw(pipe, PROMPTS[0], negative_prompt="red", steps=2))
+    ours = draw(pipe, tuple(PROMPTS), negative_prompt=["red", "blue"], generator=(seeded(), seeded(1)), steps=2)
+    assert torch.equal(ours, draw(pipe, PROMPTS, negative_prompt=("red", "blue"), generator=[seeded(), seeded(1)], steps=2))
+
+
+# Gradients
+
+
+def test_what_comes_out_are_ordinary_tensors(pipe):
+    """PyTorch's inference mode would make tensors that nobody may change or differentiate."""
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    results = [draw(pipe, steps=2), pipe(PROMPTS[0], num_inference_steps=2, output_type="pt").images]
+    for step in pipe.denoise(PROMPTS[0], num_inference_steps=2):
+        results += [step.latents, step.pred_original_sample]
+    results += [pipe.decode(step.latents), pipe.run_safety_checker(randn(1, 3, 64, 64))[0]]
+    for result in results:
+        assert not result.is_inference() and not result.requires_grad
+        result.div_(2).requires_grad_().square().sum().backward()
+        assert result.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_a_loss_of_the_image_guides_the_loop(pipe, sampler):
+    """The gradient of a loss of the predicted image, through VAE, sampler and UNet, to the latents before a step."""
+    scheduler = sampler.from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(2)
+    latents = randn(1, 4, 4, 4) * scheduler.init_noise_sigma
+    context = pipe.encode_prompt([PROMPTS[0]])
+    for t in scheduler.timesteps:
+        latents = latents.detach().requires_grad_()
+        eps = pipe.unet(scheduler.scale_model_input(latents, t), t, encoder_hidden_states=context).sample
+        step = scheduler.step(eps, t, latents, generator=seeded())
+        redness = pipe.vae.decode(step.pred_original_sample).sample[:, 0].mean()
+        (gradient,) = torch.autograd.grad(redness, latents)
+        assert gradient.isfinite().all() and gradient.abs().max() > 0
+        latents = step.prev_sample + gradient
+
+
 # What cannot be drawn
 
 REFUSED = {
@@ -218,6 +273,10 @@ REFUSED = {
     "no prompts": ({"prompt": []}, TypeError, "a prompt is a string or a list of strings"),
     "a wrong prompt": ({"prompt": ["a cat", 3]}, TypeError, "a prompt is a string or a list of strings"),
     "another type of negative": ({"negative_prompt": ["a cat"]}, TypeError, "give the negative prompt as the prompt is given"),
+    "a float of a size": ({"height": 64.0}, TypeError, "height must be a whole number, not 64.0"),
+    "steps in words": ({"num_inference_steps": "3"}, TypeError, "num_inference_steps must be a whole number, not '3'"),
+    "guidance in words": ({"guidance_scale": "3"}, ValueError, "guidance_scale must be a number, not '3'"),
+    "latents of NumPy": ({"latents": np.zeros((1, 4, 8, 8))}, ValueError, "a tensor of shape (1, 4, 8, 8), not ndarray"),
     "too few negatives": ({"prompt": PROMPTS, "negative_prompt": ["a cat"]}, ValueError, "1 negative prompts for 2 prompts"),
 }
 

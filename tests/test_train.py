@@ -23,7 +23,8 @@ from minisd.tiny.picture_book import COLORS, compose, is_held_out
 from minisd.tiny.twins import meaning, scene_and_twin
 from minisd.train import ablations, clip, decoder, judge, loop, unet, vae
 from minisd.train.__main__ import main
-from minisd.train.loop import Average, Recipe, batch_noise, finished, sample_seeds, train
+from minisd.train.loop import Average, Recipe, batch_noise, sample_seeds, train
+from minisd.train.state import finished
 from minisd.train.words import learn_tokenizer
 from minisd.unet import UNet2DConditionModel, UNet2DConditionOutput
 from minisd.vae import AutoencoderKL

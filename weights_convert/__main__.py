@@ -3,12 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
-from pathlib import Path
 
 import torch
 
-from minisd.config import UnsupportedConfig
+from minisd.disk import check_writable, is_taken, user_path
+from minisd.exit_status import exit_status
 from minisd.weights.checkpoint import read_any
 from minisd.weights.errors import CheckpointError
 from minisd.weights.save import write_diffusers, write_minisd
@@ -27,19 +26,19 @@ def converter() -> argparse.ArgumentParser:
         description="Turn a Stable Diffusion v1 or v2 into one self-describing minisd file, or into a diffusers folder.",
         epilog="`inspect FILE` says what a file is.",
     )
-    p.add_argument("source", type=Path, metavar="SOURCE", help="a .safetensors or .ckpt file, or a diffusers folder")
-    p.add_argument("out", type=Path, metavar="OUT", help="what to write: a new file, or with --to diffusers a new folder")
+    p.add_argument("source", type=user_path, metavar="SOURCE", help="a .safetensors or .ckpt file, or a diffusers folder")
+    p.add_argument("out", type=user_path, metavar="OUT", help="what to write: a new file, or with --to diffusers a new folder")
     p.add_argument("--to", choices=["minisd", "diffusers"], default="minisd")
     p.add_argument("--dtype", choices=list(DTYPES), help="cast the weights (default: as they are stored)")
     p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="what the model predicts (default: found out)")
     p.add_argument("--averaged", action="store_true", help="take the UNet's moving average (EMA), where an original file has both")
-    p.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="put the vocabulary of this folder in")
+    p.add_argument("--tokenizer", type=user_path, metavar="FOLDER", help="put the vocabulary of this folder in")
     return p
 
 
 def inspector() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m weights_convert inspect", description="Say what a file is, from its header.")
-    p.add_argument("file", type=Path, metavar="FILE", help="a .safetensors or .ckpt file")
+    p.add_argument("file", type=user_path, metavar="FILE", help="a .safetensors or .ckpt file")
     p.add_argument("--full", action="store_true", help="read every byte: for the sha256, and to look for NaN and infinity")
     return p
 
@@ -47,27 +46,23 @@ def inspector() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def work():
         if given[:1] == ["inspect"]:
             args = inspector().parse_args(given[1:])
             print(report(args.file, args.full))
         else:
             convert(converter().parse_args(given))
-    except (CheckpointError, UnsupportedConfig) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: nothing was written: {error.strerror}" + f" ({error.filename})" * bool(error.filename), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped, and nothing was written", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(work, stopped="stopped, and nothing was written")
 
 
 def convert(args: argparse.Namespace):
     if not args.source.exists():
         raise CheckpointError(f"{args.source} does not exist; name a file or a folder on this machine")
+    if is_taken(args.out) if args.to == "diffusers" else args.out.exists():
+        raise CheckpointError(f"{args.out} exists; name a new {'folder' if args.to == 'diffusers' else 'file'}")
+    check_writable(args.out.parent, "name another OUT")
     checkpoint = read_any(args.source, args.prediction_type, args.averaged)
     if args.tokenizer:
         checkpoint = checkpoint.with_vocabulary(args.tokenizer)
@@ -80,7 +75,4 @@ def convert(args: argparse.Namespace):
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):  # a name may hold what the terminal cannot show
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

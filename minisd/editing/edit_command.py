@@ -2,12 +2,12 @@
 
 import argparse
 import warnings
-from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from ..open_image import open_image
 from ..pipeline import StableDiffusionPipeline
 from ..tasks import OtherTask
 from . import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionInstructPix2PixPipeline
@@ -21,7 +21,7 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
     """The checkpoint in the pipeline that the flags ask for; with a picture and no mask, in the one that it was trained for."""
     for path in (args.image, args.mask):
         if path:
-            open_picture(path)  # before anything is loaded
+            open_image(path)  # before anything is loaded
     if (given := [f"--{flag.replace('_', '-')}" for flag in FLAGS if getattr(args, flag)]) and not args.image:
         raise ValueError(f"{given[0]} is for changing a picture: name it by --image")
     if args.paste and not args.mask:
@@ -44,30 +44,19 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
     return pipe
 
 
-def open_picture(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} is not an image that can be read; PNG, JPEG and WebP are") from None
-    except OSError as error:
-        raise ValueError(f"cannot read the picture {path}: {error.strerror or error}") from None
-
-
 def pictures_for(args: argparse.Namespace, pipe: StableDiffusionPipeline, images: int) -> dict[str, Any]:
     """The picture, its mask and its scales as arguments of `pipe.denoise`, for that many images: each has its own seed."""
     image = fitted(args, pipe)
     given: dict[str, Any] = {"image": [image] * images}
     if args.mask:
-        given["mask_image"] = [upright(open_picture(args.mask), "L").resize(image.size, Image.Resampling.NEAREST)] * images
+        given["mask_image"] = [upright(open_image(args.mask), "L").resize(image.size, Image.Resampling.NEAREST)] * images
     settings = {"strength": args.strength, "image_guidance_scale": args.image_guidance_scale}
     return given | {name: value for name, value in settings.items() if value is not None}
 
 
 def fitted(args: argparse.Namespace, pipe: StableDiffusionPipeline) -> Image.Image:
     """The picture in the size asked for, or else in the nearest that the model can draw; says so if it changes."""
-    image = upright(open_picture(args.image), "RGB")
+    image = upright(open_image(args.image), "RGB")
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     width, height = fitting_size(*image.size, factor, most=(pipe.unet.config.sample_size * factor) ** 2)
     size = (args.width or width, args.height or height)

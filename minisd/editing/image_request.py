@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
-from ..request import Request
+from ..request import Request, real
 from .pictures import Pictures, read_pictures
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class ImageRequest(Request):
         pixels = read_pictures(image)
         request = Request.of(pipe, prompt, *pixels.shape[-2:], **settings)
         check_number_of(len(pixels), request, "pictures")
-        check_strength(strength, request.num_inference_steps)
+        strength = check_strength(strength, request.num_inference_steps)
         return cls(**vars(request), image=pixels, strength=strength, **(more or {}))
 
     @property
@@ -53,9 +52,9 @@ def check_number_of(given: int, request: Request, what: str):
         raise ValueError(f"{given} {what} for {len(request.prompts)} prompts: give one, or one for each prompt or image")
 
 
-def check_strength(strength: Any, steps: int):
-    if not (isinstance(strength, Real) and 0 <= float(strength) <= 1):
-        raise ValueError(f"strength must be from 0 (the picture as it is) to 1 (all noise), not {strength!r}")
-    if steps > 0 and steps_left(steps, float(strength)) < 1:
+def check_strength(strength: Any, steps: int) -> float:
+    share = real("strength", strength, 0, 1)
+    if steps > 0 and steps_left(steps, share) < 1:
         enough = math.ceil(100 / steps) / 100
-        raise ValueError(f"a strength of {strength:g} leaves none of {steps} steps: give at least {enough:g}, or more steps")
+        raise ValueError(f"a strength of {share:g} leaves none of {steps} steps: give at least {enough:g}, or more steps")
+    return share

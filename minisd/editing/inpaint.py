@@ -108,7 +108,7 @@ class StableDiffusionInpaintPipeline(FromPicture):
 
         # Picture and noise: pure noise at strength 1, where a trained UNet needs no sample of the picture
         pure = request.strength == 1
-        clean = torch.empty(0) if trained and pure else for_each(self.encode(request.image, generator), images)
+        clean = request.image[:0] if trained and pure else for_each(self.encode(request.image, generator), images)
         noise = randn(request.shape, generator).to(self.device)
         latents = noise * scheduler.init_noise_sigma if pure else noisy(scheduler, clean, noise, scheduler.begin_index)
 

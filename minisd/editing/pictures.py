@@ -18,7 +18,9 @@ Picture = Image.Image | np.ndarray | Tensor
 Pictures = Picture | Sequence[Picture]
 
 FULL = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}  # white, in each type that is not a fraction
-LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # how bright red, green and blue are (ITU-R BT.601, as PIL's "L")
+LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32, device="cpu").view(
+    3, 1, 1
+)  # how bright red, green and blue are (ITU-R BT.601, as PIL's "L")
 
 
 def read_pictures(image: Pictures) -> Tensor:

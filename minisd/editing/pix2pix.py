@@ -6,7 +6,6 @@ The second four are the picture's latents, so there are two things to be guided 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..noise import Generators, randn
 from ..pipeline import StableDiffusionPipeline, StableDiffusionPipelineOutput, Steps
-from ..request import check_output
+from ..request import check_output, real
 from .from_picture import FromPicture, for_each
 from .image_request import ImageRequest
 from .pictures import Pictures
@@ -35,20 +34,15 @@ class InstructionRequest(ImageRequest):
         image_guidance_scale: float = 1.5,
         **settings: Any,
     ) -> Self:
-        check_image_scale(image_guidance_scale)
+        scale = real("image_guidance_scale", image_guidance_scale, 1)
         if settings.get("guidance_rescale"):
             raise ValueError("guidance_rescale is not defined for two guidance scales; leave it out")
-        return cls.with_image(pipe, prompt, image, 1.0, {"image_guidance_scale": image_guidance_scale}, **settings)
+        return cls.with_image(pipe, prompt, image, 1.0, {"image_guidance_scale": scale}, **settings)
 
     @property
     def texts(self) -> list[list[str] | Tensor]:
         """With prompt and picture, with the picture alone, with neither."""
         return [self.prompts, self.negative_prompts, self.negative_prompts] if self.guided else [self.prompts]
-
-
-def check_image_scale(scale: Any):
-    if not (isinstance(scale, Real) and 1 <= float(scale) < float("inf")):
-        raise ValueError(f"image_guidance_scale must be 1 or more, not {scale!r}")
 
 
 def guide_twice(eps: Tensor, guidance_scale: float, image_guidance_scale: float) -> Tensor:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from ..disk import check_writable, replacing, user_path
+from ..exit_status import exit_status
 from ..processes import join_processes
 from ..schedulers.names import SAMPLERS
 from ..tiny.picture_book import TRAINING_SCENES
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
     p.add_argument("--steps", type=int, metavar="N", help="default: the model's own")
     p.add_argument("--seed", type=int, default=0, help="prompt i starts from the noise of seed + i (default: 0)")
-    p.add_argument("--out", type=Path, default=Path("evaluation"), metavar="FOLDER", help="default: evaluation")
+    p.add_argument("--out", type=user_path, default=Path("evaluation"), metavar="FOLDER", help="default: evaluation")
     p.add_argument("--quick", action="store_true", help=f"6 prompts of 4 kinds, {QUICK_STEPS} steps, one judge; writes nothing")
     return p
 
@@ -52,6 +54,8 @@ def quick(paint: Painter, count: int = 6, seed: int = 0) -> dict[str, Rate]:
 def run(args: argparse.Namespace):
     if args.prompts < 2:
         raise ValueError(f"--prompts must be at least 2, not {args.prompts}: each picture is judged by the next prompt, too")
+    if not args.quick:
+        check_writable(args.out, "name another folder by --out")
     pipe = load(args.model, args.sampler)
     if args.quick:
         paint = painter(pipe, QUICK_STEPS if args.steps is None else args.steps, args.guidance_scale)
@@ -73,28 +77,27 @@ def run(args: argparse.Namespace):
     evaluation = evaluate(pipe.vae, painter(pipe, steps, scale), controls, JUDGES, sets, TRAINING_SCENES)
     if evaluation is None:  # another process has the result
         return
-    text = markdown(evaluation, settings)
+    texts = {"md": markdown(evaluation, settings), "json": json.dumps(as_json(evaluation, settings), indent=1)}
+    pages = {"sheet": contact_sheet(evaluation, args.seed), "disagreements": disagreements(evaluation)}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "evaluation.md").write_text(text, encoding="utf-8")
-    (args.out / "evaluation.json").write_text(json.dumps(as_json(evaluation, settings), indent=1), encoding="utf-8")
-    contact_sheet(evaluation, args.seed).save(args.out / "sheet.png")
-    disagreements(evaluation).save(args.out / "disagreements.png")
-    print(text)
+    for kind, text in texts.items():
+        with replacing(args.out / f"evaluation.{kind}") as path:
+            path.write_text(text, encoding="utf-8")
+    for name, page in pages.items():
+        with replacing(args.out / f"{name}.png") as path:
+            page.save(path)
+    print(texts["md"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
-    args = parser().parse_args(arguments)
-    join_processes("gloo", timeout=timedelta(hours=6))  # the first process judges while the others wait
-    try:
+
+    def work():
+        args = parser().parse_args(arguments)
+        join_processes("gloo", timeout=timedelta(hours=6))  # the first process judges while the others wait
         run(args)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..disk import check_writable, replacing, user_path
+from ..exit_status import exit_status
 from ..pipeline import StableDiffusionPipeline
 from ..schedulers.names import SAMPLERS
 from . import geometry
@@ -45,21 +47,29 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m minisd.evaluate.curves", description="Adherence by scale, sampler and steps.")
     p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
     p.add_argument("--prompts", type=int, default=60, metavar="N", help="at every point (default: 60)")
-    p.add_argument("--out", type=Path, default=Path("curves.json"), metavar="FILE", help="default: curves.json")
+    p.add_argument("--out", type=user_path, default=Path("curves.json"), metavar="FILE", help="default: curves.json")
     return p
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(arguments)
+def run(args: argparse.Namespace):
+    check_writable(args.out.parent, "name another file by --out")
+    try:
+        measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
+    except ValueError:
+        raise ValueError(f"{args.out} is damaged, or no file of curves; name a new file by --out") from None
     pipe = load(args.model)
-    measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
     points_measured = [{name: value for name, value in point.items() if name != "right"} for point in measured]
     for point in points(fingerprint(pipe.unet), args.prompts):
         if point not in points_measured:
             measured.append(measure(pipe, point))
             print("{right:3}/{of}  {curve}: {set}, {sampler}, {steps} steps, scale {scale}".format(**measured[-1]))
-            args.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    return 0
+            with replacing(args.out) as path:
+                path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
+    return exit_status(lambda: run(parser().parse_args(arguments)), stopped="stopped; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Things are points (Zhou et al. 2019, "Objects as Points"): every cell of a 16×1
 each kind of thing, and, if it is one, the colour, the exact place and the size. The page as a whole says where it all is.
 """
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,7 @@ def read(prediction: Prediction) -> list[Finding]:
             dx, dy, log_scale = prediction.box[i, :, row, column].tolist()
             color = int(prediction.color[i, :, row, column].argmax())
             x, y = (column + dx) / GRID, (row + dy) / GRID
-            scale = float(torch.tensor(log_scale).exp())
+            scale = math.exp(log_scale)
             things.append(Thing(list(KINDS)[kinds[i, row, column]], list(COLORS)[color], x, y, scale))
         findings.append(Finding(tuple(things), PLACES[place]))
     return findings

@@ -78,7 +78,7 @@ def place_of(picture: Tensor) -> str:
 
 def colors_in(picture: Tensor) -> list[str]:
     """The colours that a thing in the picture can have: those that more than a few pixels are near to."""
-    near = {name: (picture - torch.tensor(rgb).view(3, 1, 1) / 255).norm(dim=0) < 0.2 for name, rgb in COLORS.items()}
+    near = {name: (picture - picture.new_tensor(rgb).view(3, 1, 1) / 255).norm(dim=0) < 0.2 for name, rgb in COLORS.items()}
     return [name for name, where in near.items() if where.float().mean() > 0.006]
 
 
@@ -124,7 +124,7 @@ def search(picture: Tensor, things: Things, place: str, colors: list[str]) -> tu
     seen, visible = angles(picture), 1 - silhouette(things, GRID)
     gains = [gain(seen, page_with, colors)] + ([gain(seen * visible, page_without, colors)] if things else [])
     all_gains = torch.stack(gains).roll((GRID // 2, GRID // 2), dims=(-2, -1))  # from shifts to centres
-    centres = torch.arange(GRID) / GRID
+    centres = torch.arange(GRID, dtype=torch.float32, device="cpu") / GRID
     for thing in things:
         near_x, near_y = ((centres - at).abs() < 0.25 * thing.scale for at in (thing.x, thing.y))
         all_gains[..., near_y[:, None] & near_x] = -torch.inf
@@ -149,7 +149,8 @@ def add(things: Things, place: str, coarse: Tensor, fine: Tensor, colors: list[s
 
 def silhouette(things: Things, side: int) -> Tensor:
     """How much of each cell is covered by any of the things, (side, side)."""
-    return torch.stack([torch.zeros(side, side), *(coverage(thing, side) for thing in things)]).amax(dim=0)
+    nothing = torch.zeros(side, side, dtype=torch.float32, device="cpu")
+    return torch.stack([nothing, *(coverage(thing, side) for thing in things)]).amax(dim=0)
 
 
 def error(things: Things, place: str, picture: Tensor) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..image import to_tensor
+from ..noise import randn
 from ..pipeline import StableDiffusionPipeline
 from ..processes import objects_from_all, rank_and_world
 from ..tiny.picture_book import draw, training_scene
@@ -50,9 +51,9 @@ def render(prompts: list[Prompt]) -> Tensor:
 
 def render_worn(prompts: list[Prompt]) -> Tensor:
     """The same, bent, blurred and made noisy, half as much as the second judge was trained to bear."""
-    generator = torch.Generator().manual_seed(0)
     pictures = render(prompts)
-    return worn(pictures, torch.randn(pictures.shape, generator=generator), torch.full((len(pictures), 3), 0.5)).clamp(-1, 1)
+    noise = randn(pictures.shape, torch.Generator().manual_seed(0))
+    return worn(pictures, noise, pictures.new_full((len(pictures), 3), 0.5)).clamp(-1, 1)
 
 
 def render_near_misses(prompts: list[Prompt]) -> Tensor:
@@ -150,7 +151,7 @@ def nearest_training_picture(samples: Mapping[str, Tensor], count: int) -> dict[
     """The distance of every picture to the nearest of the first `count` training scenes: the root of the mean square of 16×16
     thumbnails, 0 to 255. A model that repeats what it has seen is nearer to it than fresh pictures are."""
     small = {name: thumbnails(pictures) for name, pictures in samples.items()}
-    least = {name: torch.full((len(pictures),), torch.inf) for name, pictures in samples.items()}
+    least = {name: pictures.new_full((len(pictures),), torch.inf) for name, pictures in samples.items()}
     for first in tqdm(range(0, count, 1000), desc="training pictures", leave=False):
         scenes = [training_scene(i) for i in range(first, min(first + 1000, count))]
         training = thumbnails(torch.stack([to_tensor(draw(scene, 32)) for scene in scenes]))

@@ -11,7 +11,8 @@ def worn(pictures: Tensor, noise: Tensor, strength: Tensor) -> Tensor:
     """Pictures bent, blurred and made noisy. `strength` (B, 3) in [0, 1] says how much of each; `noise` is shaped like pictures."""
     bend, blur, grain = strength.view(-1, 3, 1, 1, 1).unbind(dim=1)
     shifts = F.interpolate(noise[:, :2, :BEND, :BEND].clamp(-2, 2), size=pictures.shape[-2:], mode="bicubic") * 0.04
-    grid = F.affine_grid(torch.eye(2, 3).expand(len(pictures), 2, 3).to(pictures), list(pictures.shape), align_corners=False)
+    straight = torch.eye(2, 3, dtype=pictures.dtype, device=pictures.device).expand(len(pictures), 2, 3)
+    grid = F.affine_grid(straight, list(pictures.shape), align_corners=False)
     bent = F.grid_sample(pictures, grid + (bend * shifts).permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
     soft = F.avg_pool2d(F.pad(bent, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
     return torch.lerp(bent, soft, blur) + 0.12 * grain * noise

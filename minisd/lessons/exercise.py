@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 NOT_YET = "not filled in yet: replace the … above, run the cell, then run this one"
+NOTHING = "✗ it returns nothing: does it end with “return …”?"
 
 
 @dataclass(frozen=True)
@@ -29,23 +30,38 @@ class Exercise:
 
     def verdict(self, attempt: Any) -> str:
         """Nothing that a reader writes stops the notebook: an error in it is part of the verdict."""
+        returned: list[Any] = []
+
+        def watched(*given: Any, **named: Any) -> Any:
+            returned.append(attempt(*given, **named))
+            return returned[-1]
+
         try:
-            result = self.run(attempt)
+            result = self.run(watched if callable(attempt) else attempt)
         except Exception as error:
+            if any(value is None for value in returned):
+                return NOTHING
             return NOT_YET if "ellipsis" in str(error) else f"✗ it stops with {type(error).__name__}: {error}"
         if result is ...:
             return NOT_YET
         right = self.run(self.answer)
         if difference(result, right) <= self.tolerance:
             return "✓"
-        for hint, mistake in self.mistakes.items():
-            if difference(result, self.run(mistake)) <= self.tolerance:
-                return f"✗ hint: {hint}"
-        return f"✗ {objection(result, right)}"
+        off, hint = min(
+            ((difference(result, self.run(slip)), hint) for hint, slip in self.mistakes.items()), default=(math.inf, "")
+        )
+        if off <= self.tolerance:
+            return f"✗ hint: {hint}"
+        return NOTHING if any(value is None for value in returned) else f"✗ {objection(result, right)}"
 
 
 def difference(a: Any, b: Any) -> float:
-    """The largest difference between two results; infinite if they cannot be subtracted and are not equal."""
+    """The largest difference between two results; infinite if they cannot be subtracted and are not equal.
+
+    Of words, capital letters and spaces do not count.
+    """
+    if isinstance(a, str) and isinstance(b, str):
+        return 0.0 if "".join(a.split()).casefold() == "".join(b.split()).casefold() else math.inf
     try:
         a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (a, b))
     except (TypeError, ValueError, RuntimeError):

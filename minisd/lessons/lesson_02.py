@@ -54,7 +54,7 @@ add_noise = Exercise(
         "ᾱ is what is left of the picture, not of the noise": lambda x0, noise, alpha: alpha**0.5 * noise + (1 - alpha) ** 0.5 * x0,
         "the picture has to shrink too, or the variance grows": lambda x0, noise, alpha: x0 + (1 - alpha) ** 0.5 * noise,
     },
-    run=lambda add: torch.stack([add(X0, NOISE, alpha) for alpha in (0.999, 0.5, 0.005)]),
+    run=lambda add: torch.stack([add(X0, NOISE, alpha) for alpha in torch.tensor([0.999, 0.5, 0.005])]),
 )
 
 equal_shares = Exercise(
@@ -63,6 +63,7 @@ equal_shares = Exercise(
         "SNR is a ratio of variances, ᾱ/(1−ᾱ); no root in it": lambda alphas_cumprod: (
             (alphas_cumprod**0.5 / (1 - alphas_cumprod) - 1).abs().argmin()
         ),
+        "at t = 0 there is hardly any noise; where is as much of it as of the picture?": lambda alphas_cumprod: 0,
         "that is an ᾱ; wanted is the t that has it": lambda alphas_cumprod: 0.5,
         "right for one schedule; find the t of whichever is given": lambda alphas_cumprod: 354,
     },

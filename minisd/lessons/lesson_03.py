@@ -132,9 +132,9 @@ def show_three_names(alphas_cumprod: Tensor, t: int):
     )
 
 
-POINTS = torch.randn(5, 2, generator=torch.Generator().manual_seed(3))
-X = torch.randn(7, 2, generator=torch.Generator().manual_seed(4))
-LEVELS = (0.9, 0.5, 0.05)
+POINTS = torch.randn(5, 3, generator=torch.Generator().manual_seed(3))  # not 2, as on the plane: 2 (1 − ᾱ) is no D (1 − ᾱ)
+X = torch.randn(7, 3, generator=torch.Generator().manual_seed(4))
+LEVELS = torch.tensor([0.9, 0.5, 0.05])
 
 
 def blend(x, points, alpha, shrink=True, width=lambda alpha: 2 * (1 - alpha), dim=1):
@@ -152,6 +152,9 @@ denoiser = Exercise(
         ),
         "the clouds' variance is 1 − ᾱ; without it every t is the same": lambda x, points, alpha: blend(
             x, points, alpha, width=lambda alpha: 2
+        ),
+        "the 2 in 2 (1 − ᾱ) is no dimension: it stays when a point has three numbers": lambda x, points, alpha: blend(
+            x, points, alpha, width=lambda alpha: points.shape[1] * (1 - alpha)
         ),
         "the weights of one x over all points sum to 1: softmax over dim=1": lambda x, points, alpha: blend(
             x, points, alpha, dim=0

@@ -137,7 +137,7 @@ def show_real_errors(errors: Mapping[str, Mapping[str, Mapping[int, float]]]):
 POINTS = torch.tensor([[-1.5, 0.5], [-0.3, 1.4], [1.4, 0.7], [0.8, -1.2], [-0.9, -1.1]], dtype=torch.float64)
 START = torch.randn(200, 2, generator=torch.Generator().manual_seed(5)).double()
 X, EPS = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(6))
-HOPS = ((0.005, 0.05), (0.3, 0.6), (0.9, 1.0))  # ᾱ before and after
+HOPS = torch.tensor([[0.005, 0.05], [0.3, 0.6]])  # ᾱ before and after
 
 
 def heun(eps_of: EpsOf, x: Tensor, t: int, t_next: int) -> Tensor:
@@ -176,10 +176,16 @@ def measured_slope(step: Step) -> float:
     return slope({hops: (end_of_walk(step, hops) - truth()).norm(dim=1).mean().item() for hops in (30, 60)})
 
 
-def order(step: Step) -> float:
-    """2 for all slopes that are called so."""
-    slope = measured_slope(step)
-    return 2.0 if abs(slope - 2) <= 0.2 else slope
+def order_and_calls(step: Step) -> Tensor:
+    """The slope, 2 for all that are called so, and how often a hop asks for ε, 2 for fewer, too."""
+    slope, calls = measured_slope(step), []
+    step(lambda x, t: calls.append(t) or exact.epsilon(x, POINTS, alpha[t]), START, 639, 279)
+    return torch.tensor([2.0 if abs(slope - 2) <= 0.2 else slope, max(2, len(calls))])
+
+
+def four_calls(eps_of: EpsOf, x: Tensor, t: int, t_next: int) -> Tensor:
+    """Two of Heun's hops in one."""
+    return heun(eps_of, heun(eps_of, x, t, (t + t_next) // 2), (t + t_next) // 2, t_next)
 
 
 ddim_step = Exercise(
@@ -194,15 +200,16 @@ ddim_step = Exercise(
         ),
         "the two levels have changed places": lambda x, eps, alpha, alpha_next: schedule.transfer(x, eps, alpha_next, alpha),
     },
-    run=lambda step: torch.stack([step(X, EPS, *levels) for levels in HOPS[:2]]),
+    run=lambda step: torch.stack([step(X, EPS, *levels) for levels in HOPS]),
 )
 
 second_order = Exercise(
     answer=heun,
     mistakes={
         "slope 1, as DDIM's: is the second ε asked for at t_next, and in the x that the first hop leads to?": mixed(1, 0),
+        "the order is right, but a hop may ask for ε only twice: with four calls, DDIM would take four hops": four_calls,
         "slope 0, so it goes elsewhere: does the second hop start at x, and do the shares of both ε add up to 1?": mixed(1, 1),
     },
-    run=order,
+    run=order_and_calls,
     tolerance=0.2,
 )

@@ -105,8 +105,9 @@ LATENTS = torch.einsum("dc,nchw->ndhw", MIXING.T, F.avg_pool2d(PICTURES, 8)) + 0
 LATENTS = LATENTS + 0.05 * torch.randn(LATENTS.shape, generator=generator)
 
 SPREAD = torch.randn(4, 4, 16, 16, generator=generator)
-SPREAD = (SPREAD - SPREAD.mean(dim=(0, 2, 3), keepdim=True)) / SPREAD.std(dim=(0, 2, 3), keepdim=True)
-SPREAD = SPREAD * torch.tensor([8.0, 5.0, 4.5, 3.0]).view(1, 4, 1, 1)  # of a std near that of Stable Diffusion's latents
+SPREAD = (SPREAD - SPREAD.mean(dim=(2, 3), keepdim=True)) / SPREAD.std(dim=(2, 3), keepdim=True)
+SPREAD = SPREAD * torch.tensor([8.0, 5.0, 4.5, 3.0]).view(1, 4, 1, 1)  # channels of several stds, and pictures, too
+SPREAD = SPREAD * torch.tensor([0.2, 0.4, 0.6, 1.0]).view(4, 1, 1, 1)
 
 preview = Exercise(
     answer=preview_matrix,
@@ -136,6 +137,10 @@ scaling_factor = Exercise(
         "one factor for all channels: the std of all numbers, not the mean of four stds": lambda latents: (
             1 / latents.std(dim=(0, 2, 3)).mean()
         ),
+        "one factor for all pictures: the std of all numbers, not the mean of the pictures' stds": lambda latents: (
+            1 / latents.std(dim=(1, 2, 3)).mean()
+        ),
+        "that is Stable Diffusion's; these latents have another": lambda latents: 0.18215,
         "one factor, not one for each channel": lambda latents: 1 / latents.std(dim=(0, 2, 3)),
     },
     run=lambda factor: factor(SPREAD),

@@ -152,7 +152,10 @@ PIECES = ("balloon", "ballroom", "fishing", "rainbow", "starfish", "a", "spaceme
 
 
 def ids_of(merge) -> list[int]:
-    return [TOKENIZER.vocab[token] for word in PIECES for token in merge(word, RANKS)]
+    try:
+        return [TOKENIZER.vocab[token] for word in PIECES for token in merge(word, RANKS)]
+    except KeyError as error:
+        raise LookupError(f"{error} is not in the vocabulary, or not in ranks: stop when no pair of the word is in ranks") from None
 
 
 def spell(word: str, ranks: Mapping[Pair, int], **slips) -> list[str]:

@@ -160,8 +160,8 @@ def shade(heat: Tensor) -> Tensor:
     return torch.from_numpy(DENSITY(large.numpy())[..., :3]).permute(2, 0, 1).float() * 2 - 1
 
 
-Q, K, V = torch.randn(3, 2, 3, 5, 4, generator=torch.Generator().manual_seed(7))  # (B, n, T, d); the words are fewer
-K, V = K[:, :, :4], V[:, :, :4]
+Q, K, V = torch.randn(3, 2, 3, 5, 6, generator=torch.Generator().manual_seed(7))  # (B, n, T, d); the words are fewer
+K, V = K[:, :, :3], V[:, :, :3]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, dim: int = -1) -> Tensor:
@@ -176,6 +176,8 @@ by_hand = Exercise(
         "the scores of long vectors are large: divide by √d": lambda q, k, v: attend(q, k, v, scale=1.0),
         "by the root of d, not by d": lambda q, k, v: attend(q, k, v, scale=1 / q.shape[-1]),
         "d is the length of a vector, the last dimension": lambda q, k, v: attend(q, k, v, scale=q.shape[-2] ** -0.5),
+        "S is the number of words; d is the length of a vector": lambda q, k, v: attend(q, k, v, scale=k.shape[-2] ** -0.5),
+        "right for one d; take it from the shape of q": lambda q, k, v: attend(q, k, v, scale=0.5),
         "each position shares its attention among the words: softmax over the last dimension": lambda q, k, v: attend(
             q, k, v, dim=-2
         ),
@@ -183,7 +185,14 @@ by_hand = Exercise(
     run=lambda attention: attention(Q, K, V),
 )
 
-STATES = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(8))
+STATES = torch.randn(1, 7, 6, generator=torch.Generator().manual_seed(8))
+
+
+def heard(mute) -> Tensor:
+    """What positions take of the rows that are left, and how many rows there are."""
+    rows = mute(STATES, 2)
+    return torch.cat([attention(Q[:1, 0], rows, rows).flatten(), torch.tensor([float(rows.shape[1])])])
+
 
 mute = Exercise(
     answer=lambda states, k: torch.cat([states[:, :k], states[:, k + 1 :]], dim=1),
@@ -191,10 +200,13 @@ mute = Exercise(
         "a row of zeros has the score 0, not −∞: it still takes its share of the softmax": lambda states, k: states.index_fill(
             1, torch.tensor([k]), 0
         ),
+        "each of the others once is enough": lambda states, k: torch.cat(
+            [states[:, :k], states[:, k + 1 :], states[:, :k], states[:, k + 1 :]], dim=1
+        ),
         "only row k goes; those behind it stay": lambda states, k: states[:, :k],
         "only row k goes; those before it stay": lambda states, k: states[:, k + 1 :],
         "that is the row, not all the others": lambda states, k: states[:, k : k + 1],
         "rows are counted from 0": lambda states, k: torch.cat([states[:, : k - 1], states[:, k:]], dim=1),
     },
-    run=lambda mute: attention(Q[:1, 0], *2 * (mute(STATES, 2),)),
+    run=heard,
 )

@@ -256,6 +256,8 @@ CURVES = [
     [Rate(right, 400) for right in (80, 180, 270, 310, 330, 320, 250)],
     [Rate(right, 18) for right in (3, 9, 10, 10, 11, 11, 12)],
     [Rate(right, 100) for right in (95, 97, 94, 80, 60, 30, 10)],
+    [Rate(right, 20) for right in (3, 8, 13, 17, 20, 19, 17)],  # all of 20: no other interval holds this share
+    [Rate(80, 400), Rate(180, 400), Rate(260, 400), Rate(330, 400), Rate(9, 10), Rate(320, 400), Rate(250, 400)],
 ]
 
 

@@ -102,6 +102,8 @@ PAIRS = [
     pair(0.42, 0.45, 0.50, 0.66, 0.18, 0.30),  # riding
     pair(0.28, 0.62, 0.50, 0.66, 0.18, 0.30),  # in front of it, close by
     pair(0.20, 0.40, 0.72, 0.75),  # left of, and a little above
+    pair(0.20, 0.10, 0.60, 0.95),  # above, and quite far to the left
+    pair(0.30, 0.50, 0.67, 0.55),  # left of, though a side of the one is beyond a side of the other
 ]
 
 
@@ -115,6 +117,12 @@ left = Exercise(
         "x grows to the right": lambda first, second: left_of(second, first),
         "above and a little to the left is above; compare the two distances": lambda first, second: (
             first.x < second.x and not close(first, second)
+        ),
+        "one may be quite far to the left, and still further above; compare the two distances": lambda first, second: (
+            second.x - first.x > 0.75 * (first.scale + second.scale)
+        ),
+        "close is what `close` says: the sides of two things may be nearer": lambda first, second: (
+            second.x - second.scale > first.x + first.scale and second.x - first.x > abs(second.y - first.y)
         ),
         "a rider may sit to the left of its mount's middle; what is close is not beside": lambda first, second: (
             second.x - first.x > abs(second.y - first.y)
@@ -137,6 +145,7 @@ enough = Exercise(
     answer=pictures_for,
     mistakes={
         "both shares wobble, and their variances add": lambda p, q: (1.96 + 0.84) ** 2 * p * (1 - p) / (p - q) ** 2,
+        "that is how many of both models together; wanted is how many of each": lambda p, q: 2 * pictures_for(p, q),
         "variances add, standard deviations do not": lambda p, q: (
             (1.96 + 0.84) ** 2 * (sqrt(p * (1 - p)) + sqrt(q * (1 - q))) ** 2 / (p - q) ** 2
         ),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import schedule
-from ..config import SchedulerConfig, UnsupportedConfig
+from ..config import SchedulerConfig
 from ..noise import Generators
 from .configured import Configured
 from .spacing import SPACINGS, falling
@@ -27,7 +27,7 @@ class SchedulerOutput(NamedTuple):
 
 def weighted_sum(weights: Iterable[float], noises: Iterable[Tensor]) -> Tensor:
     """What a multistep sampler makes of its past ε."""
-    return sum((weight * noise for weight, noise in zip(weights, noises)), start=torch.zeros(()))
+    return sum((weight * noise for weight, noise in zip(weights, noises)), start=torch.zeros((), dtype=torch.float32, device="cpu"))
 
 
 class Scheduler(Configured, ABC):
@@ -39,16 +39,7 @@ class Scheduler(Configured, ABC):
         """Settings are the fields of `config_class`, by diffusers' names; the default is Stable Diffusion's value."""
         super().__init__(config, **settings)
         self.alphas_cumprod = torch.cumprod(1 - self.betas(), dim=0)  # ᾱ, (1000,)
-        self.begin(torch.tensor([]))
-
-    def betas(self) -> Tensor:
-        """The noise schedule that the settings describe, (1000,)."""
-        config, betas = self.config, torch.tensor(self.config.trained_betas or ())
-        if not len(betas):
-            betas = schedule.betas(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
-        if len(betas) != config.num_train_timesteps:
-            raise UnsupportedConfig(f"{len(betas)} trained_betas for num_train_timesteps = {config.num_train_timesteps}")
-        return schedule.rescale_zero_snr(betas) if config.rescale_betas_zero_snr else betas
+        self.begin(torch.empty(0, dtype=torch.float32, device="cpu"))
 
     @property
     def init_noise_sigma(self) -> float:
@@ -86,7 +77,8 @@ class Scheduler(Configured, ABC):
             raise ValueError("give either num_inference_steps or timesteps")
         if n is not None:
             return self.spaced_timesteps(n)
-        return torch.tensor(falling(timesteps or (), "timesteps", self.config.num_train_timesteps - 1)).long()
+        given = falling(timesteps or (), "timesteps", self.config.num_train_timesteps - 1)
+        return torch.tensor(given, dtype=torch.int64, device="cpu")
 
     def set_begin_index(self, begin_index: int = 0):
         """Enter the trajectory at this index of `timesteps`, as img2img does. Comes after `set_timesteps`, which enters at 0."""
@@ -126,4 +118,4 @@ class Scheduler(Configured, ABC):
         """ᾱ at timestep t; for t < 0, after the last step, ᾱ of t = 0, or 1 if `set_alpha_to_one`."""
         if t >= 0:
             return self.alphas_cumprod[t]
-        return torch.tensor(1.0) if self.config.set_alpha_to_one else self.alphas_cumprod[0]
+        return self.alphas_cumprod.new_ones(()) if self.config.set_alpha_to_one else self.alphas_cumprod[0]

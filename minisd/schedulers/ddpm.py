@@ -40,7 +40,7 @@ class DDPMScheduler(Scheduler):
         """Algorithm 2: the mean of eq. 7, with x0 as predicted, and noise of its variance, or of the larger β."""
         index, t, x = self.advance(timestep), int(timestep), sample.float()
         alpha = self.alphas_cumprod[t]
-        alpha_next = self.alphas_cumprod[self.timesteps[index + 1]] if index + 1 < len(self.timesteps) else torch.tensor(1.0)
+        alpha_next = self.alphas_cumprod[self.timesteps[index + 1]] if index + 1 < len(self.timesteps) else alpha.new_ones(())
         x0, _ = to_x0_and_epsilon(model_output.float(), x, alpha, self.config.prediction_type)
 
         beta = 1 - alpha / alpha_next  # the noise that is to be taken away

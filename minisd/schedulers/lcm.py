@@ -41,7 +41,7 @@ class LCMScheduler(Scheduler):
         """n of the timesteps it was distilled on, as evenly as they go: 999, 759, 499, 259 for 4 of 50."""
         learned = self.config.original_inference_steps
         check_steps(n, learned)
-        places = learned - torch.arange(n, dtype=torch.float64).mul(learned / n).floor().long()
+        places = learned - torch.arange(n, dtype=torch.float64, device="cpu").mul(learned / n).floor().long()
         return places * (self.config.num_train_timesteps // learned) - 1
 
     def step(

@@ -45,7 +45,8 @@ class MultistepScheduler(SigmaScheduler):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """√ᾱ x0 + √(1−ᾱ) ε for some of the trajectory's timesteps."""
-        alphas = torch.tensor([alpha_at(self.sigmas[self.upcoming(t)]) for t in timesteps], device=noise.device)
+        levels = [alpha_at(self.sigmas[self.upcoming(t)]) for t in timesteps]
+        alphas = torch.tensor(levels, dtype=torch.float32, device=noise.device)
         return schedule.add_noise(original_samples, noise, alphas.view(-1, 1, 1, 1)).to(original_samples.dtype)
 
 

@@ -36,7 +36,7 @@ class PNDMScheduler(Scheduler):
         t = self.spaced_timesteps(num_inference_steps)
         self.begin(torch.cat([t[:2], t[1:]]), device, num_inference_steps)
         self.noises: list[Tensor] = []  # up to four past ε, newest first
-        self.start = torch.tensor([])  # the latents before the first step, which is taken twice
+        self.start = torch.empty(0, dtype=torch.float32, device="cpu")  # the latents before the first step, which is taken twice
 
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None

@@ -62,11 +62,12 @@ class SigmaScheduler(Scheduler):
             levels = falling(sigmas, "sigmas", float("inf"), least=2)
             times = timesteps_at(levels[:-1], self.training_sigmas).float()
         elif timesteps is not None:
-            times = torch.tensor(falling(timesteps, "timesteps", self.config.num_train_timesteps - 1))
+            given = falling(timesteps, "timesteps", self.config.num_train_timesteps - 1)
+            times = torch.tensor(given, dtype=torch.float32, device="cpu")
             levels = [*sigmas_at(times, self.training_sigmas), self.last_sigma()]
         else:
             times, levels = self.spaced(num_inference_steps or 0)
-        self.sigmas = torch.tensor(levels).tolist()  # rounded to float32, as in diffusers
+        self.sigmas = torch.tensor(levels, dtype=torch.float32, device="cpu").tolist()  # rounded to float32, as in diffusers
         self.begin(times, device, len(times))
 
     def spaced(self, n: int) -> tuple[Tensor, list[float]]:

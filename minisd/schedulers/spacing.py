@@ -20,7 +20,7 @@ def check_steps(n: int, most: int):
 def leading(n: int, config: SchedulerConfig) -> Tensor:
     """n evenly spaced, falling timesteps, the last of them `steps_offset`: 981, 961, … 21, 1 for n = 50."""
     check_steps(n, config.num_train_timesteps - config.steps_offset)
-    return torch.arange(n - 1, -1, -1) * (config.num_train_timesteps // n) + config.steps_offset
+    return torch.arange(n - 1, -1, -1, dtype=torch.int64, device="cpu") * (config.num_train_timesteps // n) + config.steps_offset
 
 
 def linspace(n: int, config: SchedulerConfig) -> Tensor:

@@ -38,7 +38,7 @@ class UniPCMultistepScheduler(MultistepScheduler):
     def begin(self, timesteps: Tensor, device: torch.device | str | None = None, num_inference_steps: int | None = None):
         super().begin(timesteps, device, num_inference_steps)
         self.guesses: list[Tensor] = []  # the x0 of the last two steps, newest first
-        self.start = torch.tensor([])  # the latents before the last step
+        self.start = torch.empty(0, dtype=torch.float32, device="cpu")  # the latents before the last step
         self.order_used = 0  # in the last step
 
     def step(

@@ -12,9 +12,11 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..disk import user_path
 from ..train.__main__ import main
 from . import clip, decoder, features, unet, vae
 
@@ -26,9 +28,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m minisd.second", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("part", choices=[*PARTS, "pack"])
-    p.add_argument("--folder", type=Path, default=Path("runs2"), help="where checkpoints, logs and sheets go (default: runs2)")
+    p.add_argument("--folder", type=user_path, default=Path("runs2"), help="where checkpoints, logs and sheets go (default: runs2)")
     p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
-    p.add_argument("--to", type=Path, metavar="FOLDER", help="the new folder that `pack` writes")
+    p.add_argument("--to", type=user_path, metavar="FOLDER", help="the new folder that `pack` writes")
     return p
 
 
@@ -42,5 +44,10 @@ def run(args: argparse.Namespace):
         part.run(args.folder, part.RECIPE if args.steps is None else replace(part.RECIPE, steps=args.steps))
 
 
+def command(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status, as that of minisd.train."""
+    return main(arguments, parser, run)
+
+
 if __name__ == "__main__":
-    sys.exit(main(parser=parser, run=run))
+    sys.exit(command())

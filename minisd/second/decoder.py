@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..train.loop import Recipe, batch_noise, device, finished, sample_seeds, train
+from ..train.loop import Recipe, batch_noise, device, sample_seeds, train
+from ..train.state import finished
 from ..train.vae import reconstruction_loss
 from ..vae import AutoencoderKL
 from . import features, vae

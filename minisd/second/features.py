@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..image import to_pil
 from ..sheet import image_grid
-from ..train.loop import Recipe, device, finished, sample_seeds, train
+from ..train.loop import Recipe, device, sample_seeds, train
+from ..train.state import finished
 from .muon import muon
 from .picture_book import COLORS, SCENERY, STYLES, THINGS, Scene, Thing
 from .pictures import SIDE, as_tensor, rendered

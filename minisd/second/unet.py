@@ -21,7 +21,8 @@ from ..processes import rank_and_world, wait_for_all
 from ..schedulers import PNDMScheduler
 from ..tokenizer import CLIPTokenizer
 from ..train.clip import CLIP
-from ..train.loop import Recipe, device, fast_arithmetic, finished, train
+from ..train.loop import Recipe, device, fast_arithmetic, train
+from ..train.state import finished
 from ..train.unet import CAPTION_DROPOUT, ids_with, loss_with, show_with
 from ..train.vae import centred_on
 from ..unet import UNet2DConditionModel

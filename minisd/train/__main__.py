@@ -20,6 +20,8 @@ from pathlib import Path
 
 import torch
 
+from ..disk import check_writable, is_taken, user_path
+from ..exit_status import exit_status
 from ..processes import join_processes
 from . import ablations, clip, decoder, judge, plot, unet, vae
 
@@ -31,9 +33,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m minisd.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("part", choices=[*PARTS, "plot", "pack"])
-    p.add_argument("--folder", type=Path, default=Path("runs"), help="where checkpoints, logs and sheets go (default: runs)")
+    p.add_argument("--folder", type=user_path, default=Path("runs"), help="where checkpoints, logs and sheets go (default: runs)")
     p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
-    p.add_argument("--to", type=Path, metavar="FOLDER", help="the new folder that `pack` writes")
+    p.add_argument("--to", type=user_path, metavar="FOLDER", help="the new folder that `pack` writes")
     return p
 
 
@@ -51,17 +53,16 @@ def run(args: argparse.Namespace):
 
 def main(arguments: Sequence[str] | None = None, parser=parser, run=run) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
-    args = parser().parse_args(arguments)
-    join_processes("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    try:
+
+    def work():
+        args = parser().parse_args(arguments)
+        check_writable(args.folder, "name another folder by --folder")
+        if args.to is not None and is_taken(args.to):
+            raise ValueError(f"{args.to} exists and is not empty; name a new folder by --to")
+        join_processes("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         run(args)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(work, stopped="stopped; the same command goes on from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from ..schedulers import PNDMScheduler
 from ..tiny.picture_book import Scene, compose, is_held_out
 from ..unet import UNet2DConditionModel, UNet2DConditionOutput
 from .clip import begin_small
-from .loop import Recipe, device, finished, train
+from .loop import Recipe, device, train
+from .state import finished
 from .unet import CAPTION_DROPOUT, GUIDANCE_SCALE, cached_latents, ids_with, loss_with
 
 # The learning rate hardly falls at the end, since that averages weights too, and would hide what the moving average does.

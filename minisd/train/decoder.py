@@ -13,7 +13,8 @@ from ..config import TINY_VAE
 from ..image import to_tensor
 from ..tiny.picture_book import draw, sample
 from ..vae import AutoencoderKL
-from .loop import Recipe, batch_noise, device, finished, sample_seeds, train
+from .loop import Recipe, batch_noise, device, sample_seeds, train
+from .state import finished
 from .vae import reconstruction_loss, show
 
 RECIPE = Recipe(steps=5000, batch_size=4, learning_rate=8e-4, ema=0.999, decay=0.6)

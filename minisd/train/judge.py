@@ -21,7 +21,8 @@ from ..processes import rank_and_world, wait_for_all
 from ..tiny.drawing import THINGS as KINDS
 from ..tiny.picture_book import COLORS, RELATIONS, Scene, Thing, compose, draw
 from ..vae import AutoencoderKL
-from .loop import Recipe, batch_noise, device, finished, sample_seeds, train, write_atomically
+from .loop import Recipe, batch_noise, device, sample_seeds, train
+from .state import finished, read_state, write_state
 from .unet import parts
 
 RECIPE = Recipe(steps=3000, batch_size=48, learning_rate=2e-3, ema=0.998)
@@ -49,7 +50,7 @@ def round_trip_scene(i: int) -> Scene:
 def round_trips(vae: AutoencoderKL, file: Path, count: int = ROUND_TRIPS) -> Tensor:
     """Pictures (count, 3, 128, 128) in 8 bits as they come back from the VAE, every second one from latents with noise."""
     if file.exists():
-        return torch.load(file, weights_only=True)["pictures"]
+        return read_state(file)["pictures"]
     generator, parts = torch.Generator().manual_seed(0), []
     for first in tqdm(range(0, count, 8), desc="round trips"):
         x = torch.stack([to_tensor(draw(round_trip_scene(i))) for i in range(first, min(first + 8, count))])
@@ -57,7 +58,7 @@ def round_trips(vae: AutoencoderKL, file: Path, count: int = ROUND_TRIPS) -> Ten
         noise = torch.randn(z.shape, generator=generator) * 0.15 / vae.config.scaling_factor
         noise[::2] = 0
         parts.append(((vae.decode(z + noise).sample.clamp(-1, 1) + 1) * 127.5).round().byte())
-    write_atomically(file, {"pictures": torch.cat(parts)})
+    write_state(file, {"pictures": torch.cat(parts)})
     return torch.cat(parts)
 
 
@@ -122,7 +123,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
         round_trips(parts(folder)[0], pool)
     wait_for_all()
     torch.manual_seed(recipe.seed)
-    train(folder / "judge", Detector(), recipe, loss_with(torch.load(pool, weights_only=True)["pictures"], recipe), show)
+    train(folder / "judge", Detector(), recipe, loss_with(read_state(pool)["pictures"], recipe), show)
     if rank_and_world()[0] == 0:
         weights = finished(folder / "judge", Detector()).state_dict()
         save_file({name: tensor.half() for name, tensor in weights.items()}, folder / "judge" / "judge.safetensors")

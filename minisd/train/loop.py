@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from ..disk import replacing
 from ..processes import from_all, rank_and_world, wait_for_all
+from .state import read_state, taking, write_state
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -130,12 +132,13 @@ def train(
     average = Average(model, recipe.ema)
     first = 0
     if state_file.exists():
-        state = torch.load(state_file, weights_only=True, map_location=device())
-        first = state["step"]
+        state = read_state(state_file, device())
+        with taking(state_file):
+            first = state["step"]
+            model.load_state_dict(state["model"])
+            average.model.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
         forget_after(first, log_file)
-        model.load_state_dict(state["model"])
-        average.model.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
 
     rank, world = rank_and_world()
     if recipe.batch_size % world:
@@ -165,15 +168,15 @@ def train(
             line |= {name: sum(values) / len(values) for name, values in shown.items()}
             shown, clock = {}, now
             bar.set_postfix(loss=line["loss"])
-            with log_file.open("a") as log:
+            with log_file.open("a", encoding="utf-8") as log:
                 log.write(json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n")
         if rank == 0 and (last or time.monotonic() - saved > save_every):
             state = {"step": done, "model": model.state_dict(), "average": average.model.state_dict()}
-            write_atomically(state_file, {**state, "optimizer": optimizer.state_dict()})
+            write_state(state_file, {**state, "optimizer": optimizer.state_dict()})
             saved = time.monotonic()
         if rank == 0 and show and (last or time.monotonic() - drawn > show_every):
             if figures := show(average.model, folder / "sheet.png"):
-                with log_file.open("a") as log:
+                with log_file.open("a", encoding="utf-8") as log:
                     log.write(json.dumps({"step": done, **figures}) + "\n")
             drawn = time.monotonic()
     wait_for_all()  # until the first process has written the last state
@@ -183,23 +186,9 @@ def train(
 def forget_after(step: int, log_file: Path):
     """Steps that a kill has undone will be logged again, and so will a line that it has cut short."""
     if rank_and_world()[0] == 0 and log_file.exists():
-        whole = [line for line in log_file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        partial = log_file.with_suffix(".partial")
-        partial.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
-        os.replace(partial, log_file)
-
-
-def require(folder: Path):
-    if not (folder / "state.pt").exists():
-        raise FileNotFoundError(f"{folder} has no training yet; begin with: python -m minisd.train {folder.name}")
-
-
-def finished(folder: Path, model: Network, averaged: bool = True) -> Network:
-    """The averaged weights of a training, or the last ones, put into `model`. Raises FileNotFoundError if it has not begun."""
-    require(folder)
-    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    model.load_state_dict(state["average" if averaged else "model"])
-    return model.eval().requires_grad_(False)
+        whole = [line for line in log_file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        with replacing(log_file) as partial:
+            partial.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
 
 
 def average_gradients(model: nn.Module, world: int):
@@ -211,10 +200,3 @@ def average_gradients(model: nn.Module, world: int):
         flat /= world
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients])):
             gradient.copy_(part.view_as(gradient))
-
-
-def write_atomically(path: Path, state: dict):
-    """A kill in the middle leaves the old file, never half of the new one."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)

@@ -28,17 +28,8 @@ from ..tokenizer import CLIPTokenizer
 from ..unet import UNet2DConditionModel
 from ..vae import AutoencoderKL
 from .clip import CLIP, shortest
-from .loop import (
-    Recipe,
-    batch_noise,
-    device,
-    fast_arithmetic,
-    finished,
-    require,
-    sample_seeds,
-    train,
-    write_atomically,
-)
+from .loop import Recipe, batch_noise, device, fast_arithmetic, sample_seeds, train
+from .state import finished, read_state, require, write_state
 from .vae import centred
 
 RECIPE = Recipe(steps=30000, batch_size=48, learning_rate=1e-3, ema=0.9995)
@@ -63,7 +54,7 @@ def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = t
 
     What the file has is not computed again.
     """
-    cached = torch.load(file, weights_only=True)["latents"] if file.exists() else torch.empty(0, 4, 16, 16).half()
+    cached = read_state(file)["latents"] if file.exists() else torch.empty(0, 4, 16, 16).half()
     if len(cached) >= count:
         return cached[:count]
     rank, world = rank_and_world()
@@ -76,7 +67,7 @@ def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = t
     shares = from_all(torch.cat(parts))
     latents = torch.cat([cached, torch.stack(shares, dim=1).flatten(0, 1)])[:count]
     if rank == 0:
-        write_atomically(file, {"latents": latents})
+        write_state(file, {"latents": latents})
     return latents
 
 

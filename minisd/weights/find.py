@@ -42,7 +42,7 @@ def find(source: str | os.PathLike, needed: Needed, options: HubOptions = HubOpt
     Files in the cache are taken from there without asking the Hub; otherwise the needed files are downloaded, and no others.
     Raises CheckpointError with the way out.
     """
-    folder = TINY if source == "tiny" else Path(source)
+    folder = TINY if source == "tiny" else Path(source).expanduser()
     if folder.is_dir():
         if missing := select(listing(folder), needed, str(source)).missing:
             raise CheckpointError(missing)

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..pretrained import PretrainedPipeline
 from ..schedulers import SCHEDULERS, Scheduler
+from ..schedulers.names import NamedSampler
 from ..tasks import refuse_other_tasks
 from ..tokenizer import CLIPTokenizer
 from .checkpoint import Checkpoint, read_folder, read_part, read_single_file
@@ -116,7 +117,7 @@ def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, varia
 
 def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None = None, **options: Any) -> P:
     """From a folder or the Hub; a single file goes to `load_single_file`."""
-    if source != "tiny" and Path(source).is_file():
+    if source != "tiny" and Path(source).expanduser().is_file():
         if asked := variant or options.pop("revision", None):
             raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {asked!r}")
         return load_single_file(kind, source, **options)
@@ -153,7 +154,7 @@ def load_single_file(
     if "revision" in options:
         raise TypeError("revision=… is not known here; leave it out")
     dtype, hub, given = taken_dtype(options), taken_hub(options), replacements(options)
-    checkpoint = read_single_file(Path(source), prediction_type)
+    checkpoint = read_single_file(Path(source).expanduser(), prediction_type)
     if checkpoint.decided.startswith("guessed"):
         guess = f"{source} is taken for a model of {checkpoint.prediction_type}, {checkpoint.decided}"
         warnings.warn(f'{guess}; prediction_type="…" overrides it', stacklevel=1)
@@ -177,8 +178,8 @@ def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source
 def assemble(kind: type[P], checkpoint: Checkpoint, given: Mapping[str, Any], dtype: torch.dtype) -> P:
     """A pipeline with the parts of a checkpoint; those that are `given` replace its own. Small files first, then the weights."""
     scheduler = given.get("scheduler") or SCHEDULERS[checkpoint.json(INDEX)["scheduler"][-1]]
-    if not isinstance(scheduler, Scheduler):
-        scheduler = scheduler.from_config(checkpoint.json(SCHEDULER))
+    if isinstance(scheduler, type | NamedSampler):  # not yet a sampler
+        scheduler = scheduler.from_config(checkpoint.json(SCHEDULER))  # type: ignore[union-attr]
     parts = defaults_of(checkpoint)
     if "tokenizer" not in given:
         parts["tokenizer"] = read_tokenizer(CLIPTokenizer, checkpoint.tokenizer_files, f"the tokenizer of {checkpoint.source}")

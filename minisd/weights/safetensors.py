@@ -112,7 +112,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             dtype, shape = DTYPES[header.dtypes[name]], header.shapes[name]
             count = math.prod(shape)
             if count == 0:  # nothing to map
-                tensors[name] = torch.empty(shape, dtype=dtype)
+                tensors[name] = torch.empty(shape, dtype=dtype, device="cpu")
                 continue
             if begin + count * dtype.itemsize > end:
                 start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY

@@ -56,7 +56,10 @@ def write_weights(folder: Path, network: nn.Module, tensors: Mapping[str, Tensor
 
 def save_pipeline(pipeline: Any, folder: str | os.PathLike):
     """A new folder that minisd and diffusers load."""
-    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    parts = {name: getattr(part, "_orig_mod", part) for name, part in pipeline.components.items() if part is not None}  # compiled
+    for name, part in parts.items():
+        if not isinstance(part, Component):
+            raise TypeError(f"the {name} is not minisd's own and cannot be saved; put one of minisd's in its place")
     networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     defaults = {"num_inference_steps": pipeline.num_inference_steps, "guidance_scale": pipeline.guidance_scale}
     files = {

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..disk import is_taken, sync
 from .errors import CheckpointError
 
 
@@ -28,22 +29,25 @@ def hidden_folder(out: Path) -> Iterator[Path]:
 @contextmanager
 def new_file(out: str | os.PathLike) -> Iterator[Path]:
     """A path to write to, moved to `out` at the end of the block. Raises CheckpointError if `out` exists."""
-    out = Path(out)
+    out = Path(out).expanduser()
     if out.exists():
         raise CheckpointError(f"{out} exists; name a new file")
     with hidden_folder(out) as partial:
         yield partial / out.name
+        sync(partial / out.name)
         os.replace(partial / out.name, out)
 
 
 @contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if that exists and is not empty."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = Path(folder).expanduser()
+    if is_taken(folder):
         raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
     with hidden_folder(folder) as partial:
         yield partial
+        for file in partial.rglob("*.*"):
+            sync(file)
         partial.chmod(0o755)
         if folder.exists():
             folder.rmdir()  # it is empty; Windows does not replace a folder

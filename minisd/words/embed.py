@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..clip import CLIPTextModel
-from ..request import check_prompts, check_whole
+from ..request import check_prompts, whole
 from ..tokenizer import CLIPTokenizer
 from .chunks import Tokens, framed, weighted_tokens
 
@@ -83,7 +83,7 @@ def without_last_layers(text_encoder: CLIPTextModel, number: int) -> CLIPTextMod
 
 def check_clip_skip(clip_skip: Any, text_encoder: CLIPTextModel):
     if clip_skip is not None:
-        check_whole(clip_skip=clip_skip)
+        clip_skip = whole("clip_skip", clip_skip)
         if not 0 <= clip_skip < (layers := len(text_encoder.blocks)):
             raise ValueError(
                 f"clip_skip must be from 0 to {layers - 1}, since this text encoder has {layers} layers, not {clip_skip}"

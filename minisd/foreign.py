@@ -1,0 +1,113 @@
+"""Parts of other libraries in a pipeline: samplers and safety checkers with diffusers' interface. Others are refused at once."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .safety_checker import StableDiffusionSafetyChecker, preprocess
+from .schedulers import Scheduler, SchedulerOutput
+
+SAMPLER = ("set_timesteps", "scale_model_input", "step", "init_noise_sigma")  # what a pipeline needs of one
+CLIP_SIDE = 224  # pixels a side that diffusers' safety checker sees
+
+
+class ForeignScheduler:
+    """A sampler with diffusers' interface, and what a pipeline asks for beyond it. Everything else is the sampler's own."""
+
+    def __init__(self, scheduler: Any):
+        self.scheduler = scheduler
+        self.set_begin_index()
+        take = lambda *given, **settings: self.take_step(*given, **settings)  # noqa: E731
+        self.step = wraps(scheduler.step)(take)  # with the signature by which a pipeline checks its arguments
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.scheduler, name)
+
+    def __copy__(self) -> "ForeignScheduler":
+        return ForeignScheduler(deepcopy(self.scheduler))  # a loop of its own
+
+    def __reduce__(self) -> tuple:
+        return ForeignScheduler, (self.scheduler,)
+
+    def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self.set_begin_index()
+
+    def set_begin_index(self, begin_index: int = 0):
+        self.begin_index, self.step_index = begin_index, begin_index - 1
+        if begin_index and hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(begin_index)
+
+    def take_step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> SchedulerOutput:
+        """The sampler's step, told what it knows of `settings`. One that predicts no clean latent shows the latents instead."""
+        known = signature(self.scheduler.step).parameters
+        result = self.scheduler.step(model_output, timestep, sample, **{k: v for k, v in settings.items() if k in known})
+        self.step_index += 1
+        x0 = getattr(result, "pred_original_sample", None)
+        return SchedulerOutput(result.prev_sample, result.prev_sample if x0 is None else x0)
+
+
+class ForeignChecker:
+    """A safety checker that is called as diffusers calls its own: with images and what CLIP sees of them, for images and flags."""
+
+    def __init__(self, check: Callable):
+        self.check = check
+
+    def __call__(self, images: list[Image.Image]) -> list[bool]:
+        clip_input = preprocess(images, CLIP_SIDE)
+        if isinstance(self.check, nn.Module):
+            clip_input = clip_input.to(next(self.check.parameters()))
+        _, flags = self.check(images=np.stack([np.array(image, np.float32) / 255 for image in images]), clip_input=clip_input)
+        return [bool(flag) for flag in flags] if isinstance(flags, list | tuple) else [bool(flags)] * len(images)
+
+
+def fitting_scheduler(scheduler: Any) -> Any:
+    """A sampler as the pipeline needs it. Raises TypeError, before any loop, for what is none."""
+    if isinstance(scheduler, Scheduler | ForeignScheduler):
+        return scheduler
+    name = scheduler.__name__ if isinstance(scheduler, type) else type(scheduler).__name__
+    if isinstance(scheduler, type):
+        raise TypeError(f"{name} is a class; give a sampler with settings, as {name}.from_config(pipe.scheduler.config) is")
+    if lacking := [attribute for attribute in SAMPLER if not hasattr(scheduler, attribute)]:
+        raise TypeError(f"{name} is no sampler of this pipeline: it has no {lacking[0]}; take one of minisd's or diffusers'")
+    return ForeignScheduler(scheduler)
+
+
+def fitting_checker(checker: Any) -> Any:
+    """A function from images to flags. Raises TypeError for what cannot be called."""
+    if checker is None or isinstance(checker, StableDiffusionSafetyChecker | ForeignChecker):
+        return checker
+    if not callable(checker) or isinstance(checker, type):
+        raise TypeError(
+            f"{checker!r:.60} is no safety checker; give minisd's, diffusers', a function from images to flags, or None"
+        )
+    arguments = signature(checker.forward if isinstance(checker, nn.Module) else checker).parameters.values()
+    like_diffusers = any(argument.name == "clip_input" or argument.kind is Parameter.VAR_KEYWORD for argument in arguments)
+    return ForeignChecker(checker) if like_diffusers else checker
+
+
+class ForeignParts:
+    """A pipeline's `scheduler` and `safety_checker` may be replaced by others'."""
+
+    @property
+    def scheduler(self) -> Any:
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any):
+        self._scheduler = fitting_scheduler(scheduler)
+
+    @property
+    def safety_checker(self) -> Any:
+        return self._safety_checker
+
+    @safety_checker.setter
+    def safety_checker(self, checker: Any):
+        self._safety_checker = fitting_checker(checker)

@@ -1,0 +1,237 @@
+"""How commands begin and end, whatever they do: streams that are missing or closed, places that cannot be written, damage."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import minisd.evaluate.__main__
+import minisd.evaluate.curves
+import minisd.second.__main__
+import minisd.train.__main__
+import weights_convert.__main__
+from minisd import StableDiffusionPipeline
+from minisd.disk import check_writable, replacing
+from minisd.exit_status import exit_status
+from minisd.generate import main
+from minisd.train.__main__ import main as train
+from minisd.train.state import finished, write_state
+
+ROOT = Path(__file__).parents[1]
+DRAW = ["a cat", "--seed", "1", "--steps", "1", "--num-images", "3"]
+
+
+@pytest.fixture
+def draw(folders, tmp_path, monkeypatch):
+    """Runs the command line with a small model in an empty folder; gives the status and what is in the folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        return main([*(arguments or DRAW), "--model", str(folders["v1"])]), sorted(path.name for path in tmp_path.iterdir())
+
+    return run
+
+
+THREE = ["a-cat-1.png", "a-cat-2.png", "a-cat-3.png"]
+
+
+# Streams
+
+
+@pytest.mark.parametrize("missing", [("stdout",), ("stderr",), ("stdin", "stdout", "stderr")], ids=str)
+def test_pictures_are_written_without_streams(draw, monkeypatch, missing):
+    for stream in missing:
+        monkeypatch.setattr(sys, stream, None)
+    assert draw() == (0, THREE)
+
+
+def test_a_program_without_a_terminal_can_draw(folders, monkeypatch):
+    pipe = StableDiffusionPipeline.from_pretrained(folders["v1"])
+    monkeypatch.setattr(sys, "stderr", None)
+    assert len(pipe("a cat", num_inference_steps=1).images) == 1
+
+
+def test_a_batch_is_kept_when_nobody_reads_its_paths(draw, monkeypatch, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writing, "w"))
+    assert draw() == (141, THREE)
+    assert "error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("redirection", [">&- 2>&-", "| head -c 1 > /dev/null; exit ${PIPESTATUS[0]}"])
+@pytest.mark.parametrize("command", ["minisd.train --help", "weights_convert inspect {weights}"])
+def test_closed_and_broken_outputs_end_quietly(folders, redirection, command):
+    weights = folders["v1"] / "unet" / "diffusion_pytorch_model.safetensors"
+    line = f"{sys.executable} -m {command.format(weights=weights)} {redirection}"
+    result = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode in (0, 141) and result.stderr == ""
+
+
+def test_every_command_ends_in_one_way():
+    for command in (
+        minisd.generate,
+        minisd.train.__main__,
+        minisd.evaluate.__main__,
+        minisd.evaluate.curves,
+        weights_convert.__main__,
+    ):
+        assert command.exit_status is exit_status
+    assert minisd.second.__main__.main is train
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (ValueError("no"), 1, "error: no\n"),
+        (FileNotFoundError(2, "No such file or directory", "a.txt"), 1, "error: a.txt: No such file or directory\n"),
+        (OSError(28, "No space left on device"), 1, "error: No space left on device\n"),
+        (MemoryError(), 1, "error: not enough memory\n"),
+        (KeyboardInterrupt(), 130, "stopped here\n"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_error_is_a_sentence(capsys, error, status, sentence):
+    def work():
+        raise error
+
+    assert exit_status(work, stopped="stopped here") == status
+    assert capsys.readouterr().err == sentence
+
+
+# Names and places
+
+
+@pytest.mark.parametrize("prompt", ["𝒜" * 60, "猫" * 300, "a" * 300, "é" * 99])
+def test_long_names_are_cut_by_their_bytes(draw, prompt):
+    status, names = draw(prompt, "--seed", str(2**63 - 9), "--steps", "1", "--num-images", "2", "--grid", "--gif")
+    assert status == 0 and len(names) == 5
+    assert all(len(os.fsencode(name)) < 143 for name in names)  # what the smallest of today's file systems take
+
+
+def test_a_folder_may_be_called_like_a_picture(draw, tmp_path):
+    (tmp_path / "cats.png").mkdir()
+    assert draw(*DRAW, "--out", "cats.png") == (0, ["cats.png"])
+    assert sorted(path.name for path in (tmp_path / "cats.png").iterdir()) == THREE
+
+
+def test_a_model_whose_name_is_no_text(draw, folders, tmp_path):
+    name = tmp_path / os.fsdecode(b"model-\xff")
+    name.symlink_to(folders["v1"])
+    assert main([*DRAW, "--model", str(name), "--out", "pictures"]) == 0
+    assert "model-" in Image.open(tmp_path / "pictures" / THREE[0]).text["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "sentence"),
+    [
+        (main, [*DRAW, "--out", "{file}/new"], "Not a directory; name another folder by --out"),
+        (main, [*DRAW, "--out", "x" * 250 + ".png"], "File name too long; name another folder by --out"),
+        (main, [*DRAW, "--out", "x" * 300], "File name too long"),
+        (minisd.evaluate.__main__.main, ["--out", "{file}"], "Not a directory; name another folder by --out"),
+        (minisd.evaluate.curves.main, ["--out", "{file}/curves.json"], "Not a directory; name another file by --out"),
+        (minisd.evaluate.curves.main, ["--out", "{file}"], "is damaged, or no file of curves"),
+        (train, ["vae", "--folder", "{file}"], "Not a directory; name another folder by --folder"),
+        (train, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder by --to"),
+        (minisd.second.__main__.command, ["vae", "--folder", "{file}"], "Not a directory; name another folder by --folder"),
+        (minisd.second.__main__.command, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder by --to"),
+        (weights_convert.__main__.main, ["{file}", "{file}/out.safetensors"], "Not a directory; name another OUT"),
+        (weights_convert.__main__.main, ["{file}", "{file}"], "exists; name a new file"),
+        (weights_convert.__main__.main, ["{file}", "{folder}", "--to", "diffusers"], "exists; name a new folder"),
+    ],
+)  # fmt: skip
+def test_places_are_checked_before_the_work(tmp_path, monkeypatch, capsys, command, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    for work in ("minisd.weights.load.load_pipeline", "minisd.train.loop.train", "weights_convert.__main__.read_any"):
+        monkeypatch.setattr(work, lambda *_, **__: pytest.fail("the work has begun"))
+    places = {"file": tmp_path / "file", "folder": tmp_path}
+    assert command([argument.format(**places) for argument in arguments]) == 1
+    captured = capsys.readouterr()
+    assert sentence in captured.err and captured.err.count("\n") == 1
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["kept"]
+
+
+# Flags of generate
+
+
+def test_minus_one_is_a_random_seed(draw, capsys):
+    seeds = []
+    for _ in range(2):
+        _, names = draw("a cat", "--seed", "-1", "--steps", "1")
+        seeds.append(capsys.readouterr().err.split("seed ")[1].split(",")[0])
+        assert f"a-cat-{seeds[-1]}.png" in names
+    assert seeds[0] != seeds[1]
+
+
+def test_prompts_from_standard_input(draw, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\ufeffa cat\r\n\r\nein Käfer".encode())))
+    assert draw("--from-file", "-", "--seed", "1", "--steps", "1") == (0, ["a-cat-1.png", "ein-käfer-2.png"])
+    monkeypatch.setattr(sys, "stdin", None)
+    assert draw("--from-file", "-", "--seed", "1")[0] == 1
+
+
+def test_what_several_processes_cannot_share(draw, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    for arguments in (["a cat", "--seed", "-1"], ["--from-file", "-", "--seed", "1"]):
+        assert draw(*arguments) == (1, [])
+    assert draw("a cat", "a dog", "a bird", "--seed", "1", "--steps", "1", "--grid")[1] == [
+        "a-bird-3.png", "a-cat-1-grid.png", "a-cat-1.png",
+    ]  # fmt: skip
+    assert "note: --grid: every process writes a page of its own pictures" in capsys.readouterr().err
+
+
+# Files that are replaced
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    file = tmp_path / "state.pt"
+    with replacing(file) as partial:
+        partial.write_text("old")
+    with pytest.raises(KeyError), replacing(file) as partial:
+        partial.write_text("half of the n")
+        raise KeyError
+    assert file.read_text() == "old" and len(synced) == 1 and list(tmp_path.iterdir()) == [file]
+
+
+def test_every_written_file_reaches_the_disk(folders, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}").rsplit("/", 1)[-1]))
+    StableDiffusionPipeline.from_pretrained(folders["v1"]).save_pretrained(tmp_path / "new")
+    assert sorted(synced) == sorted(path.name for path in (tmp_path / "new").rglob("*") if path.is_file())
+
+
+def test_a_place_that_is_not_there_yet_can_be_written(tmp_path):
+    check_writable(tmp_path / "not" / "yet", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "half", "another's", "no state"])
+@pytest.mark.parametrize("use", ["resume", "finish"])
+def test_a_damaged_state_is_named(tmp_path, damage, use):
+    from test_train import RECIPE, toy, toy_loss
+
+    from minisd.train.loop import train
+
+    file = tmp_path / "toy" / "state.pt"
+    train(file.parent, toy(), RECIPE, toy_loss(RECIPE))
+    whole = file.read_bytes()
+    if damage == "another's":
+        other = torch.nn.Linear(5, 5).state_dict()
+        write_state(file, {"step": 1, "model": other, "average": other, "optimizer": {}})
+    elif damage == "no state":
+        write_state(file, {"latents": torch.zeros(1)})
+    else:
+        file.write_bytes({"empty": b"", "text": b"a state", "half": whole[: len(whole) // 2]}[damage])
+    log = (file.parent / "log.jsonl").read_text()
+    with pytest.raises(ValueError, match=r"toy/state.pt (is damaged; move it away|belongs to another model; move it away)"):
+        finished(file.parent, toy()) if use == "finish" else train(file.parent, toy(), RECIPE, toy_loss(RECIPE))
+    assert (file.parent / "log.jsonl").read_text() == log
