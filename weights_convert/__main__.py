@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from minisd.config import UnsupportedConfig
+from minisd.vae import AutoencoderKL
 from minisd.weights.checkpoint import read_any
 from minisd.weights.errors import CheckpointError
 from minisd.weights.save import write_diffusers, write_minisd
+from minisd.weights.single_network import read_network
 
 from .inspect import report
 
@@ -33,6 +35,9 @@ def converter() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=list(DTYPES), help="cast the weights (default: as they are stored)")
     p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="what the model predicts (default: found out)")
     p.add_argument("--averaged", action="store_true", help="take the UNet's moving average (EMA), where an original file has both")
+    p.add_argument(
+        "--vae", type=Path, metavar="PATH", help="take the VAE of this folder or file, in place of SOURCE's or if it has none"
+    )
     p.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="put the vocabulary of this folder in")
     return p
 
@@ -68,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def convert(args: argparse.Namespace):
     if not args.source.exists():
         raise CheckpointError(f"{args.source} does not exist; name a file or a folder on this machine")
-    checkpoint = read_any(args.source, args.prediction_type, args.averaged)
+    checkpoint = read_any(args.source, args.prediction_type, args.averaged, given=["vae"] if args.vae else [])
+    if args.vae:
+        checkpoint = checkpoint.with_network("vae", *read_network(AutoencoderKL, args.vae))
     if args.tokenizer:
         checkpoint = checkpoint.with_vocabulary(args.tokenizer)
     write = {"minisd": write_minisd, "diffusers": write_diffusers}[args.to]

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..config import OtherTask
+from ..config import OtherTask, sides
 from ..pipeline import StableDiffusionPipeline
 from . import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionInstructPix2PixPipeline
 from .inpaint import put_back
@@ -69,7 +69,8 @@ def fitted(args: argparse.Namespace, pipe: StableDiffusionPipeline) -> Image.Ima
     """The picture in the size asked for, or else in the nearest that the model can draw; says so if it changes."""
     image = upright(open_picture(args.image), "RGB")
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    width, height = fitting_size(*image.size, factor, most=(pipe.unet.config.sample_size * factor) ** 2)
+    high, wide = sides(pipe.unet.config.sample_size)
+    width, height = fitting_size(*image.size, factor, most=high * wide * factor**2)
     size = (args.width or width, args.height or height)
     if size != image.size:
         before, after = (f"{side[0]}×{side[1]}" for side in (image.size, size))

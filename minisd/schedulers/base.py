@@ -6,7 +6,6 @@ never a network.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -24,11 +23,6 @@ class SchedulerOutput(NamedTuple):
 
     prev_sample: Tensor
     pred_original_sample: Tensor
-
-
-def changed(config: SchedulerConfig) -> dict[str, Any]:
-    """The settings that differ from their defaults."""
-    return {field.name: value for field in fields(config) if (value := getattr(config, field.name)) != field.default}
 
 
 def weighted_sum(weights: Iterable[float], noises: Iterable[Tensor]) -> Tensor:
@@ -49,12 +43,10 @@ class Scheduler(Pretrained, ABC):
     def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
         """Settings are the fields of `config_class`, by diffusers' names; the default is Stable Diffusion's value."""
         config = config or self.config_class()
-        if type(config) is not self.config_class:
-            config = type(self).from_config(config).config
-        if settings:
-            from ..weights.settings import scheduler_config
+        if settings or type(config) is not self.config_class:
+            from ..weights.sampler_settings import scheduler_config
 
-            config = scheduler_config(type(self), {**changed(config), **settings})
+            config = scheduler_config(type(self), config, settings)
         self.config: Any = config
         self.spacing = config.timestep_spacing or self.spacings[0]
         choices = {"timestep_spacing": (None, *self.spacings), "prediction_type": self.predictions, **self.choices}
@@ -78,14 +70,12 @@ class Scheduler(Pretrained, ABC):
     def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Self:
         """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
 
-        As in diffusers, settings that only the other sampler has are dropped, and what was left at its default there becomes the
-        default here.
+        As in diffusers, settings that only the other sampler has are dropped, and what was left at its default there, or a file
+        leaves out, becomes the default here; that of a file is diffusers' own.
         """
-        from ..weights.settings import scheduler_config
+        from ..weights.sampler_settings import scheduler_config
 
-        if isinstance(config, SchedulerConfig):
-            config = {**changed(config), "_class_name": cls.__name__ if type(config) is cls.config_class else None}
-        return cls(scheduler_config(cls, config), **settings)
+        return cls(scheduler_config(cls, config, settings))
 
     @property
     def init_noise_sigma(self) -> float:

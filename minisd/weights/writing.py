@@ -37,14 +37,23 @@ def new_file(out: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if that exists and is not empty."""
+def new_folder(folder: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if that exists and is not empty.
+
+    `replace` puts it in the place of one that is not empty.
+    """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not replace)):
         raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
     with hidden_folder(folder) as partial:
-        yield partial
-        partial.chmod(0o755)
+        new, old = partial / "new", partial / "old"
+        new.mkdir()
+        yield new
         if folder.exists():
-            folder.rmdir()  # it is empty; Windows does not replace a folder
-        os.replace(partial, folder)
+            os.replace(folder, old)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
