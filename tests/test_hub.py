@@ -1,6 +1,7 @@
 """The Hub, without the Hub: a folder laid out as its cache, and its library's own exceptions from stubs of what downloads."""
 
 import importlib
+import json
 import re
 import shutil
 from functools import partial
@@ -125,9 +126,14 @@ def test_what_is_in_the_cache_is_taken_from_there(folders, kind, cache):
 
 
 def test_the_cache_is_asked_before_the_hub(folders, hub, cache):
+    """It asks once whether there are files that a repository may lack, and nothing more."""
+    hub.repositories[V1] = folders["v1"]
     put(cache, V1, folders["v1"])
     StableDiffusionPipeline.from_pretrained(V1)
-    assert hub.asked == hub.fetched == []
+    assert set(hub.asked) == {(V1, None, None)}
+    hub.asked.clear()
+    StableDiffusionPipeline.from_pretrained(V1)
+    assert hub.asked == []
 
 
 def test_another_cache(folders, tmp_path, cache):
@@ -248,7 +254,7 @@ def test_ids_that_are_gone_have_others(hub):
 def test_who_has_them_from_before_keeps_them(hub, folders, cache, recwarn):
     put(cache, GONE, folders["v1"])
     StableDiffusionPipeline.from_pretrained(GONE)
-    assert hub.asked == [] and not recwarn.list
+    assert hub.fetched == [] and not recwarn.list
 
 
 def test_every_id_of_the_blog_posts_time_has_an_answer():
@@ -284,10 +290,12 @@ def test_sharded_weights(hub, recwarn, variant):
     shards = [f"diffusion_pytorch_model{dot}-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     for i, shard in enumerate(shards):
         save_file({name: tensors[name] for name in names[i::3]}, folder / shard)
-    (folder / f"diffusion_pytorch_model.safetensors.index{dot}.json").write_text("{}")
+    manifest = f"diffusion_pytorch_model.safetensors.index{dot}.json"
+    places = {name: shards[i] for i in range(3) for name in names[i::3]}
+    (folder / manifest).write_text(json.dumps({"weight_map": places}))
     unet = UNet2DConditionModel.from_pretrained(V1, subfolder="unet", variant=variant)
     assert torch.equal(unet.conv_in.weight, tensors["conv_in.weight"])
-    assert sorted(hub.fetched) == ["unet/config.json", *(f"unet/{shard}" for shard in shards)]
+    assert sorted(set(hub.fetched)) == sorted(f"unet/{file}" for file in ("config.json", manifest, *shards))
     (folder / shards[1]).unlink()
     with pytest.raises(CheckpointError, match=re.escape(f"{shards[1]} is missing")):
         UNet2DConditionModel.from_pretrained(hub.repositories[V1], subfolder="unet", variant=variant)

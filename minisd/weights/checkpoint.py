@@ -53,9 +53,9 @@ class Checkpoint:
     def json(self, path: str) -> dict[str, Any]:
         """One of the files, parsed."""
         where = f"{self.source}/{path}" if self.source.is_dir() else f"the checkpoint's {path}"
-        if not isinstance(text := self.files.get(path), str):
-            raise CheckpointError(f"{where} is missing or not a text")
-        return parse_json(text, where)
+        if path not in self.files:
+            raise CheckpointError(f"{where} is missing")
+        return parse_json(self.files[path], where)
 
     @property
     def prediction_type(self) -> str:

@@ -108,7 +108,7 @@ def manifests_of(stem: str, variant: str | None) -> list[str]:
 
 def shards(manifest: str, text: str, where: str) -> list[str]:
     """The files that a manifest names."""
-    with named(f"{where}/{manifest}"):
+    with named(f"{where}/{manifest}", CheckpointError):
         files = sorted(set(required(parse_json(text, f"{where}/{manifest}"), "weight_map", dict[str, str]).values()))
     if not files or not all(re.fullmatch(r"[\w.-]+\.safetensors", file) for file in files):
         raise CheckpointError(f"{where}/{manifest} is damaged: it must name .safetensors files beside it, not {files!r:.80}")

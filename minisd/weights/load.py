@@ -142,7 +142,7 @@ def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None 
     path = find(source, Needed((INDEX,)), hub) / INDEX
     index = parse_json(read_text(path), str(path))
     refuse_unsupported(index, given, str(source))
-    if "unet" not in given and (path := find(source, Needed((INDEX,), (UNET,)), hub) / UNET).exists():
+    if "unet" not in given and (path := find(source, Needed((INDEX,), (UNET,)), hub) / UNET).is_file():
         refuse_other_unets(parse_json(read_text(path), str(path)), kind, source)
 
     # All that is needed is found before any of it is loaded

@@ -90,7 +90,7 @@ def layout_of(header: Header, given: Collection[str] = ()) -> Layout:
 def description(header: Header) -> dict[str, Any]:
     """What a minisd file says of itself in its header: `files`, by their paths, and how it was `decided` what it predicts."""
     about = parse_json(header.metadata["minisd"], "damaged: its description of itself")
-    with named("damaged: its description of itself"):
+    with named("damaged: its description of itself", CheckpointError):
         return {"files": required(about, "files", dict[str, str]), "decided": get(about, "decided", str, "it says so")}
 
 

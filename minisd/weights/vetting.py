@@ -22,12 +22,12 @@ NAMES = {bool: "true or false", str: "a string", dict: "an object", NoneType: "n
 
 
 @contextmanager
-def named(where: str) -> Iterator[None]:
-    """Name the file in errors about its settings."""
+def named(where: str, kind: type[ValueError] = UnsupportedConfig) -> Iterator[None]:
+    """Name the file in errors about what is in it, and raise them as errors of this kind."""
     try:
         yield
     except UnsupportedConfig as error:
-        raise UnsupportedConfig(f"{where}: {error}") from error
+        raise kind(f"{where}: {error}") from error
 
 
 def check(name: str, value: Any, kind: Any) -> Any:
@@ -127,5 +127,5 @@ def single(name: str, values: int | tuple[int, ...]) -> int:
 
 def required(settings: Settings, name: str, kind: Any) -> Any:
     if name not in settings:
-        raise UnsupportedConfig(f"the configuration does not say {name}")
+        raise UnsupportedConfig(f"it does not say {name}")
     return check(name, settings[name], kind)

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import AddedToken
 
-from ..config import UnsupportedConfig
 from ..tokenizer import END, START, CLIPTokenizer
 from .errors import CheckpointError
 from .texts import json_text, parse_json
-from .vetting import check, fits, get, required
+from .vetting import check, fits, get, named, required
 
 VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))  # either is enough
 ADDED, SPECIAL, CONFIG = "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"
@@ -85,14 +84,13 @@ def read_added(texts: Mapping[str, str], where: str) -> dict[int, AddedToken]:
 
 def read_tokenizer(kind: type[T], texts: Mapping[str, str], where: str) -> T:
     """The tokenizer in the texts of these files, by their names."""
-    try:
+    with named(f"in {where}", CheckpointError):
         vocab, merges = read_vocabulary(texts, where)
         pad = padding_token(texts, where)
         added = {id: word for id, word in read_added(texts, where).items() if word.content not in (START, END, pad, "")}
-        ids = vocab | {word.content: id for id, word in added.items()}
+    ids = vocab | {word.content: id for id, word in added.items()}
+    try:
         return kind(ids, merges, pad, list(added.values()))
-    except UnsupportedConfig as error:
-        raise CheckpointError(f"the tokenizer in {where} is damaged: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"in {where}, {error}") from error
 
