@@ -264,7 +264,10 @@ def altered(path: str, text: object):
         (altered("vae/config.json", None), "is incomplete: it has no vae/config.json"),
         (altered("vae/config.json", 5), "is damaged: its description of itself: files = "),
         (lambda m: m.pop("minisd"), "is no Stable Diffusion"),
-        (lambda m: m.update(minisd='{"files": []}'), "is damaged: its description of itself: files = [] is not an object, each value a string"),
+        (
+            lambda m: m.update(minisd='{"files": []}'),
+            "is damaged: its description of itself: files = [] is not an object, each value a string",
+        ),
         (altered("defaults.json", '{"foo": 1}'), "defaults.json has 'foo', which is no default of a pipeline"),
         (altered("unet/config.json", "[]"), "is damaged: its unet/config.json holds no settings, but []"),
     ],

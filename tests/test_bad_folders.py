@@ -171,7 +171,11 @@ def test_an_id_that_cannot_be_had(tmp_path):
         ("model_index.json", {"scheduler": ["diffusers", "DEISMultistepScheduler"]}, "DEISMultistepScheduler is not implemented"),
         ("model_index.json", {"scheduler": None}, "names no scheduler; give one, as in scheduler=DDIMScheduler()"),
         ("model_index.json", {"scheduler": [None, None]}, "names no scheduler"),
-        ("text_encoder/config.json", {"num_attention_heads": 5}, "text_encoder/config.json: a width of 48 cannot be shared among 5 heads"),
+        (
+            "text_encoder/config.json",
+            {"num_attention_heads": 5},
+            "text_encoder/config.json: a width of 48 cannot be shared among 5 heads",
+        ),
         ("unet/config.json", {"act_fn": "mish"}, "unet/config.json: act_fn = 'mish' is not implemented, only 'silu'"),
         ("vae/config.json", {"use_quant_conv": False}, "vae/config.json: use_quant_conv = False"),
         ("text_encoder/config.json", {"hidden_act": "relu"}, "text_encoder/config.json: hidden_act 'relu'"),

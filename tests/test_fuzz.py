@@ -36,10 +36,12 @@ SETTINGS = {
     "text_encoder": {**SMALL["v1"]["text_encoder"], **TEXT},
 }
 VALUES = [
-    None, True, False, -1, 0, 1, 3, 1.5, 2**20, 10**30, float("nan"), float("inf"), -1e-9, "", "x", "a/b", "../x", [], {}, [1], [[]],
-    ["x"], [None], {"a": 1}, [1, "x"], "\0", "é" * 60, [True, False], [8, 16], [0.5, 0.5], {"content": 5}, "F16", "relu",
+    None, True, False, -1, 0, 1, 3, 1.5, 2**20, 10**30, float("nan"), float("inf"), -1e-9, "", "x", "a/b", "../x", [], {}, [1],
+    [[]],    ["x"], [None], {"a": 1}, [1, "x"], "\0", "é" * 60, [True, False], [8, 16], [0.5, 0.5], {"content": 5}, "F16", "relu",
 ]  # fmt: skip
-PYTHONS_WORDS = re.compile(r"\w+Error|object (is|has|of)|NoneType|unhashable|\bint\(\)|argument|Traceback|not subscriptable|iterable")
+PYTHONS_WORDS = re.compile(
+    r"\w+Error|object (is|has|of)|NoneType|unhashable|\bint\(\)|argument|Traceback|not subscriptable|iterable"
+)
 
 
 def write_checkpoint(root: Path) -> dict[str, Path]:
@@ -125,7 +127,7 @@ def harm(source: Path, rng: random.Random):
 
 
 def outcome(sources: dict[str, Path], seed: int) -> tuple[str, str]:
-    """"sentence" or "drawn", or "other" and what that was."""
+    """ "sentence" or "drawn", or "other" and what that was."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -154,7 +156,9 @@ def sources(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("first", range(0, CASES, 100))
 def test_a_damaged_checkpoint_ends_in_a_sentence_or_draws(sources, first):
-    others = {seed: said for seed in range(first, first + 100) if (found := outcome(sources, seed))[0] == "other" for said in found[1:]}
+    others = {
+        seed: said for seed in range(first, first + 100) if (found := outcome(sources, seed))[0] == "other" for said in found[1:]
+    }
     assert not others
 
 

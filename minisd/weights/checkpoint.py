@@ -25,7 +25,7 @@ from .safetensors import Header, header_of, read_header, read_tensors
 from .settings import config_json
 from .single_file import Layout, description, layout_of
 from .texts import json_text, parse_json, read_text
-from .vocabulary import PADDING, SPECIAL, padding_token, read_tokenizer, special_tokens, vocabulary_files
+from .vocabulary import SPECIAL, padding_token, read_tokenizer, special_tokens, tokenizer_texts, vocabulary_files
 
 N = TypeVar("N", bound=nn.Module)
 NO_AVERAGE = "{} holds no moving average; --averaged is for original single files"
@@ -82,15 +82,15 @@ class Checkpoint:
         found = vocabulary_files(listing(folder), ["", "tokenizer/"])
         if not found:
             raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json")
-        texts = {Path(name).name: read_text(folder / name) for name in found if not name.endswith(PADDING)}
-        size = len(read_tokenizer(CLIPTokenizer, texts, str(folder)).vocab)
-        known = self.tensors.get("text_encoder.token_embedding.weight")
+        texts = {Path(name).name: read_text(folder / name) for name in found}
+        texts[SPECIAL] = json_text(special_tokens(padding_token(self.tokenizer_files, str(self.source))))
+        tokenizer = read_tokenizer(CLIPTokenizer, texts, str(folder))
+        size, known = len(tokenizer.vocab), self.tensors.get("text_encoder.token_embedding.weight")
         if known is not None and size != len(known):
             text_encoder = f"the text encoder of {self.source} one of {len(known):,}"
             raise CheckpointError(f"{folder} has a vocabulary of {size:,}, and {text_encoder}")
-        texts[SPECIAL] = json_text(special_tokens(padding_token(self.tokenizer_files, str(self.source))))
         rest = {path: text for path, text in self.files.items() if not path.startswith("tokenizer/")}
-        return replace(self, files=rest | {f"tokenizer/{name}": text for name, text in texts.items()})
+        return replace(self, files=rest | {f"tokenizer/{name}": text for name, text in tokenizer_texts(tokenizer).items()})
 
     def with_network(self, part: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> "Checkpoint":
         """The checkpoint with another network for one of its parts."""
