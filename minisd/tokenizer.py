@@ -38,10 +38,7 @@ def byte_pair_encoding(vocab: dict[str, int], merges: list[tuple[str, str]]) -> 
 
 
 class CLIPTokenizer(Pretrained):
-    """Prompts to ids. `pad` is the padding token: `<|endoftext|>` in v1, `!` (id 0) in v2.
-
-    `added` are words of `vocab` that a text is searched for before it is split, as textual inversion learns them.
-    """
+    """Prompts to ids. `pad` is `<|endoftext|>` in v1, `!` (id 0) in v2; `added` words of `vocab` are found before splitting."""
 
     model_max_length = 77
 

@@ -417,7 +417,7 @@ def test_a_damaged_file_in_the_cache_can_be_fetched_again(hub, cache, recwarn):
     StableDiffusionPipeline.from_pretrained(V1)
     (blob,) = cache.rglob("unet/diffusion_pytorch_model.safetensors")
     blob.write_bytes(blob.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"and should have .*; get it again; force_download=True fetches it again"):
+    with pytest.raises(CheckpointError, match=r"and should have .*; get it again by force_download=True"):
         StableDiffusionPipeline.from_pretrained(V1)
     hub.fetched.clear()
     StableDiffusionPipeline.from_pretrained(V1, force_download=True)

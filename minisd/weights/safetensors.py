@@ -77,8 +77,9 @@ def parse_header(path: Path, text: bytes, size: int) -> Header:
 
 
 def not_safetensors(path: Path, why: str) -> CheckpointError:
-    again = "; force_download=True fetches it again" if "snapshots" in path.parts else ""  # a file in the Hub's cache
-    return CheckpointError(f"{path} is damaged or not a safetensors file: {why}{again}")
+    if "snapshots" in path.parts:  # a file in the Hub's cache
+        why = why.replace("get it again", "get it again by force_download=True")
+    return CheckpointError(f"{path} is damaged or not a safetensors file: {why}")
 
 
 def what_it_is(path: Path, start: bytes) -> str:
