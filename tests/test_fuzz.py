@@ -145,7 +145,9 @@ def outcome(sources: dict[str, Path], seed: int) -> tuple[str, str]:
             sentence = str(error)
             good = sentence and "\n" not in sentence and not PYTHONS_WORDS.search(sentence)
             return ("sentence", sentence) if good else ("other", f"{type(error).__name__}: {sentence}")
-        except BaseException as error:  # whatever it is, it must not be
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic in Rust is no Exception
             return "other", f"{type(error).__name__}: {error}"
 
 
