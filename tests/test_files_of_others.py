@@ -342,7 +342,7 @@ def test_a_part_that_is_given_need_not_be_in_a_file_or_folder(tmp_path, small_pr
     assert getattr(StableDiffusionPipeline.from_pretrained(folder, **given), part) is given[part]
 
 
-def test_the_converter_puts_a_vae_in(tmp_path, small_presets, folder):
+def test_the_converter_puts_a_vae_in(tmp_path, small_presets, folder, folders):
     tensors = original_tensors("v1")
     less = {name: tensor for name, tensor in tensors.items() if not name.startswith("first_stage_model.")}
     save_file(less, tmp_path / "less.safetensors")
@@ -355,6 +355,10 @@ def test_the_converter_puts_a_vae_in(tmp_path, small_presets, folder):
         assert convert([str(source), str(out), "--vae", str(tmp_path / "vae.safetensors")]) == 0
         pipe = StableDiffusionPipeline.from_single_file(out, tokenizer=words)
         assert torch.equal(pipe.vae.quant_conv.bias, vae["first_stage_model.quant_conv.bias"])
+    for place in (folders["v1"], folders["v1"] / "vae"):
+        assert convert([str(folder), str(tmp_path / "from a folder.safetensors"), "--vae", str(place)]) == 0
+        assert StableDiffusionPipeline.from_single_file(tmp_path / "from a folder.safetensors").vae.config.norm_num_groups == 8
+        (tmp_path / "from a folder.safetensors").unlink()
 
 
 # One network in a file

@@ -68,11 +68,11 @@ def find(source: str | os.PathLike, needed: Needed, options: HubOptions = HubOpt
 def on_the_hub(repo: str, needed: Needed, options: HubOptions) -> Path:
     from huggingface_hub import constants  # 0.2 s, and only needed for ids
 
-    cache = Cache(None, "") if options.force_download else cached(repo, needed, options)
+    cache = cached(repo, needed, options)
     if not cache.folder and repo in ALIASES:
         warnings.warn(f"{repo} is gone from the Hub; {ALIASES[repo]} has the same weights and is taken instead", stacklevel=1)
         repo = ALIASES[repo]
-        cache = Cache(None, "") if options.force_download else cached(repo, needed, options)
+        cache = cached(repo, needed, options)
     unasked = unasked_of(cache.folder, needed) if cache.folder else []
     if options.local_files_only or constants.HF_HUB_OFFLINE:
         if not cache.folder:
@@ -102,6 +102,8 @@ def cached(repo: str, needed: Needed, options: HubOptions) -> Cache:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    if options.force_download:
+        return Cache(None, "")
     revision, cache_dir = options.revision, options.cache_dir
     try:
         folder = Path(snapshot_download(repo, revision=revision, cache_dir=cache_dir, local_files_only=True, allow_patterns=[]))
