@@ -217,7 +217,7 @@ def sampler_names() -> str:
     }  # fmt: skip
     rows = []
     for name, sampler in SAMPLERS.items():
-        scheduler = sampler.from_config({})
+        scheduler = sampler.from_config(config.SchedulerConfig())
         scheduler.set_timesteps(20)
         curves = "yes" if hasattr(scheduler.config, "use_karras_sigmas") else "no"
         rows.append([f"`{name}`", elsewhere[name], f"`{sampler.scheduler}`", curves, len(scheduler.timesteps)])

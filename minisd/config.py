@@ -53,7 +53,7 @@ class UNetConfig(AsMapping):
     num_attention_heads: tuple[int, ...] = (8, 8, 8, 8)
     norm_num_groups: int = 32
     use_linear_projection: bool = False  # how a file stores proj_in and proj_out: linear layers, or 1×1 convolutions
-    sample_size: int = 64
+    sample_size: int | tuple[int, int] = 64  # or height and width
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,12 @@ class VAEConfig(AsMapping):
     layers_per_block: int = 2
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
-    sample_size: int = 512
+    sample_size: int | tuple[int, int] = 512
+
+
+def sides(sample_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width; one number means a square."""
+    return (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ class Pretrained:
     def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **options) -> Self:
         """Load from a folder, or from an id on the Hub.
 
-        Options for ids: `revision`, `cache_dir`, `token`, `local_files_only`. Options for networks: `dtype` (or `torch_dtype`),
+        Options for ids: `revision`, `cache_dir`, `token`, `local_files_only`, and `force_download`, which fetches again what the
+        cache has. Options for networks: `dtype` (or `torch_dtype`),
         float32 if not given, to which weights are cast on the way in; `variant="fp16"` takes the files in half precision.
         Raises CheckpointError or UnsupportedConfig; then nothing is loaded.
         """
@@ -19,11 +20,24 @@ class Pretrained:
 
         return load_component(cls, source, subfolder, **options)
 
-    def save_pretrained(self: Any, folder: str | os.PathLike):
-        """Write a new folder that minisd and diffusers load."""
+    @classmethod
+    def from_single_file(cls, path: str | os.PathLike, **options) -> Self:
+        """Load a network from a .safetensors file: one that holds it alone, as VAEs are published, or a whole checkpoint.
+
+        `path` may also be an address on the Hub. `dtype` and the options for ids as in `from_pretrained`.
+        """
+        from .weights.load import load_network_file
+
+        return load_network_file(cls, path, **options)
+
+    def save_pretrained(self: Any, folder: str | os.PathLike, variant: str | None = None):
+        """Write a folder that minisd and diffusers load: a new one, or one that was written so before, whose files are replaced.
+
+        `variant="fp16"` goes into the names of weights, and those of other variants stay; it casts nothing.
+        """
         from .weights.save import save_component
 
-        save_component(self, folder)
+        save_component(self, folder, variant)
 
 
 class PretrainedPipeline:
@@ -36,7 +50,8 @@ class PretrainedPipeline:
         """Load the built-in model ("tiny"), a diffusers folder, an id on the Hub, or what `from_single_file` reads.
 
         `dtype` (or `torch_dtype`), float32 if not given, is what weights are cast to on the way in. `variant="fp16"` takes the
-        files in half precision. Options for ids: `revision`, `cache_dir`, `token`, `local_files_only`. Any part can be replaced
+        files in half precision. Options for ids: `revision`, `cache_dir`, `token`, `local_files_only`, and `force_download`, which
+        fetches again what the cache has. Any part can be replaced
         by keyword, as in `vae=…`; `scheduler=DDIMScheduler`, the class, takes over the checkpoint's settings. A checkpoint's
         safety checker is loaded too; `safety_checker=None` leaves it out. `use_safetensors=True`, `low_cpu_mem_usage`,
         `feature_extractor` and `requires_safety_checker` are accepted and change nothing.
@@ -51,6 +66,9 @@ class PretrainedPipeline:
     def from_single_file(cls, path: str | os.PathLike, **options) -> Self:
         """Load a .safetensors file that holds all parts: minisd's own, or one in the layout in which v1 and v2 were published.
 
+        `path` may also be an address on the Hub, "https://huggingface.co/owner/name/blob/main/x.safetensors". Networks that are
+        given by keyword, as in `vae=…`, need not be in the file.
+
         The published layout has no vocabulary: `tokenizer` names a folder or an id on the Hub that has one; without it, CLIP's is
         taken from the Hub or its cache, as `cache_dir`, `token` and `local_files_only` say. `prediction_type` ("epsilon" or
         "v_prediction") overrides what is known or guessed. Where a file holds the UNet twice, as trained and averaged (EMA), this
@@ -62,8 +80,8 @@ class PretrainedPipeline:
 
         return load_single_file(cls, path, **options)
 
-    def save_pretrained(self, folder: str | os.PathLike):
-        """Write a new folder that minisd and diffusers load."""
+    def save_pretrained(self, folder: str | os.PathLike, variant: str | None = None):
+        """Write a folder that minisd and diffusers load, as the `save_pretrained` of a network does."""
         from .weights.save import save_pipeline
 
-        save_pipeline(self, folder)
+        save_pipeline(self, folder, variant)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
+from .config import sides
 from .noise import Generators, check_generators
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class Request:
     ) -> Self:
         """Complete and check the arguments of a call. Raises TypeError or ValueError for what cannot be drawn."""
         factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels a side for one latent: 8
-        height = pipe.unet.config.sample_size * factor if height is None else height
-        width = pipe.unet.config.sample_size * factor if width is None else width
+        high, wide = sides(pipe.unet.config.sample_size)
+        height = high * factor if height is None else height
+        width = wide * factor if width is None else width
         steps = pipe.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = pipe.guidance_scale if guidance_scale is None else guidance_scale
 

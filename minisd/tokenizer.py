@@ -6,6 +6,7 @@ end token in Stable Diffusion v1, with id 0 in v2. No mask hides the padding.
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,17 +38,18 @@ def byte_pair_encoding(vocab: dict[str, int], merges: list[tuple[str, str]]) -> 
 
 
 class CLIPTokenizer(Pretrained):
-    """Prompts to ids. `pad` is the padding token: `<|endoftext|>` in v1, `!` (id 0) in v2."""
+    """Prompts to ids. `pad` is `<|endoftext|>` in v1, `!` (id 0) in v2; `added` words of `vocab` are found before splitting."""
 
     model_max_length = 77
 
-    def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], pad: str = END):
+    def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], pad: str = END, added: Sequence[AddedToken] = ()):
         if lacking := {START, END, pad} - vocab.keys():
             raise ValueError(f"the vocabulary lacks {min(lacking)}, which every vocabulary of CLIP has")
-        self.vocab, self.merges, self.pad = vocab, merges, pad
+        self.vocab, self.merges, self.pad, self.added = vocab, merges, pad, added
         self.bpe = byte_pair_encoding(vocab, merges)
         if pad != END:  # in v2's folders for diffusers padding is a special token: a typed "!" becomes it too
             self.bpe.add_special_tokens([AddedToken(pad, special=True)])
+        self.bpe.add_tokens(list(added))
         self.start_id, self.end_id, self.pad_id = vocab[START], vocab[END], vocab[pad]
 
     def __call__(

@@ -65,10 +65,10 @@ def test_a_file_that_goes_on_after_its_end(file):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is what Git LFS leaves in the place of a file"),
         (b"PK\3\4 a zip archive", "it is a pickle, which can run code; convert it safely by `python -m weights_convert"),
         (b"\x80\2}q\0. a pickle", "it is a pickle, which can run code"),
-        (struct.pack("<Q", 8) + b"not JSON", "its header cannot be read (JSONDecodeError"),
-        (struct.pack("<Q", 2) + b"[]", "its header cannot be read (TypeError"),
-        (struct.pack("<Q", 2) + b"\xff\xff", "its header cannot be read (UnicodeDecodeError"),
-        (struct.pack("<Q", 9) + b'{"a": {}}', "its header cannot be read (KeyError: 'dtype')"),
+        (struct.pack("<Q", 8) + b"not JSON", "its header cannot be read; get it again"),
+        (struct.pack("<Q", 2) + b"[]", "its header cannot be read; get it again"),
+        (struct.pack("<Q", 2) + b"\xff\xff", "its header cannot be read; get it again"),
+        (struct.pack("<Q", 9) + b'{"a": {}}', "its header cannot be read; get it again"),
     ],
 )
 def test_what_is_no_safetensors_file(tmp_path, content, sentence):
@@ -87,9 +87,9 @@ def test_what_is_no_safetensors_file(tmp_path, content, sentence):
         ({"shape": [-1, -2]}, "its header contradicts itself"),
         ({"shape": [2.0]}, "its header contradicts itself"),
         ({"data_offsets": [0.0, 8.0]}, "its header contradicts itself"),
-        ({"dtype": "F99"}, "its header cannot be read (KeyError: 'F99')"),
-        ({"data_offsets": [0]}, "its header cannot be read (ValueError"),
-        ({"data_offsets": "no"}, "its header cannot be read (TypeError"),
+        ({"dtype": "F99"}, "its header cannot be read; get it again"),
+        ({"data_offsets": [0]}, "its header cannot be read; get it again"),
+        ({"data_offsets": "no"}, "its header cannot be read; get it again"),
     ],
 )
 def test_headers_that_contradict_themselves(tmp_path, changes, sentence):
@@ -185,8 +185,6 @@ HARM = {
         "it lacks first_stage_model.decoder.conv_in.bias, first_stage_model.decoder.conv_in.weight, "
         "first_stage_model.decoder.conv_out.bias and 135 more",
     ),
-    "extra": (lambda t: t.update({UNET + "extra": torch.zeros(1)}), "it has unexpected model.diffusion_model.extra"),
-    "extra elsewhere": (lambda t: t.update({"optimizer.state": torch.zeros(1)}), "it has unexpected optimizer.state"),
     "off by one": (
         lambda t: t.update({UNET + "time_embed.0.weight": torch.zeros(33, 8)}),
         "shapes differ: model.diffusion_model.time_embed.0.weight has (33, 8) instead of (32, 8)",
@@ -196,7 +194,6 @@ HARM = {
         lambda t: t.update({TO_K: torch.zeros(48, 48, dtype=torch.int64)}),
         f"these are no weights: {TO_K} is stored as I64",
     ),
-    "numbers of eight bits": (lambda t: t.update({TO_K: torch.zeros(48, 48).to(torch.float8_e4m3fn)}), "is stored as F8_E4M3"),
     "another schedule": (
         lambda t: t.update(alphas_cumprod=torch.linspace(1, 0, 1000)),
         "was trained with another noise schedule (alphas_cumprod) than Stable Diffusion's",
@@ -258,17 +255,21 @@ def altered(path: str, text: object):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda m: m.update(minisd="{"), "is damaged: its description of itself cannot be read (JSONDecodeError)"),
-        (lambda m: m.update(minisd="{}"), "is damaged: its description of itself cannot be read (KeyError)"),
+        (lambda m: m.update(minisd="{"), "is damaged: its description of itself is not valid JSON"),
+        (lambda m: m.update(minisd="{}"), "is damaged: its description of itself: it does not say files"),
         (altered("../config.json", "{}"), "is damaged or malicious: it says it holds '../config.json'"),
         (altered("/tmp/config.json", "{}"), "is damaged or malicious: it says it holds '/tmp/config.json'"),
         (altered("unet/config.py", "{}"), "is damaged or malicious: it says it holds 'unet/config.py'"),
-        (altered("unet/config.json", None), "is damaged: its description of itself cannot be read (KeyError)"),
-        (altered("vae/config.json", None), "does not fit Stable Diffusion as it describes itself: it has unexpected vae."),
+        (altered("unet/config.json", None), "is incomplete: it has no unet/config.json"),
+        (altered("vae/config.json", None), "is incomplete: it has no vae/config.json"),
+        (altered("vae/config.json", 5), "is damaged: its description of itself: files = "),
         (lambda m: m.pop("minisd"), "is no Stable Diffusion"),
-        (lambda m: m.update(minisd='{"files": []}'), "is damaged: its description of itself cannot be read (KeyError)"),
+        (
+            lambda m: m.update(minisd='{"files": []}'),
+            "is damaged: its description of itself: files = [] is not an object, each value a string",
+        ),
         (altered("defaults.json", '{"foo": 1}'), "defaults.json has 'foo', which is no default of a pipeline"),
-        (altered("unet/config.json", "[]"), "is damaged: its description of itself cannot be read (TypeError)"),
+        (altered("unet/config.json", "[]"), "is damaged: its unet/config.json holds no settings, but []"),
     ],
 )
 def test_minisd_files_with_a_damaged_description(folders, tmp_path, change, sentence):
@@ -280,9 +281,8 @@ def test_minisd_files_with_a_damaged_description(folders, tmp_path, change, sent
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (None, "is missing or not a text"),
+        (None, "is missing"),
         ("{", "is not valid JSON"),
-        (5, "is missing or not a text"),
         ("[1]", "holds no settings, but [1]"),
     ],
 )

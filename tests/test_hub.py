@@ -1,6 +1,7 @@
 """The Hub, without the Hub: a folder laid out as its cache, and its library's own exceptions from stubs of what downloads."""
 
 import importlib
+import json
 import re
 import shutil
 from functools import partial
@@ -52,7 +53,7 @@ class Hub:
     """Stands in for what downloads: knows repositories, and remembers what it was asked for."""
 
     def __init__(self, repositories: dict[str, Path], cache: Path):
-        self.repositories, self.cache, self.fetched, self.asked = repositories, cache, [], []
+        self.repositories, self.cache, self.fetched, self.asked, self.forced = repositories, cache, [], [], False
         self.download = huggingface_hub.snapshot_download
 
     def list_repo_files(self, repo: str, revision: str | None = None, token=None) -> list[str]:
@@ -66,6 +67,7 @@ class Hub:
         if local_files_only:
             return self.download(repo, allow_patterns=allow_patterns, local_files_only=True, **options)
         self.fetched += allow_patterns
+        self.forced |= options["force_download"]
         return str(put(self.cache, repo, self.repositories[repo], allow_patterns))
 
 
@@ -125,9 +127,14 @@ def test_what_is_in_the_cache_is_taken_from_there(folders, kind, cache):
 
 
 def test_the_cache_is_asked_before_the_hub(folders, hub, cache):
+    """It asks once whether there are files that a repository may lack, and nothing more."""
+    hub.repositories[V1] = folders["v1"]
     put(cache, V1, folders["v1"])
     StableDiffusionPipeline.from_pretrained(V1)
-    assert hub.asked == hub.fetched == []
+    assert set(hub.asked) == {(V1, None, None)}
+    hub.asked.clear()
+    StableDiffusionPipeline.from_pretrained(V1)
+    assert hub.asked == []
 
 
 def test_another_cache(folders, tmp_path, cache):
@@ -248,7 +255,7 @@ def test_ids_that_are_gone_have_others(hub):
 def test_who_has_them_from_before_keeps_them(hub, folders, cache, recwarn):
     put(cache, GONE, folders["v1"])
     StableDiffusionPipeline.from_pretrained(GONE)
-    assert hub.asked == [] and not recwarn.list
+    assert hub.fetched == [] and not recwarn.list
 
 
 def test_every_id_of_the_blog_posts_time_has_an_answer():
@@ -284,10 +291,12 @@ def test_sharded_weights(hub, recwarn, variant):
     shards = [f"diffusion_pytorch_model{dot}-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
     for i, shard in enumerate(shards):
         save_file({name: tensors[name] for name in names[i::3]}, folder / shard)
-    (folder / f"diffusion_pytorch_model.safetensors.index{dot}.json").write_text("{}")
+    manifest = f"diffusion_pytorch_model.safetensors.index{dot}.json"
+    places = {name: shards[i] for i in range(3) for name in names[i::3]}
+    (folder / manifest).write_text(json.dumps({"weight_map": places}))
     unet = UNet2DConditionModel.from_pretrained(V1, subfolder="unet", variant=variant)
     assert torch.equal(unet.conv_in.weight, tensors["conv_in.weight"])
-    assert sorted(hub.fetched) == ["unet/config.json", *(f"unet/{shard}" for shard in shards)]
+    assert sorted(set(hub.fetched)) == sorted(f"unet/{file}" for file in ("config.json", manifest, *shards))
     (folder / shards[1]).unlink()
     with pytest.raises(CheckpointError, match=re.escape(f"{shards[1]} is missing")):
         UNet2DConditionModel.from_pretrained(hub.repositories[V1], subfolder="unet", variant=variant)
@@ -358,3 +367,90 @@ def test_refusals_are_said_in_a_sentence(hub, monkeypatch, recwarn, error, sente
 def test_what_is_no_id(source, cache):
     with pytest.raises(CheckpointError):
         StableDiffusionPipeline.from_pretrained(source)
+
+
+# What the cache does not know
+
+
+def test_a_file_that_may_be_absent_is_asked_for_once(hub, folders, cache, tmp_path):
+    """Version 2 pads with id 0 because of special_tokens_map.json alone; a cache without it pads with the end token."""
+    hub.repositories[V1] = shutil.copytree(folders["v2"], tmp_path / "v2")
+    (hub.repositories[V1] / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    put(cache, V1, hub.repositories[V1], ["tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json"])
+    with pytest.warns(
+        UserWarning, match=f"tokenizer/special_tokens_map.json of {V1} is not cached: if it exists, prompts are padded"
+    ):
+        CLIPTokenizer.from_pretrained(V1, subfolder="tokenizer", local_files_only=True)
+    assert CLIPTokenizer.from_pretrained(V1, subfolder="tokenizer").pad == "!"
+    hub.asked.clear()
+    assert CLIPTokenizer.from_pretrained(V1, subfolder="tokenizer").pad == "!" and hub.asked == []
+
+
+def test_a_manifest_that_may_be_absent_is_asked_for_too(hub, cache):
+    folder = hub.repositories[V1] / "unet"
+    shutil.copy(folder / "diffusion_pytorch_model.safetensors", folder / "new.safetensors")
+    tensors = load_file(folder / "new.safetensors")
+    save_file({name: 2 * tensor for name, tensor in tensors.items()}, folder / "new.safetensors")
+    put(cache, V1, hub.repositories[V1], ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"])
+    manifest = {"weight_map": dict.fromkeys(tensors, "new.safetensors")}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(manifest))
+    assert torch.equal(UNet2DConditionModel.from_pretrained(V1, subfolder="unet").conv_in.bias, 2 * tensors["conv_in.bias"])
+
+
+def test_what_is_cached_serves_when_the_hub_cannot_be_asked(hub, folders, cache, monkeypatch):
+    put(cache, V1, folders["v1"])
+
+    def fail(*arguments, **options):
+        raise http.ConnectError("no")
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", fail)
+    assert StableDiffusionPipeline.from_pretrained(V1)
+
+
+def test_a_partial_cache_names_what_is_missing(folders, cache):
+    put(cache, V1, folders["v1"], SMALL_FILES + weights()[:2])
+    with pytest.raises(CheckpointError, match=r"it is not fully cached \(.*vae/diffusion_pytorch_model.safetensors is missing\)"):
+        StableDiffusionPipeline.from_pretrained(V1)
+
+
+def test_a_damaged_file_in_the_cache_can_be_fetched_again(hub, cache, recwarn):
+    StableDiffusionPipeline.from_pretrained(V1)
+    (blob,) = cache.rglob("unet/diffusion_pytorch_model.safetensors")
+    blob.write_bytes(blob.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"and should have .*; get it again by force_download=True"):
+        StableDiffusionPipeline.from_pretrained(V1)
+    hub.fetched.clear()
+    StableDiffusionPipeline.from_pretrained(V1, force_download=True)
+    assert sorted(set(hub.fetched)) == sorted(SMALL_FILES + weights()) and hub.forced
+    assert UNet2DConditionModel.from_pretrained(V1, subfolder="unet", revision="main", force_download=True)
+
+
+def test_a_subfolder_of_a_subfolder(hub, folders, tmp_path):
+    shutil.copytree(folders["v1"], tmp_path / "deep" / "sd" / "v1")
+    hub.repositories["some/one"] = tmp_path / "deep"
+    assert UNet2DConditionModel.from_pretrained("some/one", subfolder="sd/v1/unet")
+    assert set(hub.fetched) == {f"sd/v1/unet/{file}" for file in ("config.json", "diffusion_pytorch_model.safetensors")}
+    hub.asked.clear()
+    assert UNet2DConditionModel.from_pretrained("some/one", subfolder="sd/v1/unet") and hub.asked == []
+
+
+# Addresses
+
+
+@pytest.mark.parametrize("form", ["blob/main/{}", "resolve/main/{}", "resolve/main/{}?download=true"])
+def test_an_address_of_a_file_on_the_hub(hub, without_words, form):
+    hub.repositories["some/one"] = without_words.parent / "files"
+    (hub.repositories["some/one"] / "in").mkdir(parents=True)
+    shutil.copy(without_words, hub.repositories["some/one"] / "in" / "a b.safetensors")
+    address = "https://huggingface.co/some/one/" + form.format("in/a%20b.safetensors")
+    assert StableDiffusionPipeline.from_single_file(address)
+    assert AutoencoderKL.from_single_file(address)
+    assert ("some/one", "main", None) in hub.asked and hub.fetched.count("in/a b.safetensors") == 1
+
+
+@pytest.mark.parametrize("address", ["https://example.com/x.safetensors", "https://huggingface.co/some/one"])
+def test_addresses_of_something_else(address):
+    with pytest.raises(
+        CheckpointError, match=f"{re.escape(address)} is no address of a file on the Hub; download the file, and name it"
+    ):
+        StableDiffusionPipeline.from_single_file(address)

@@ -126,7 +126,7 @@ def test_ddim_draws_nothing_without_eta():
 
 def test_ddim_never_clips_latents():
     """DDIM's default in diffusers clips x0 to [-1, 1], which ruins latents."""
-    scheduler = DDIMScheduler.from_config({"clip_sample": True})
+    scheduler = DDIMScheduler(clip_sample=True)
     scheduler.set_timesteps(10)
     x = 5 * torch.ones(1, 4, 8, 8)
     assert scheduler.step(torch.zeros_like(x), 901, x).pred_original_sample.min() > 5

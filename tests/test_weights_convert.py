@@ -122,7 +122,8 @@ def test_an_original_file_becomes_a_minisd_file(original, kind, tmp_path, vocabu
     before, after = read_any(original), read_any(out)
     assert list(after.tensors) == list(before.tensors) == list(load_file(out))
     assert all(torch.equal(after.tensors[name], tensor) for name, tensor in before.tensors.items())
-    assert after.files.keys() - before.files.keys() == {"tokenizer/vocab.json", "tokenizer/merges.txt"}
+    new = {"tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json"}
+    assert after.files.keys() - before.files.keys() == new
     assert after.json("tokenizer/special_tokens_map.json")["pad_token"] == {"v1": "<|endoftext|>", "v2": "!"}[kind]
     assert after.decided == before.decided
 
@@ -338,7 +339,7 @@ def test_nothing_is_overwritten(original, tmp_path, capsys):
         ({"vocab.json": "{}"}, "has neither vocab.json and merges.txt nor tokenizer.json"),
         ({"vocab.json": b"\xff\xfe", "merges.txt": ""}, "vocab.json is not a text file"),
         ({"vocab.json": "[]", "merges.txt": ""}, "vocab.json holds no settings"),
-        ({"vocab.json": '{"a": 1}', "merges.txt": ""}, "has a vocabulary of 1, and the text encoder of"),
+        ({"vocab.json": '{"a": 1}', "merges.txt": ""}, "the vocabulary lacks"),
         ({"merges.txt": "hi"}, "merges.txt is damaged: 'hi' is no pair of the vocabulary's tokens"),
         ({"merges.txt": "version https://git-lfs.github.com/spec/v1"}, "merges.txt is damaged"),
         ({"tokenizer.json": "{}"}, "tokenizer.json holds no byte-pair encoding"),

@@ -8,9 +8,11 @@ import torch
 
 from minisd.disk import check_writable, is_taken, user_path
 from minisd.exit_status import exit_status
+from minisd.vae import AutoencoderKL
 from minisd.weights.checkpoint import read_any
 from minisd.weights.errors import CheckpointError
 from minisd.weights.save import write_diffusers, write_minisd
+from minisd.weights.single_network import read_network
 
 from .inspect import report
 
@@ -32,6 +34,8 @@ def converter() -> argparse.ArgumentParser:
     p.add_argument("--dtype", choices=list(DTYPES), help="cast the weights (default: as they are stored)")
     p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="what the model predicts (default: found out)")
     p.add_argument("--averaged", action="store_true", help="take the UNet's moving average (EMA), where an original file has both")
+    vae = "take the VAE of this folder or file, in place of SOURCE's or if it has none"
+    p.add_argument("--vae", type=user_path, metavar="PATH", help=vae)
     p.add_argument("--tokenizer", type=user_path, metavar="FOLDER", help="put the vocabulary of this folder in")
     return p
 
@@ -63,7 +67,9 @@ def convert(args: argparse.Namespace):
     if is_taken(args.out) if args.to == "diffusers" else args.out.exists():
         raise CheckpointError(f"{args.out} exists; name a new {'folder' if args.to == 'diffusers' else 'file'}")
     check_writable(args.out.parent, "name another OUT")
-    checkpoint = read_any(args.source, args.prediction_type, args.averaged)
+    checkpoint = read_any(args.source, args.prediction_type, args.averaged, given=["vae"] if args.vae else [])
+    if args.vae:
+        checkpoint = checkpoint.with_network("vae", *read_network(AutoencoderKL, args.vae))
     if args.tokenizer:
         checkpoint = checkpoint.with_vocabulary(args.tokenizer)
     write = {"minisd": write_minisd, "diffusers": write_diffusers}[args.to]

@@ -14,7 +14,7 @@ from minisd.weights.errors import CheckpointError
 from minisd.weights.official import OFFICIAL, of_sha256, of_size, sha256, sha256_for_free
 from minisd.weights.pickles import is_pickle, read_pickle
 from minisd.weights.prediction import TOLD_BY, prediction_type
-from minisd.weights.safetensors import Header, header_of, read_header, read_tensors
+from minisd.weights.safetensors import Header, finite, header_of, read_header, read_tensors
 from minisd.weights.single_file import Layout, layout_of
 
 
@@ -42,7 +42,7 @@ def lines(path: Path, header: Header, tensors: Mapping[str, Tensor], full: bool)
         yield from about_checkpoint(path, header, tensors, layout, full)
     yield "official", about_official(path, full)
     if full:
-        broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+        broken = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not finite(tensor)]
         yield "weights", f"NaN or infinity in {listed(broken)}" if broken else "all finite"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from ..config import sides
 from ..open_image import open_image
 from ..pipeline import StableDiffusionPipeline
 from ..tasks import OtherTask
@@ -58,7 +59,8 @@ def fitted(args: argparse.Namespace, pipe: StableDiffusionPipeline) -> Image.Ima
     """The picture in the size asked for, or else in the nearest that the model can draw; says so if it changes."""
     image = upright(open_image(args.image), "RGB")
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    width, height = fitting_size(*image.size, factor, most=(pipe.unet.config.sample_size * factor) ** 2)
+    high, wide = sides(pipe.unet.config.sample_size)
+    width, height = fitting_size(*image.size, factor, most=high * wide * factor**2)
     size = (args.width or width, args.height or height)
     if size != image.size:
         before, after = (f"{side[0]}×{side[1]}" for side in (image.size, size))

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from ..config import SD1_TEXT, SD1_UNET, SD1_VAE, TINY_TEXT, TINY_UNET, TINY_VAE
+from ..config import SD1_TEXT, SD1_UNET, SD1_VAE, TINY_TEXT, TINY_UNET, TINY_VAE, sides
 from .figures import GREY, INK, ORANGE, PALE, WIDTH, show
 
 HEIGHT, BOX = 1.72, (1.3, 0.54)  # inches
@@ -71,8 +71,8 @@ def shape(ax: Axes, x: float, y: float, tiny: tuple[int, ...], sd: tuple[int, ..
 
 
 def latent(unet) -> tuple[int, int, int]:
-    return unet.in_channels, unet.sample_size, unet.sample_size
+    return unet.in_channels, *sides(unet.sample_size)
 
 
 def pixels(vae) -> tuple[int, int, int]:
-    return vae.out_channels, vae.sample_size, vae.sample_size
+    return vae.out_channels, *sides(vae.sample_size)

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import UNetConfig
+from ..config import UNetConfig, sides
 from ..layers import attention
 from ..unet import UNet2DConditionModel
 from .exercise import Exercise
@@ -36,7 +36,7 @@ def measure(config: UNetConfig) -> list[Block]:
         shapes = {}
         for name, (_, module) in blocks.items():
             module.register_forward_hook(lambda module, args, output, name=name: shapes.update({name: tuple(output.shape[1:])}))
-        latents = torch.empty(1, config.in_channels, config.sample_size, config.sample_size)
+        latents = torch.empty(1, config.in_channels, *sides(config.sample_size))
         unet(latents, torch.zeros(1), torch.empty(1, 77, config.cross_attention_dim))
     flops = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     return [

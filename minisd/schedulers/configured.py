@@ -1,7 +1,6 @@
 """The settings of a sampler: which ones it knows, checked when it is made, and `from_config`, which takes over another's."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,11 +9,6 @@ from torch import Tensor
 from .. import schedule
 from ..config import SchedulerConfig, UnsupportedConfig
 from ..pretrained import Pretrained
-
-
-def changed(config: SchedulerConfig) -> dict[str, Any]:
-    """The settings that differ from their defaults."""
-    return {field.name: value for field in fields(config) if (value := getattr(config, field.name)) != field.default}
 
 
 class Configured(Pretrained):
@@ -29,12 +23,10 @@ class Configured(Pretrained):
     def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
         """Settings are the fields of `config_class`, by diffusers' names; the default is Stable Diffusion's value."""
         config = config or self.config_class()
-        if type(config) is not self.config_class:
-            config = type(self).from_config(config).config
-        if settings:
-            from ..weights.settings import scheduler_config
+        if settings or type(config) is not self.config_class:
+            from ..weights.sampler_settings import scheduler_config
 
-            config = scheduler_config(type(self), {**changed(config), **settings})
+            config = scheduler_config(type(self), config, settings)
         self.config: Any = config
         self.spacing = config.timestep_spacing or self.spacings[0]
         choices = {"timestep_spacing": (None, *self.spacings), "prediction_type": self.predictions, **self.choices}
@@ -56,11 +48,9 @@ class Configured(Pretrained):
     def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Self:
         """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
 
-        As in diffusers, settings that only the other sampler has are dropped, and what was left at its default there becomes the
-        default here.
+        As in diffusers, settings that only the other sampler has are dropped, and what was left at its default there, or a file
+        leaves out, becomes the default here; that of a file is diffusers' own.
         """
-        from ..weights.settings import scheduler_config
+        from ..weights.sampler_settings import scheduler_config
 
-        if isinstance(config, SchedulerConfig):
-            config = {**changed(config), "_class_name": cls.__name__ if type(config) is cls.config_class else None}
-        return cls(scheduler_config(cls, config), **settings)
+        return cls(scheduler_config(cls, config, settings))

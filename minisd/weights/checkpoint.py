@@ -1,7 +1,7 @@
 """A whole checkpoint, read from a folder or from a single file, before any network is filled: pipeline and converter start here."""
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,20 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from .. import schedule
-from ..config import SD1_SCHEDULER
+from ..config import SD1_SCHEDULER, UnsupportedConfig
+from ..tokenizer import CLIPTokenizer
 from .compare import arranged, compare
 from .errors import CheckpointError
 from .fill import NETWORKS, described, from_diffusers, part_of, unfilled
-from .folder import SCHEDULER, SMALL_FILES, Needed, listing, select
+from .folder import SCHEDULER, SMALL_FILES, Needed, listing, select_in
 from .generations import GENERATIONS
 from .original_names import averaged_places
 from .pickles import is_pickle, read_pickle
 from .pipeline_index import INDEX, PIPELINES
 from .prediction import prediction_type
 from .safetensors import Header, header_of, read_header, read_tensors
-from .single_file import Layout, layout_of
+from .settings import config_json
+from .single_file import Layout, description, layout_of
 from .texts import json_text, parse_json, read_text
-from .vocabulary import PADDING, VOCABULARIES, read_vocabulary, vocabulary_files
+from .vocabulary import SPECIAL, padding_token, read_tokenizer, special_tokens, tokenizer_texts, vocabulary_files
 
 N = TypeVar("N", bound=nn.Module)
 NO_AVERAGE = "{} holds no moving average; --averaged is for original single files"
@@ -51,9 +53,9 @@ class Checkpoint:
     def json(self, path: str) -> dict[str, Any]:
         """One of the files, parsed."""
         where = f"{self.source}/{path}" if self.source.is_dir() else f"the checkpoint's {path}"
-        if not isinstance(text := self.files.get(path), str):
-            raise CheckpointError(f"{where} is missing or not a text")
-        return parse_json(text, where)
+        if path not in self.files:
+            raise CheckpointError(f"{where} is missing")
+        return parse_json(self.files[path], where)
 
     @property
     def prediction_type(self) -> str:
@@ -77,23 +79,33 @@ class Checkpoint:
 
     def with_vocabulary(self, folder: Path) -> "Checkpoint":
         """The checkpoint with the vocabulary in a folder instead of its own; how it pads remains its own."""
-        found = [name for name in vocabulary_files(listing(folder), ["", "tokenizer/"]) if not name.endswith(PADDING)]
+        found = vocabulary_files(listing(folder), ["", "tokenizer/"])
         if not found:
             raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json")
         texts = {Path(name).name: read_text(folder / name) for name in found}
-        size, known = len(read_vocabulary(texts, str(folder)).vocab), len(self.tensors["text_encoder.token_embedding.weight"])
-        if size != known:
-            raise CheckpointError(f"{folder} has a vocabulary of {size:,}, and the text encoder of {self.source} one of {known:,}")
-        old = {f"tokenizer/{file}" for files in VOCABULARIES for file in files}
-        rest = {path: text for path, text in self.files.items() if path not in old}
-        return replace(self, files=rest | {f"tokenizer/{name}": text for name, text in texts.items()})
+        texts[SPECIAL] = json_text(special_tokens(padding_token(self.tokenizer_files, str(self.source))))
+        tokenizer = read_tokenizer(CLIPTokenizer, texts, str(folder))
+        size, known = len(tokenizer.vocab), self.tensors.get("text_encoder.token_embedding.weight")
+        if known is not None and size != len(known):
+            text_encoder = f"the text encoder of {self.source} one of {len(known):,}"
+            raise CheckpointError(f"{folder} has a vocabulary of {size:,}, and {text_encoder}")
+        rest = {path: text for path, text in self.files.items() if not path.startswith("tokenizer/")}
+        return replace(self, files=rest | {f"tokenizer/{name}": text for name, text in tokenizer_texts(tokenizer).items()})
+
+    def with_network(self, part: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> "Checkpoint":
+        """The checkpoint with another network for one of its parts."""
+        config: Any = network.config
+        files = {**self.files, f"{part}/config.json": json_text(config_json(config))}
+        rest = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{part}.")}
+        rest |= {f"{part}.{name}": tensor for name, tensor in tensors.items()}
+        return replace(self, files=files, networks={**self.networks, part: network}, tensors=rest)
 
     def take(self, part: str) -> dict[str, Tensor]:
         """The tensors of one part by their names in its network; the checkpoint lets go of them."""
         return {name.removeprefix(f"{part}."): self.tensors.pop(name) for name in list(self.tensors) if name.startswith(f"{part}.")}
 
 
-def read_any(source: Path, prediction: str | None = None, averaged: bool = False) -> Checkpoint:
+def read_any(source: Path, prediction: str | None = None, averaged: bool = False, given: Collection[str] = ()) -> Checkpoint:
     """A folder, a single file, or a pickle (.ckpt, .bin), which only the converter reads.
 
     Of each part of a folder it takes the plain weights, else the variant "fp16", else a pickle. Options as of `read_single_file`.
@@ -101,31 +113,32 @@ def read_any(source: Path, prediction: str | None = None, averaged: bool = False
     if source.is_dir():
         if averaged:
             raise CheckpointError(NO_AVERAGE.format(source))
-        return read_whole_folder(source).with_prediction(prediction)
+        return read_whole_folder(source, given).with_prediction(prediction)
     if source.is_file() and is_pickle(source):
         tensors = read_pickle(source)
-        return from_tensors(source, header_of(tensors), tensors, prediction, averaged, hashed=True)
-    return read_single_file(source, prediction, averaged, hashed=True)
+        return from_tensors(source, header_of(tensors), tensors, prediction, averaged, given, hashed=True)
+    return read_single_file(source, prediction, averaged, given, hashed=True)
 
 
 # Folders
 
 
-def read_whole_folder(folder: Path) -> Checkpoint:
-    """Everything in a diffusers folder, what cannot be drawn with included."""
+def read_whole_folder(folder: Path, given: Collection[str] = ()) -> Checkpoint:
+    """Everything in a diffusers folder but the networks that are `given`, what cannot be drawn with included."""
     kind = parse_json(read_text(folder / INDEX), str(folder / INDEX)).get("_class_name")
     if kind not in PIPELINES:
-        raise CheckpointError(f"{folder} is a {kind}; only Stable Diffusion v1 and v2 can be converted")
-    networks = {part: kind.weights for part, kind in NETWORKS.items()}
+        raise CheckpointError(f"{folder} is a {kind!s:.50}; only Stable Diffusion v1 and v2 can be converted")
+    networks = {part: kind.weights for part, kind in NETWORKS.items() if part not in given}
     if not (folder / "safety_checker" / "config.json").is_file():
         del networks["safety_checker"]
-    needed = Needed((INDEX, SCHEDULER), SMALL_FILES, networks=networks, variants=(None, "fp16"), pickles=True)
+    small = tuple(name for name in listing(folder) if re.fullmatch(SMALL_FILES, name))
+    needed = Needed((INDEX, SCHEDULER), small, networks=networks, variants=(None, "fp16"), pickles=True)
     return read_folder(folder, needed)
 
 
 def read_folder(folder: Path, needed: Needed) -> Checkpoint:
     """What is needed of a diffusers folder."""
-    selection = select(listing(folder), needed, str(folder))
+    selection = select_in(folder, needed)
     if selection.missing:
         raise CheckpointError(selection.missing)
     checkpoint = Checkpoint(folder, {name: read_text(folder / name) for name in selection.texts}, {}, {}, f"{SCHEDULER} says so")
@@ -148,37 +161,48 @@ def read_part(kind: type[N], folder: Path, subfolder: str, files: list[str]) -> 
 # Single files
 
 
-def read_single_file(path: Path, prediction: str | None = None, averaged: bool = False, hashed: bool = False) -> Checkpoint:
+def read_single_file(
+    path: Path, prediction: str | None = None, averaged: bool = False, given: Collection[str] = (), hashed: bool = False
+) -> Checkpoint:
     """A .safetensors file in minisd's or the original layout.
 
     `prediction` ("epsilon" or "v_prediction") overrides what the file says or suggests; `averaged` takes the moving average of the
-    UNet that some original files hold beside it; `hashed` reads the whole file where its sha256 would tell ε from v.
+    UNet that some original files hold beside it; networks that are `given` need not be in it; `hashed` reads the whole file where
+    its sha256 would tell ε from v.
     Raises CheckpointError, also for Stable Diffusion XL, LoRAs, and everything else that is not Stable Diffusion v1 or v2. It does
     not look for NaN, as that would read everything: writing does, and `inspect --full`.
     """
-    return from_tensors(path, read_header(path), read_tensors(path), prediction, averaged, hashed)
+    return from_tensors(path, read_header(path), read_tensors(path), prediction, averaged, given, hashed)
 
 
 def from_tensors(
-    path: Path, header: Header, tensors: Mapping[str, Tensor], prediction: str | None, averaged: bool, hashed: bool
+    path: Path,
+    header: Header,
+    tensors: Mapping[str, Tensor],
+    prediction: str | None,
+    averaged: bool,
+    given: Collection[str],
+    hashed: bool,
 ) -> Checkpoint:
     """A checkpoint from the tensors of a single file."""
     try:
-        layout = layout_of(header)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} is {error}") from None
-    if any(layout.findings):
+        layout = layout_of(header, given)
+    except (CheckpointError, UnsupportedConfig) as error:
+        raise type(error)(f"{path} is {error}") from None
+    if layout.findings.refused:
         kind = f"Stable Diffusion {layout.generation or 'as it describes itself'}"
         raise CheckpointError(f"{path} does not fit {kind}: {layout.findings}")
+    layout.findings.warn(str(path))
     if not layout.generation:
         if averaged:
             raise CheckpointError(NO_AVERAGE.format(path))
         return self_described(path, header, layout, tensors).with_prediction(prediction)
     check_schedule(path, tensors)
-    places = averaged_places(layout.places) if averaged else layout.places
+    places = {native: layout.places[native] for native in layout.shapes}
+    places = averaged_places(places) if averaged else places
     if absent := next((place.name for place in places.values() if place.name not in tensors), None):
         raise CheckpointError(f"{path} holds no moving average of the UNet: {absent} is not in it")
-    if averaged and any(findings := compare(header, places, (), layout.shapes, str)):
+    if averaged and (findings := compare(header, places, (), layout.shapes, str)).refused:
         raise CheckpointError(f"{path} does not fit Stable Diffusion {layout.generation}: {findings}")
     native = arranged(tensors, places, layout.shapes)
     predicts, decided = (prediction, "as asked") if prediction else prediction_type(path, layout.generation, native, hashed)
@@ -193,8 +217,8 @@ def from_tensors(
 
 def self_described(path: Path, header: Header, layout: Layout, tensors: Mapping[str, Tensor]) -> Checkpoint:
     """A minisd file, which describes itself in its header."""
-    about = json.loads(header.metadata["minisd"])
-    return Checkpoint(path, about["files"], layout.networks, dict(tensors), str(about.get("decided", "it says so")))
+    about = description(header)
+    return Checkpoint(path, about["files"], layout.networks, arranged(tensors, layout.places, layout.shapes), about["decided"])
 
 
 def check_schedule(path: Path, tensors: Mapping[str, Tensor]):

@@ -1,5 +1,6 @@
-"""The tensors of a file against those that networks expect, by names, shapes and dtypes. Strict both ways; no weight is read."""
+"""The tensors of a file against those that networks expect, by names, shapes and dtypes. No weight is read."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from .safetensors import Header
 Shapes = Mapping[str, tuple[int, ...]]
 Spell = Callable[[str], str]  # minisd's name for a tensor → the file's
 
-WEIGHTS = ("F32", "F16", "BF16")  # dtypes of weights
+WEIGHTS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")  # dtypes of weights, of which files seldom have the last three
 
 
 class Findings(NamedTuple):
@@ -21,6 +22,17 @@ class Findings(NamedTuple):
     unexpected: list[str]
     misshaped: list[str]
     mistyped: list[str]
+
+    @property
+    def refused(self) -> bool:
+        """Unexpected tensors do no harm: a network that has all of its own computes what it should."""
+        return bool(self.missing or self.misshaped or self.mistyped)
+
+    def warn(self, where: str):
+        if self.unexpected:
+            warnings.warn(
+                f"{where} holds tensors that nothing here needs, and they are left out: {listed(self.unexpected)}", stacklevel=1
+            )
 
     def __str__(self) -> str:
         heads = ("it lacks", "it has unexpected", "shapes differ:", "these are no weights:")
@@ -55,7 +67,8 @@ def compare(header: Header, places: Mapping[str, Place], unexpected: Iterable[st
 def arranged(tensors: Mapping[str, Tensor], places: Mapping[str, Place], shapes: Shapes) -> dict[str, Tensor]:
     """The tensors by minisd's names, in the shapes that the networks have: views, except of odd pickles."""
     natives = {}
-    for native, (name, third) in places.items():
+    for native, shape in shapes.items():
+        name, third = places[native]
         tensor = tensors[name] if third is None else tensors[name].chunk(3)[third]
-        natives[native] = tensor.reshape(shapes[native])
+        natives[native] = tensor.reshape(shape)
     return natives

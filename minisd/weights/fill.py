@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..clip import CLIPTextModel
-from ..config import CLIPTextConfig, SafetyCheckerConfig, UNetConfig, UnsupportedConfig, VAEConfig
+from ..config import CLIPTextConfig, SafetyCheckerConfig, UNetConfig, VAEConfig
 from ..safety_checker import StableDiffusionSafetyChecker
 from ..unet import UNet2DConditionModel
 from ..vae import AutoencoderKL
@@ -20,7 +20,8 @@ from .compare import Spell, arranged, compare
 from .errors import CheckpointError
 from .names import Place, diffusers_name, diffusers_places
 from .safetensors import header_of
-from .settings import Settings, read_config
+from .settings import read_config
+from .vetting import Settings, named
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -65,13 +66,9 @@ def unfilled(network: type[N], config: Any) -> N:
 
 
 def described(network: type[N], settings: Settings, where: str) -> N:
-    """The empty network that a config.json describes. Raises UnsupportedConfig, or CheckpointError for one too broken to build."""
-    try:
+    """The empty network that a config.json describes. Raises UnsupportedConfig, which names the file."""
+    with named(where):
         return unfilled(network, read_config(NETWORKS[part_of(network)].config, settings))
-    except UnsupportedConfig:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise CheckpointError(f"{where} is incomplete or wrong: {type(error).__name__}: {error}") from error
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -81,11 +78,12 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def fitted(
     tensors: Mapping[str, Tensor], places: Mapping[str, Place], unexpected: list[str], network: nn.Module, spell: Spell, where: str
 ) -> dict[str, Tensor]:
-    """The tensors by the network's names. Raises CheckpointError unless names, shapes and dtypes fit exactly."""
+    """The tensors by the network's names. Raises CheckpointError unless all are there, with their shapes and dtypes."""
     shapes = shapes_of(network)
     findings = compare(header_of(tensors), places, unexpected, shapes, spell)
-    if any(findings):
+    if findings.refused:
         raise CheckpointError(f"{where} does not fit the network: {findings}")
+    findings.warn(where)
     return arranged(tensors, places, shapes)
 
 
@@ -105,6 +103,6 @@ def fill(network: N, tensors: dict[str, Tensor], dtype: torch.dtype | None = Non
 
 
 def load_strictly(network: N, tensors: Mapping[str, Tensor], where: str) -> N:
-    """Fill a network with tensors that have its own names, exactly these."""
+    """Fill a network with tensors that have its own names."""
     places = {name: Place(name) for name in tensors}
     return fill(network, fitted(tensors, places, [], network, str, where))

@@ -2,12 +2,18 @@
 
 import errno
 import os
+import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from .errors import CheckpointError
-from .folder import Needed, listing, select
+from .folder import Needed, select, select_in
+from .texts import read_text
+from .vocabulary import SPECIAL
 
 TINY = Path(__file__).parents[1] / "tiny" / "model"
 
@@ -34,6 +40,7 @@ class HubOptions:
     cache_dir: str | Path | None = None
     token: str | bool | None = None
     local_files_only: bool = False
+    force_download: bool = False  # even what the cache has
 
 
 def find(source: str | os.PathLike, needed: Needed, options: HubOptions = HubOptions()) -> Path:
@@ -44,7 +51,7 @@ def find(source: str | os.PathLike, needed: Needed, options: HubOptions = HubOpt
     """
     folder = TINY if source == "tiny" else Path(source).expanduser()
     if folder.is_dir():
-        if missing := select(listing(folder), needed, str(source)).missing:
+        if missing := select_in(folder, needed, str(source)).missing:
             raise CheckpointError(missing)
         return folder
     repo = str(source)
@@ -61,32 +68,61 @@ def find(source: str | os.PathLike, needed: Needed, options: HubOptions = HubOpt
 def on_the_hub(repo: str, needed: Needed, options: HubOptions) -> Path:
     from huggingface_hub import constants  # 0.2 s, and only needed for ids
 
-    found = cached(repo, needed, options)
-    if not found and repo in ALIASES:
+    cache = cached(repo, needed, options)
+    if not cache.folder and repo in ALIASES:
         warnings.warn(f"{repo} is gone from the Hub; {ALIASES[repo]} has the same weights and is taken instead", stacklevel=1)
         repo = ALIASES[repo]
-        found = cached(repo, needed, options)
-    if found:
-        return found
+        cache = cached(repo, needed, options)
+    unasked = unasked_of(cache.folder, needed) if cache.folder else []
     if options.local_files_only or constants.HF_HUB_OFFLINE:
-        why = "local_files_only=True" if options.local_files_only else "HF_HUB_OFFLINE"
-        raise unavailable(repo, f"it is not fully cached, and {why} disables downloading")
-    return download(repo, needed, options)
+        if not cache.folder:
+            why = "local_files_only=True" if options.local_files_only else "HF_HUB_OFFLINE"
+            raise unavailable(repo, f"it is not fully cached{cache.lacks}, and {why} disables downloading")
+        if padding := next((file for file in unasked if file.endswith(SPECIAL)), None):
+            warnings.warn(f"{padding} of {repo} is not cached: if it exists, prompts are padded in another way", stacklevel=1)
+        return cache.folder
+    if cache.folder and not unasked:
+        return cache.folder
+    try:
+        return download(repo, needed, options)
+    except CheckpointError:
+        if cache.folder:  # it is all that can be had
+            return cache.folder
+        raise
 
 
-def cached(repo: str, needed: Needed, options: HubOptions) -> Path | None:
-    """The folder of a repository in the cache, if everything that is needed is in it."""
+class Cache(NamedTuple):
+    """The folder of a repository in the cache if it has all that must be there, and in brackets what it lacks."""
+
+    folder: Path | None
+    lacks: str
+
+
+def cached(repo: str, needed: Needed, options: HubOptions) -> Cache:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    if options.force_download:
+        return Cache(None, "")
     revision, cache_dir = options.revision, options.cache_dir
     try:
         folder = Path(snapshot_download(repo, revision=revision, cache_dir=cache_dir, local_files_only=True, allow_patterns=[]))
     except LocalEntryNotFoundError:
-        return None
+        return Cache(None, "")
     except HFValidationError as error:
         raise unavailable(repo, str(error)) from error
-    return None if select(listing(folder), needed, repo).missing else folder
+    missing = select_in(folder, needed, repo).missing
+    return Cache(None, f" ({missing.partition(':')[0]})") if missing else Cache(folder, "")
+
+
+def unasked_of(folder: Path, needed: Needed) -> list[str]:
+    """Files that a cached repository may have, for all that the cache knows."""
+    return [name for name in select_in(folder, needed).absent if not mark_of_absence(folder, name).exists()]
+
+
+def mark_of_absence(folder: Path, name: str) -> Path:
+    """Where the Hub's library notes that the repository has no such file."""
+    return folder.parents[1] / ".no_exist" / folder.name / name
 
 
 def download(repo: str, needed: Needed, options: HubOptions) -> Path:
@@ -99,16 +135,38 @@ def download(repo: str, needed: Needed, options: HubOptions) -> Path:
 
     revision, token = options.revision, options.token
     failures: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)  # the last covers the whole HTTP library
+
+    def fetch(files: list[str]) -> Path:
+        settings: dict[str, Any] = {"cache_dir": options.cache_dir, "force_download": options.force_download}
+        return Path(str(snapshot_download(repo, revision=revision, token=token, allow_patterns=files, **settings)))
+
     try:
-        selection = select(list_repo_files(repo, revision=revision, token=token), needed, repo)
+        names = list_repo_files(repo, revision=revision, token=token)
+        selection = select(names, needed, repo, lambda name: read_text(fetch([name]) / name))
         if selection.missing:
             raise CheckpointError(selection.missing)
-        files = selection.files
-        if repo.startswith(OFFICIAL) and any(file.endswith(".safetensors") for file in files):
+        if repo.startswith(OFFICIAL) and any(file.endswith(".safetensors") for file in selection.files):
             warnings.warn(LICENCE.format(repo), stacklevel=1)  # once: next time they are in the cache
-        return Path(snapshot_download(repo, revision=revision, cache_dir=options.cache_dir, token=token, allow_patterns=files))
+        folder = fetch(selection.files)
+        with suppress(OSError):  # of a cache that may only be read
+            for mark in (mark_of_absence(folder, name) for name in selection.absent):
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                mark.touch()
+        return folder
     except failures as error:
         raise unavailable(repo, reason(error, repo, revision)) from error
+
+
+def find_file(source: str | os.PathLike, options: HubOptions = HubOptions()) -> Path:
+    """A single file: on this machine, or at an address on the Hub, https://huggingface.co/owner/name/blob/main/x.safetensors."""
+    address = str(source)
+    if not address.startswith(("http://", "https://")):
+        return Path(source).expanduser()
+    parts = re.fullmatch(r"https?://(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)/(?:blob|resolve)/([^/]+)/([^?#]+).*", address)
+    if not parts:
+        raise CheckpointError(f"{address} is no address of a file on the Hub; download the file, and name it")
+    file = unquote(parts[3])
+    return find(parts[1], Needed((file,)), replace(options, revision=unquote(parts[2]))) / file
 
 
 def unavailable(repo: str, why: str) -> CheckpointError:

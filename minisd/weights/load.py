@@ -1,15 +1,15 @@
 """From a checkpoint to a component or a whole pipeline. Nothing is loaded or downloaded when anything is missing."""
 
 import os
-import re
 import warnings
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from ..config import UnsupportedConfig
 from ..pretrained import PretrainedPipeline
 from ..schedulers import SCHEDULERS, Scheduler
 from ..schedulers.names import NamedSampler
@@ -18,14 +18,16 @@ from ..tokenizer import CLIPTokenizer
 from .checkpoint import Checkpoint, read_folder, read_part, read_single_file
 from .errors import CheckpointError
 from .fill import NETWORKS, fill, part_of
-from .find import HubOptions, find
-from .folder import DEFAULTS, SCHEDULER, Needed, listing, select, within
-from .pipeline_index import INDEX, has_safety_checker, refuse_unsupported
+from .find import HubOptions, find, find_file
+from .folder import DEFAULTS, SCHEDULER, Needed, select_in, within
+from .pipeline_index import INDEX, class_of, refuse_unsupported
+from .single_network import read_network
 from .texts import parse_json, read_text
-from .vocabulary import read_tokenizer, vocabulary_files
+from .vetting import check, get, named
+from .vocabulary import read_tokenizer
 
 FORMATS = (torch.float32, torch.float16, torch.bfloat16)  # of weights
-HUB = ("revision", "cache_dir", "token", "local_files_only")
+HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 NEEDLESS = ("use_safetensors", "low_cpu_mem_usage", "feature_extractor", "requires_safety_checker")  # diffusers' keywords
 REPLACEABLE = ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "num_inference_steps", "guidance_scale")
 UNET = "unet/config.json"
@@ -81,6 +83,7 @@ def taken_hub(options: dict[str, Any]) -> HubOptions:
 
 def load_component(kind: Any, source: str | os.PathLike, subfolder: str = "", **options: Any) -> Any:
     """A network, a tokenizer or a sampler of this class."""
+    subfolder = "" if subfolder in ("", ".") else PurePath(subfolder).as_posix()
     if issubclass(kind, Scheduler):
         return load_scheduler(kind, source, subfolder, taken_hub(options), options)
     if issubclass(kind, CLIPTokenizer):
@@ -92,14 +95,22 @@ def load_scheduler(kind: type[S], source: str | os.PathLike, subfolder: str, hub
     """`settings` override those in the file, which may be any sampler's."""
     file = within(subfolder, "scheduler_config.json")
     path = find(source, Needed((file,)), hub) / file
-    return kind.from_config(parse_json(read_text(path), str(path)), **settings)
+    return read_scheduler(kind, parse_json(read_text(path), str(path)), str(path), settings)
+
+
+def read_scheduler(kind: Any, settings: Mapping[str, Any], where: str, changes: Mapping[str, Any]) -> Any:
+    """A sampler from its file, with changes to it. Raises UnsupportedConfig, which names the file."""
+    try:
+        return kind.from_config(settings, **changes)
+    except ValueError as error:
+        raise UnsupportedConfig(f"{where}: {error}") from error
 
 
 def load_tokenizer(kind: type[T], source: str | os.PathLike, subfolder: str, hub: HubOptions) -> T:
     """The files may also be in the folder "tokenizer", if no other is named."""
     needed = Needed(vocabulary=(f"{subfolder}/",) if subfolder else ("", "tokenizer/"))
     folder = find(source, needed, hub)
-    paths = [folder / name for name in vocabulary_files(listing(folder), needed.vocabulary)]
+    paths = [folder / name for name in select_in(folder, needed).texts]
     return read_tokenizer(kind, {path.name: read_text(path) for path in paths}, str(paths[0].parent))
 
 
@@ -108,7 +119,15 @@ def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, varia
     variants = ("fp16", None) if hub.revision == "fp16" else (variant,)
     needed = Needed(networks={subfolder: NETWORKS[part_of(kind)].weights}, variants=variants)
     folder = find(source, needed, hub)
-    network, tensors = read_part(kind, folder, subfolder, select(listing(folder), needed, str(folder)).weights[subfolder])
+    network, tensors = read_part(kind, folder, subfolder, select_in(folder, needed).weights[subfolder])
+    return fill(network, tensors, dtype)
+
+
+def load_network_file(kind: Any, source: str | os.PathLike, **options: Any) -> Any:
+    dtype, hub = taken_dtype(options), HubOptions(**checked_keywords(options, HUB))
+    if not issubclass(kind, nn.Module):
+        raise TypeError(f"a {kind.__name__} is not in a single file; load it by {kind.__name__}.from_pretrained")
+    network, tensors = read_network(kind, find_file(source, hub))
     return fill(network, tensors, dtype)
 
 
@@ -125,16 +144,16 @@ def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None 
     path = find(source, Needed((INDEX,)), hub) / INDEX
     index = parse_json(read_text(path), str(path))
     refuse_unsupported(index, given, str(source))
-    if "unet" not in given and (path := find(source, Needed((INDEX,), UNET), hub) / UNET).exists():
-        refuse_other_tasks(parse_json(read_text(path), str(path)).get("in_channels", 4), kind.unet_channels, str(source))
+    if "unet" not in given and (path := find(source, Needed((INDEX,), (UNET,)), hub) / UNET).is_file():
+        refuse_other_unets(parse_json(read_text(path), str(path)), kind, source)
 
     # All that is needed is found before any of it is loaded
     networks = {part: network.weights for part, network in NETWORKS.items() if part not in given}
-    if not has_safety_checker(index):
+    if not class_of(index, "safety_checker", str(source)):
         networks.pop("safety_checker", None)
     needed = Needed(
         texts=(INDEX,) if isinstance(given.get("scheduler"), Scheduler) else (INDEX, SCHEDULER),
-        optional_texts=re.escape(DEFAULTS),
+        optional=(DEFAULTS,),
         vocabulary=() if "tokenizer" in given else ("tokenizer/",),
         networks=networks,
         variants=("fp16", None) if hub.revision == "fp16" else (variant, None),
@@ -154,16 +173,23 @@ def load_single_file(
     if "revision" in options:
         raise TypeError("revision=… is not known here; leave it out")
     dtype, hub, given = taken_dtype(options), taken_hub(options), replacements(options)
-    checkpoint = read_single_file(Path(source).expanduser(), prediction_type)
+    source = find_file(source, hub)
+    checkpoint = read_single_file(source, prediction_type, given=given.keys() - {"unet"})  # which tells what the file is
     if checkpoint.decided.startswith("guessed"):
         guess = f"{source} is taken for a model of {checkpoint.prediction_type}, {checkpoint.decided}"
         warnings.warn(f'{guess}; prediction_type="…" overrides it', stacklevel=1)
     refuse_unsupported(checkpoint.json(INDEX), given, str(source))
     if "unet" not in given:
-        refuse_other_tasks(checkpoint.json(UNET).get("in_channels", 4), kind.unet_channels, str(source))
+        refuse_other_unets(checkpoint.json(UNET), kind, source)
     if "tokenizer" not in given and (tokenizer is not None or not checkpoint.has_vocabulary):
         checkpoint = checkpoint.with_vocabulary(folder_with_vocabulary(tokenizer or VOCABULARY, hub, source))
     return assemble(kind, checkpoint, given, dtype)
+
+
+def refuse_other_unets(settings: Mapping[str, Any], kind: type[P], source: str | os.PathLike):
+    with named(f"{source}/{UNET}"):
+        in_channels = get(settings, "in_channels", int, 4)
+    refuse_other_tasks(in_channels, kind.unet_channels, str(source))
 
 
 def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source: str | os.PathLike) -> Path:
@@ -177,9 +203,12 @@ def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source
 
 def assemble(kind: type[P], checkpoint: Checkpoint, given: Mapping[str, Any], dtype: torch.dtype) -> P:
     """A pipeline with the parts of a checkpoint; those that are `given` replace its own. Small files first, then the weights."""
-    scheduler = given.get("scheduler") or SCHEDULERS[checkpoint.json(INDEX)["scheduler"][-1]]
-    if isinstance(scheduler, type | NamedSampler):  # not yet a sampler
-        scheduler = scheduler.from_config(checkpoint.json(SCHEDULER))  # type: ignore[union-attr]
+    scheduler = given.get("scheduler") or SCHEDULERS[str(class_of(checkpoint.json(INDEX), "scheduler", str(checkpoint.source)))]
+    if isinstance(scheduler, type | NamedSampler):  # diffusers' pipelines set steps_offset to 1, which its first versions left out
+        scheduler, type | NamedSampler
+    ):  # diffusers' pipelines take steps_offset for 1, as its first versions left it out
+        settings = {**checkpoint.json(SCHEDULER), "steps_offset": 1}
+        scheduler = read_scheduler(scheduler, settings, f"{checkpoint.source}/{SCHEDULER}", {})
     parts = defaults_of(checkpoint)
     if "tokenizer" not in given:
         parts["tokenizer"] = read_tokenizer(CLIPTokenizer, checkpoint.tokenizer_files, f"the tokenizer of {checkpoint.source}")
@@ -194,4 +223,6 @@ def defaults_of(checkpoint: Checkpoint) -> dict[str, Any]:
     defaults = checkpoint.json(DEFAULTS) if DEFAULTS in checkpoint.files else {}
     if unknown := defaults.keys() - {"num_inference_steps", "guidance_scale"}:
         raise CheckpointError(f"{checkpoint.source}: {DEFAULTS} has {min(unknown)!r}, which is no default of a pipeline")
-    return defaults
+    with named(f"{checkpoint.source}/{DEFAULTS}"):
+        kinds = {"num_inference_steps": int, "guidance_scale": float}
+        return {name: check(name, value, kinds[name]) for name, value in defaults.items()}

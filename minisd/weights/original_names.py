@@ -86,13 +86,18 @@ LAYOUTS = {
 }
 SCHEDULE = (
     "betas|(sqrt_)?alphas_cumprod|alphas_cumprod_prev|(sqrt|log)_one_minus_alphas_cumprod|sqrt_recip(m1)?_alphas_cumprod"
-    "|posterior_(variance|log_variance_clipped|mean_coef[12])"
+    "|posterior_(variance|log_variance_clipped|mean_coef[12])|logvar|lvlb_weights|scale_factor"
+)
+# What training and other programs leave behind: moving averages, losses, learnt words, and the half of CLIP that compares.
+LEFTOVERS = (
+    rf"{SCHEDULE}|model_ema\..*|embedding_manager\..*|first_stage_model\.(loss|model_ema)\..*"
+    r"|cond_stage_model\.((transformer|model)\.)?(text_projection(\.weight)?|logit_scale)"
 )
 # Tensors that no network here needs. Of OpenCLIP's 24 blocks Stable Diffusion v2 was trained on the states after the 23rd, and its
 # projection is for comparing texts with images.
 IGNORED = {
-    "v1": rf"{SCHEDULE}|model_ema\..*|cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids",
-    "v2": rf"{SCHEDULE}|model_ema\..*|cond_stage_model\.model\.(transformer\.resblocks\.23\..*|text_projection|logit_scale)",
+    "v1": rf"{LEFTOVERS}|cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids",
+    "v2": rf"{LEFTOVERS}|cond_stage_model\.model\.(transformer\.(resblocks\.23\..*|text_model\.embeddings\..*)|attn_mask)",
 }
 
 

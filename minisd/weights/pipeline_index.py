@@ -6,6 +6,7 @@ from typing import Any
 from ..config import UnsupportedConfig
 from ..schedulers import SCHEDULERS
 from ..tasks import TASKS
+from .vetting import check, named
 
 INDEX = "model_index.json"
 PIPELINES = [*(pipeline for _, pipeline, _ in TASKS.values()), "StableDiffusionImg2ImgPipeline"]
@@ -24,18 +25,21 @@ def index_json(classes: Mapping[str, str], in_channels: int) -> dict[str, Any]:
     return {"_class_name": TASKS[in_channels][1], "_diffusers_version": "0.10.2", **parts, **rest}
 
 
-def has_safety_checker(index: Mapping[str, Any]) -> bool:
-    return bool((index.get("safety_checker") or [None])[0])
+def class_of(index: Mapping[str, Any], part: str, where: str) -> str | None:
+    """The class of a part, which stands there as [library, class]; None if the pipeline has no such part."""
+    with named(f"{where}/{INDEX}"):
+        pair = check(part, index.get(part), tuple[str | None, str | None] | None)
+    return pair and pair[1]
 
 
 def refuse_unsupported(index: Mapping[str, Any], given: Collection[str], where: str):
     """Raise UnsupportedConfig for a pipeline that minisd does not have, or for its scheduler, unless one is `given`."""
     kind = index.get("_class_name")
     if kind not in PIPELINES:
-        raise UnsupportedConfig(f"{where} is a {kind}; minisd implements {', '.join(PIPELINES)}")
+        raise UnsupportedConfig(f"{where} is a {kind!s:.50}; minisd implements {', '.join(PIPELINES)}")
     if "scheduler" in given:
         return
-    scheduler = (index.get("scheduler") or [None])[-1]
+    scheduler = class_of(index, "scheduler", where)
     if not scheduler:
         raise UnsupportedConfig(f"{where} names no scheduler; give one, as in scheduler=DDIMScheduler()")
     if scheduler not in SCHEDULERS:

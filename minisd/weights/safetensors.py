@@ -63,7 +63,7 @@ def parse_header(path: Path, text: bytes, size: int) -> Header:
         lengths = {name: end - begin for name, (begin, end) in spans.items()}
         expected = {name: math.prod(shape) * DTYPES[dtypes[name]].itemsize for name, shape in shapes.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise not_safetensors(path, f"its header cannot be read ({type(error).__name__}: {error})") from error
+        raise not_safetensors(path, "its header cannot be read; get it again") from error
     data = 8 + len(text)  # where the tensors begin
     whole = data + max((end for _, end in spans.values()), default=0)
     if whole != size:
@@ -77,6 +77,8 @@ def parse_header(path: Path, text: bytes, size: int) -> Header:
 
 
 def not_safetensors(path: Path, why: str) -> CheckpointError:
+    if "snapshots" in path.parts:  # a file in the Hub's cache
+        why = why.replace("get it again", "get it again by force_download=True")
     return CheckpointError(f"{path} is damaged or not a safetensors file: {why}")
 
 
@@ -122,6 +124,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def finite(tensor: Tensor) -> bool:
+    return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())  # PyTorch cannot ask this of 8 bits
+
+
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, notes: Mapping[str, str] | None = None
 ):
@@ -142,9 +148,9 @@ def write_tensors(
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, tensor in tensors.items():
-            if not tensor.isfinite().all():
+            if not finite(tensor):
                 raise CheckpointError(f"{name} holds NaN or infinity: the weights are damaged, and nothing was written")
             cast = tensor.to(dtype or tensor.dtype)
-            if cast.dtype != tensor.dtype and not cast.isfinite().all():
+            if cast.dtype != tensor.dtype and not finite(cast):
                 raise CheckpointError(f"{name} has numbers too large for float16: choose bfloat16 or float32")
             file.write(cast.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

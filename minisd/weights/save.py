@@ -2,7 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,31 @@ from .texts import json_text, write_texts
 from .vocabulary import tokenizer_texts
 from .writing import new_file, new_folder
 
+WRITTEN = re.compile(  # what is written here, by its path in a folder
+    r"(model_index|defaults)\.json|(\w+/)?((scheduler_|tokenizer_|preprocessor_)?config|vocab|special_tokens_map|added_tokens)\.json"
+    r"|(\w+/)?(merges\.txt|(diffusion_pytorch_model|model)(\.\w+)?\.safetensors)"
+)
+
 Component = nn.Module | CLIPTokenizer | Scheduler
 
 
-def save_component(component: Component, folder: str | os.PathLike):
-    """A new folder with a network, a tokenizer or a sampler."""
-    with new_folder(folder) as new:
+def save_component(component: Component, folder: str | os.PathLike, variant: str | None = None):
+    """A folder with a network, a tokenizer or a sampler."""
+    component = as_written(component)
+    with written_folder(folder) as new:
         write_texts(new, component_texts(component))
         if isinstance(component, nn.Module):
-            write_weights(new, component, component.state_dict())
+            write_weights(new, component, component.state_dict(), variant=variant)
+
+
+def as_written(component: Any) -> Any:
+    """The network inside what torch.compile makes of one."""
+    return getattr(component, "_orig_mod", component)
+
+
+def class_name(component: Component) -> str:
+    """The class of minisd that a component is of, or of which its class is derived elsewhere."""
+    return next(kind.__name__ for kind in type(component).__mro__ if kind.__module__.startswith("minisd."))
 
 
 def component_texts(component: Component) -> dict[str, str]:
@@ -43,27 +62,34 @@ def component_texts(component: Component) -> dict[str, str]:
     config: Any = component.config
     settings = config_json(config)
     if isinstance(component, Scheduler):
-        return {"scheduler_config.json": json_text({"_class_name": type(component).__name__, **settings})}
+        return {"scheduler_config.json": json_text({"_class_name": class_name(component), **settings})}
     return {"config.json": json_text(settings)}
 
 
-def write_weights(folder: Path, network: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None):
+def write_weights(
+    folder: Path,
+    network: nn.Module,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+):
     """The weights of a network, by their names in it, under diffusers' names."""
     part = part_of(type(network))
     named = to_diffusers(part, tensors, convolutions=not getattr(network.config, "use_linear_projection", True))
-    write_tensors(folder / f"{NETWORKS[part].weights}.safetensors", named, dtype)
+    file = ".".join(filter(None, (NETWORKS[part].weights, variant, "safetensors")))
+    write_tensors(folder / file, named, dtype)
 
 
-def save_pipeline(pipeline: Any, folder: str | os.PathLike):
-    """A new folder that minisd and diffusers load."""
-    parts = {name: getattr(part, "_orig_mod", part) for name, part in pipeline.components.items() if part is not None}  # compiled
+def save_pipeline(pipeline: Any, folder: str | os.PathLike, variant: str | None = None):
+    """A folder that minisd and diffusers load."""
+    parts = {name: as_written(part) for name, part in pipeline.components.items() if part is not None}
     for name, part in parts.items():
         if not isinstance(part, Component):
             raise TypeError(f"the {name} is not minisd's own and cannot be saved; put one of minisd's in its place")
     networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     defaults = {"num_inference_steps": pipeline.num_inference_steps, "guidance_scale": pipeline.guidance_scale}
     files = {
-        INDEX: json_text(index_json({name: type(part).__name__ for name, part in parts.items()}, pipeline.unet.config.in_channels)),
+        INDEX: json_text(index_json({name: class_name(part) for name, part in parts.items()}, pipeline.unet.config.in_channels)),
         DEFAULTS: json_text(defaults),
     }
     files |= {f"{name}/{file}": text for name, part in parts.items() for file, text in component_texts(part).items()}
@@ -71,7 +97,8 @@ def save_pipeline(pipeline: Any, folder: str | os.PathLike):
         size = parts["safety_checker"].config.vision.image_size
         files["feature_extractor/preprocessor_config.json"] = json_text(preprocessor_json(size))
     tensors = {f"{name}.{key}": tensor for name, network in networks.items() for key, tensor in network.state_dict().items()}
-    write_diffusers(Checkpoint(Path(folder), files, networks, tensors, ""), folder)
+    with written_folder(folder) as new:
+        write_parts(new, Checkpoint(Path(folder), files, networks, tensors, ""), variant=variant)
 
 
 def preprocessor_json(size: int) -> dict[str, Any]:
@@ -98,6 +125,27 @@ def write_diffusers(checkpoint: Checkpoint, out: str | os.PathLike, dtype: torch
     if not checkpoint.has_vocabulary:
         raise CheckpointError("a diffusers folder needs a vocabulary, and the source has none; --tokenizer FOLDER puts one in")
     with new_folder(out) as folder:
-        write_texts(folder, checkpoint.files)
-        for part, network in checkpoint.networks.items():
-            write_weights(folder / part, network, checkpoint.take(part), dtype)
+        write_parts(folder, checkpoint, dtype)
+
+
+def write_parts(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype | None = None, variant: str | None = None):
+    write_texts(folder, checkpoint.files)
+    for part, network in checkpoint.networks.items():
+        write_weights(folder / part, network, checkpoint.take(part), dtype, variant)
+
+
+@contextmanager
+def written_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill, which takes the place of one that was written so before; weights of other variants come along.
+
+    Raises CheckpointError if anything else is in that, so that nothing of a user's is lost.
+    """
+    folder = Path(folder).expanduser()
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []
+    if other := next((name for name in names if not WRITTEN.fullmatch(name)), None):
+        raise CheckpointError(f"{folder} holds {other}, which save_pretrained did not write; name a new folder")
+    with new_folder(folder, replace=bool(names)) as new:
+        yield new
+        for name in names:
+            if name.endswith(".safetensors") and (new / name).parent.is_dir() and not (new / name).exists():
+                shutil.copy2(folder / name, new / name)

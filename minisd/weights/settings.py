@@ -1,8 +1,9 @@
-"""diffusers' JSON ↔ minisd's configurations. What a JSON asks for and minisd does not implement is refused by name."""
+"""The JSON of networks in a diffusers folder ↔ minisd's configurations. What minisd does not implement is refused by name."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 from ..config import (
     CLIPTextConfig,
@@ -13,80 +14,22 @@ from ..config import (
     UnsupportedConfig,
     VAEConfig,
 )
+from .sampler_settings import scheduler_json
+from .vetting import Settings, check, checked, get, refuse_blocks, refuse_uneven, refuse_unknown, refuse_unless, required, single
 
-if TYPE_CHECKING:
-    from ..schedulers.configured import Configured
-
-Settings = Mapping[str, Any]
 Config = CLIPTextConfig | CLIPVisionConfig | SafetyCheckerConfig | UNetConfig | VAEConfig | SchedulerConfig
-C = TypeVar("C", CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, UNetConfig, VAEConfig, SchedulerConfig)
+C = TypeVar("C", CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, UNetConfig, VAEConfig)
+LEVELS = tuple[int, ...]  # a number for each level
 
 
 def read_config(kind: type[C], settings: Settings) -> C:
-    """The configuration that a JSON describes. Raises UnsupportedConfig for one that minisd does not implement."""
-    return FORMS[kind][0](settings)
+    """The configuration that a JSON describes. Raises UnsupportedConfig for one that is wrong or that minisd does not implement."""
+    return READERS[kind](settings)
 
 
 def config_json(config: Config) -> dict[str, Any]:
     """The JSON of a configuration, as diffusers and transformers read it."""
-    return next(FORMS[kind][1] for kind in type(config).__mro__ if kind in FORMS)(config)  # a sampler's may extend another
-
-
-# Vetting
-
-
-def refuse_unless(settings: Settings, implemented: Settings, where: str):
-    """Raise UnsupportedConfig if a setting differs from the only value that is implemented."""
-    for name, value in implemented.items():
-        if (given := settings.get(name, value)) != value:
-            raise UnsupportedConfig(f"{where}: {name} = {given!r} is not implemented, only {value!r}")
-
-
-def refuse_unknown(settings: Settings, known: Iterable[str], where: str):
-    """Raise UnsupportedConfig for a setting that is switched on and not known."""
-    for name in settings.keys() - set(known):
-        value = settings[name]
-        if not name.startswith("_") and value not in (None, False, "default"):
-            raise UnsupportedConfig(f"{where}: {name} = {value!r} is not implemented")
-
-
-def refuse_blocks(found: Iterable[str], implemented: Iterable[str], where: str):
-    for block in set(found) - set(implemented):
-        raise UnsupportedConfig(f"{where}: a {block} is not implemented")
-
-
-def refuse_uneven(widths: Iterable[int], heads: Iterable[int], where: str):
-    """Raise UnsupportedConfig if a width cannot be divided among the attention's heads."""
-    for width, n in zip(widths, heads):
-        if n < 1 or width % n:
-            raise UnsupportedConfig(f"{where}: a width of {width} cannot be shared among {n} heads")
-
-
-def required(settings: Settings, name: str, where: str) -> Any:
-    if name not in settings:
-        raise UnsupportedConfig(f"{where}: the configuration does not say {name}")
-    return settings[name]
-
-
-def single(value: Any, where: str) -> Any:
-    """The one value of a setting that must not differ between levels."""
-    values = set(value) if isinstance(value, (list, tuple)) else {value}
-    if len(values) > 1:
-        raise UnsupportedConfig(f"{where} = {value!r} is not implemented, only one value for all levels")
-    return values.pop()
-
-
-def for_each_level(value: Any, levels: int) -> tuple:
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
-
-
-def names_of(kind: type[Config]) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
-def of_fields(kind: type[Config], settings: Settings) -> dict[str, Any]:
-    """The settings that are fields of the configuration."""
-    return {name: settings[name] for name in names_of(kind) if name in settings}
+    return next(WRITERS[kind] for kind in type(config).__mro__ if kind in WRITERS)(config)  # a sampler's may extend another
 
 
 # CLIP
@@ -100,12 +43,12 @@ VISION_DEFAULTS = {
 
 
 def read_text(settings: Settings) -> CLIPTextConfig:
-    settings = TEXT_DEFAULTS | settings.get("text_config", settings)  # where a full CLIP has its text half
-    refuse_unless(settings, {"layer_norm_eps": 1e-5}, "text encoder")
-    config = CLIPTextConfig(**of_fields(CLIPTextConfig, settings))
-    refuse_uneven([config.hidden_size], [config.num_attention_heads], "text encoder")
+    settings = TEXT_DEFAULTS | get(settings, "text_config", dict, settings)  # where a full CLIP has its text half
+    refuse_unless(settings, {"layer_norm_eps": 1e-5, "use_attention_mask": False})
+    config = CLIPTextConfig(**checked(CLIPTextConfig, settings))
+    refuse_uneven([config.hidden_size], config.num_attention_heads, "heads")
     if config.hidden_act not in ("quick_gelu", "gelu"):
-        raise UnsupportedConfig(f'text encoder: hidden_act {config.hidden_act!r} is not "quick_gelu" or "gelu"')
+        raise UnsupportedConfig(f'hidden_act {config.hidden_act!r:.50} is not "quick_gelu" or "gelu"')
     return config
 
 
@@ -117,10 +60,12 @@ def text_json(config: CLIPTextConfig) -> dict[str, Any]:
 
 
 def read_vision(settings: Settings) -> CLIPVisionConfig:
-    settings = VISION_DEFAULTS | settings.get("vision_config", settings)  # where a full CLIP has its vision half
-    refuse_unless(settings, {"layer_norm_eps": 1e-5, "num_channels": 3, "hidden_act": "quick_gelu"}, "vision tower")
-    config = CLIPVisionConfig(**of_fields(CLIPVisionConfig, settings))
-    refuse_uneven([config.hidden_size], [config.num_attention_heads], "vision tower")
+    settings = VISION_DEFAULTS | get(settings, "vision_config", dict, settings)  # where a full CLIP has its vision half
+    refuse_unless(settings, {"layer_norm_eps": 1e-5, "num_channels": 3, "hidden_act": "quick_gelu"})
+    config = CLIPVisionConfig(**checked(CLIPVisionConfig, settings))
+    refuse_uneven([config.hidden_size], config.num_attention_heads, "heads")
+    if config.patch_size > config.image_size:
+        raise UnsupportedConfig(f"patch_size = {config.patch_size} is larger than image_size = {config.image_size}")
     return config
 
 
@@ -129,8 +74,7 @@ def vision_json(config: CLIPVisionConfig) -> dict[str, Any]:
 
 
 def read_safety_checker(settings: Settings) -> SafetyCheckerConfig:
-    vision = read_vision(required(settings, "vision_config", "safety checker"))
-    return SafetyCheckerConfig(vision, required(settings, "projection_dim", "safety checker"))
+    return SafetyCheckerConfig(read_vision(required(settings, "vision_config", dict)), required(settings, "projection_dim", int))
 
 
 def safety_checker_json(config: SafetyCheckerConfig) -> dict[str, Any]:
@@ -156,27 +100,50 @@ DOWN, UP = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}, {True: "CrossAt
 
 
 def read_unet(settings: Settings) -> UNetConfig:
-    refuse_unless(settings, UNET_IMPLEMENTED, "UNet")
-    refuse_unknown(settings, {*UNET_KNOWN, *UNET_IMPLEMENTED, *names_of(UNetConfig)}, "UNet")
+    refuse_unless(settings, UNET_IMPLEMENTED)
+    refuse_unknown(settings, {*UNET_KNOWN, *UNET_IMPLEMENTED, *UNetConfig.__dataclass_fields__})
     default = UNetConfig()
-    widths = tuple(settings.get("block_out_channels", default.block_out_channels))
-    down = settings.get("down_block_types", [DOWN[cross] for cross in default.cross_attention])
-    up = settings.get("up_block_types", [UP[cross] for cross in reversed(default.cross_attention)])
-    refuse_blocks({*down, *up}, {*DOWN.values(), *UP.values()}, "UNet")
-    cross_attention = tuple(block == DOWN[True] for block in down)
-    if cross_attention != tuple(block == UP[True] for block in reversed(up)) or len(down) != len(widths):
-        raise UnsupportedConfig("UNet: the levels on the way up must mirror those on the way down, one for each width")
-    heads = for_each_level(settings.get("attention_head_dim", 8), len(widths))  # the number of heads, despite its name
-    refuse_uneven(widths, heads, "UNet")
+    widths = get(settings, "block_out_channels", LEVELS, default.block_out_channels)
+    cross_attention = read_levels(settings, len(widths))
+    heads = get(settings, "attention_head_dim", int | LEVELS, 8)  # the number of heads, despite its name
+    heads = heads if isinstance(heads, tuple) else (heads,) * len(widths)
+    if len(heads) != len(widths):
+        raise UnsupportedConfig(f"attention_head_dim = {list(heads)} has not one number for each of {len(widths)} levels")
+    for level, (width, n) in enumerate(zip(widths, heads)):
+        if cross_attention[level] or level == len(widths) - 1:  # the middle block has the last level's heads
+            refuse_uneven([width], n, "heads")
     read = {
         "block_out_channels": widths,
         "cross_attention": cross_attention,
         "num_attention_heads": heads,
-        "layers_per_block": single(settings.get("layers_per_block", default.layers_per_block), "UNet: layers_per_block"),
-        "cross_attention_dim": single(required(settings, "cross_attention_dim", "UNet"), "UNet: cross_attention_dim"),
-        "sample_size": settings.get("sample_size") or default.sample_size,
+        "layers_per_block": single("layers_per_block", get(settings, "layers_per_block", int | LEVELS, 2)),
+        "cross_attention_dim": single("cross_attention_dim", required(settings, "cross_attention_dim", int | LEVELS)),
+        "sample_size": read_sample_size(settings),
     }
-    return UNetConfig(**(of_fields(UNetConfig, settings) | read))
+    config = UNetConfig(**checked(UNetConfig, {**settings, **read}))
+    refuse_uneven(widths, config.norm_num_groups, "groups")
+    refuse_uneven(widths[:1], 2, "halves, sine and cosine of the time")
+    return config
+
+
+def read_levels(settings: Settings, levels: int) -> tuple[bool, ...]:
+    """Which levels have attention, by the names of the blocks on the way down; those on the way up must mirror them."""
+    default = UNetConfig().cross_attention
+    down = get(settings, "down_block_types", tuple[str, ...], [DOWN[cross] for cross in default])
+    up = get(settings, "up_block_types", tuple[str, ...], [UP[cross] for cross in reversed(default)])
+    refuse_blocks({*down, *up}, {*DOWN.values(), *UP.values()})
+    cross_attention = tuple(block == DOWN[True] for block in down)
+    if cross_attention != tuple(block == UP[True] for block in reversed(up)) or not len(down) == levels > 0:
+        raise UnsupportedConfig("the levels on the way up must mirror those on the way down, one for each width")
+    return cross_attention
+
+
+def read_sample_size(settings: Settings) -> int | tuple[int, int]:
+    """As diffusers' pipelines read it: its first versions wrote 32 into the files of models that draw 64 latents a side."""
+    size = check("sample_size", settings.get("sample_size"), int | tuple[int, int] | None) or UNetConfig().sample_size
+    version = re.match(r"(\d+)\.(\d+)", get(settings, "_diffusers_version", str, ""))
+    early = version is not None and (int(version[1]), int(version[2])) < (0, 9)
+    return 64 if early and isinstance(size, int) and size < 64 else size
 
 
 def unet_json(config: UNetConfig) -> dict[str, Any]:
@@ -198,13 +165,17 @@ VAE_BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDec
 
 
 def read_vae(settings: Settings) -> VAEConfig:
-    refuse_unless(settings, VAE_IMPLEMENTED, "VAE")
-    refuse_unknown(settings, {"force_upcast", *VAE_BLOCKS, *VAE_IMPLEMENTED, *names_of(VAEConfig)}, "VAE")
+    refuse_unless(settings, VAE_IMPLEMENTED)
+    refuse_unknown(settings, {"force_upcast", *VAE_BLOCKS, *VAE_IMPLEMENTED, *VAEConfig.__dataclass_fields__})
+    widths = required(settings, "block_out_channels", LEVELS)
     for name, block in VAE_BLOCKS.items():
-        refuse_blocks(settings.get(name, []), [block], "VAE")
-    widths = tuple(required(settings, "block_out_channels", "VAE"))
-    layers = settings.get("layers_per_block", 1)
-    return VAEConfig(**(of_fields(VAEConfig, settings) | {"block_out_channels": widths, "layers_per_block": layers}))
+        blocks = get(settings, name, tuple[str, ...], [block])
+        refuse_blocks(blocks, [block])
+        if not len(blocks) == len(widths) > 0:
+            raise UnsupportedConfig(f"{name} must name a block for each of {len(widths)} widths, not {len(blocks)}")
+    config = VAEConfig(**checked(VAEConfig, {"layers_per_block": 1, **settings, "block_out_channels": widths}))
+    refuse_uneven(widths, config.norm_num_groups, "groups")
+    return config
 
 
 def vae_json(config: VAEConfig) -> dict[str, Any]:
@@ -212,45 +183,18 @@ def vae_json(config: VAEConfig) -> dict[str, Any]:
     return {"_class_name": "AutoencoderKL", **asdict(config), **blocks}
 
 
-# Samplers
-
-# Known and without effect: latents are never clipped, and PNDM refuses `skip_prk_steps` itself.
-SAMPLER_KNOWN = {"skip_prk_steps", "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value"}
-
-
-def read_scheduler(
-    settings: Settings, kind: type[SchedulerConfig] = SchedulerConfig, known: Iterable[str] = (), where: str = "scheduler"
-) -> SchedulerConfig:
-    refuse_unknown(settings, {*SAMPLER_KNOWN, *known, *names_of(kind)}, where)
-    read = of_fields(kind, settings)
-    return kind(**dict[str, Any]({name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}))
-
-
-def scheduler_json(config: SchedulerConfig) -> dict[str, Any]:
-    plain = {name: value for name, value in asdict(config).items() if value is not None}
-    return {"trained_betas": None, "skip_prk_steps": True, "clip_sample": False, **plain}
-
-
-def scheduler_config(sampler: "type[Configured]", settings: Settings) -> SchedulerConfig:
-    """The configuration of a sampler from diffusers' settings for it, or for another sampler, named by `_class_name`.
-
-    Settings that only the other one has are dropped, as are its `solver_type` and `variance_type`, where they mean nothing here.
-    """
-    own = {*names_of(sampler.config_class), *sampler.implemented}
-    if settings.get("_class_name", sampler.__name__) != sampler.__name__:
-        settings = {name: value for name, value in settings.items() if name in own}
-        for name in ("solver_type", "variance_type"):
-            if settings.get(name) not in sampler.choices.get(name, ()):
-                settings.pop(name, None)
-    refuse_unless(settings, sampler.implemented, sampler.__name__)
-    return read_scheduler(settings, sampler.config_class, sampler.implemented, sampler.__name__)
-
-
-FORMS: dict[type, tuple[Callable[[Settings], Any], Callable[[Any], dict[str, Any]]]] = {
-    CLIPTextConfig: (read_text, text_json),
-    CLIPVisionConfig: (read_vision, vision_json),
-    SafetyCheckerConfig: (read_safety_checker, safety_checker_json),
-    UNetConfig: (read_unet, unet_json),
-    VAEConfig: (read_vae, vae_json),
-    SchedulerConfig: (read_scheduler, scheduler_json),
+READERS: dict[type, Callable[[Settings], Any]] = {
+    CLIPTextConfig: read_text,
+    CLIPVisionConfig: read_vision,
+    SafetyCheckerConfig: read_safety_checker,
+    UNetConfig: read_unet,
+    VAEConfig: read_vae,
+}
+WRITERS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    CLIPTextConfig: text_json,
+    CLIPVisionConfig: vision_json,
+    SafetyCheckerConfig: safety_checker_json,
+    UNetConfig: unet_json,
+    VAEConfig: vae_json,
+    SchedulerConfig: scheduler_json,
 }

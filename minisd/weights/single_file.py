@@ -1,7 +1,7 @@
 """What a single file is and whether it is whole, by its header: the names, shapes and dtypes of its tensors."""
 
-import json
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -15,6 +15,8 @@ from .generations import GENERATIONS
 from .names import Place
 from .original_names import original_name, original_places
 from .safetensors import Header
+from .texts import parse_json
+from .vetting import get, named, required
 
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 READS_TEXT = r"model\.diffusion_model\..*\.attn2\.to_k\.weight"
@@ -64,16 +66,20 @@ class Layout(NamedTuple):
         return config.in_channels
 
 
-def layout_of(header: Header) -> Layout:
-    """Recognise a single file; raises CheckpointError for any other kind, with the end of the sentence "this file is …"."""
+def layout_of(header: Header, given: Collection[str] = ()) -> Layout:
+    """Recognise a single file; raises CheckpointError for any other kind, with the end of the sentence "this file is …".
+
+    Of parts that are `given` nothing is expected.
+    """
     if "minisd" in header.metadata:
-        generation, networks = "", described_networks(header)
+        generation, networks = "", described_networks(header, given)
         places, unexpected = {name: Place(name) for name in header.shapes}, list[str]()
     else:
         generation, in_channels = identify(header.shapes)
         configs = GENERATIONS[generation].configs(in_channels)
-        networks = {part: unfilled(NETWORKS[part].network, config) for part, config in configs.items()}
+        networks = {part: unfilled(NETWORKS[part].network, config) for part, config in configs.items() if part not in given}
         places, unexpected = original_places(header.shapes, generation)
+    places = {native: place for native, place in places.items() if native.split(".")[0] not in given}
     shapes = {f"{part}.{name}": shape for part, network in networks.items() for name, shape in shapes_of(network).items()}
     findings = compare(
         header, places, unexpected, shapes, lambda native: original_name(native, generation) if generation else native
@@ -81,17 +87,30 @@ def layout_of(header: Header) -> Layout:
     return Layout(generation, networks, shapes, places, findings)
 
 
-def described_networks(header: Header) -> dict[str, nn.Module]:
+def description(header: Header) -> dict[str, Any]:
+    """What a minisd file says of itself in its header: `files`, by their paths, and how it was `decided` what it predicts."""
+    about = parse_json(header.metadata["minisd"], "damaged: its description of itself")
+    with named("damaged: its description of itself", CheckpointError):
+        return {"files": required(about, "files", dict[str, str]), "decided": get(about, "decided", str, "it says so")}
+
+
+def described_networks(header: Header, given: Collection[str]) -> dict[str, nn.Module]:
     """The empty networks of a minisd file, by the description of itself in its header."""
-    try:
-        files = dict(json.loads(header.metadata["minisd"])["files"])
-        parts = [part for part in NETWORKS if part == "unet" or f"{part}/config.json" in files]
-        settings = {part: {**json.loads(files[f"{part}/config.json"])} for part in parts}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"damaged: its description of itself cannot be read ({type(error).__name__})") from error
+    files = description(header)["files"]
+    settings = {}
+    for part in NETWORKS.keys() - given:
+        where = f"{part}/config.json"
+        if where in files:
+            settings[part] = parse_json(files[where], f"damaged: its {where}")
+        elif part != "safety_checker":
+            raise CheckpointError(f"incomplete: it has no {where}")
     if strange := next((path for path in files if not re.fullmatch(SMALL_FILES, path)), None):
         raise CheckpointError(f"damaged or malicious: it says it holds {strange!r}, which is no file of a checkpoint")
-    return {part: described(NETWORKS[part].network, settings[part], f"damaged: its {part}/config.json") for part in settings}
+    return {
+        part: described(NETWORKS[part].network, settings[part], f"damaged: its {part}/config.json")
+        for part in NETWORKS
+        if part in settings
+    }
 
 
 def identify(shapes: Shapes) -> tuple[str, int]:

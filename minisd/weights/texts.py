@@ -13,6 +13,8 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: is {path.parent} a checkpoint?") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path} is not a text file: {error}") from error
 

@@ -1,14 +1,21 @@
-"""The files of a tokenizer, in and out: its vocabulary, its merges, and which token pads."""
+"""The files of a tokenizer, in and out: its vocabulary, its merges, the words added to it, and which token pads."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from tokenizers import AddedToken
+
 from ..tokenizer import END, START, CLIPTokenizer
 from .errors import CheckpointError
 from .texts import json_text, parse_json
+from .vetting import check, fits, get, named, required
 
 VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))  # either is enough
-PADDING = ("special_tokens_map.json", "tokenizer_config.json")  # in the official v2 folders they disagree, and the first is right
+ADDED, SPECIAL, CONFIG = "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"
+PADDING = (SPECIAL, CONFIG)  # in the official v2 folders they disagree, and the first is right
+COMPANIONS = ("tokenizer.json", ADDED, *PADDING)  # read too, where they are
+
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # how an added word is found in a text
 
 T = TypeVar("T", bound=CLIPTokenizer)
 
@@ -19,50 +26,80 @@ class Vocabulary(NamedTuple):
 
 
 def vocabulary_files(names: Collection[str], folders: Sequence[str]) -> list[str]:
-    """A vocabulary among the names, with the files about padding, from the first of the folders ("tokenizer/") that has one."""
+    """A vocabulary among the names, with its companions, from the first of the folders ("tokenizer/") that has one."""
     for inside in folders:
         for files in VOCABULARIES:
             if all(inside + file in names for file in files):
-                return [inside + file for file in (*files, *PADDING) if inside + file in names]
+                return [inside + file for file in dict.fromkeys((*files, *COMPANIONS)) if inside + file in names]
     return []
+
+
+def absent_companions(names: Collection[str], folders: Sequence[str]) -> list[str]:
+    """Files that a vocabulary among the names could have with it and has not."""
+    found = vocabulary_files(names, folders)
+    insides = {file[: file.rfind("/") + 1] for file in found}
+    return [inside + file for inside in insides for file in COMPANIONS if inside + file not in found]
 
 
 def read_vocabulary(texts: Mapping[str, str], where: str) -> Vocabulary:
     """The vocabulary in the texts of these files, by their names. Every merge must join two of its tokens to a third."""
     if "vocab.json" in texts:
         file, vocab = "merges.txt", parse_json(texts["vocab.json"], f"in {where}, vocab.json")
-        lines = [line for line in texts["merges.txt"].splitlines() if line and not line.startswith("#version")]
+        lines: list[Any] = [line for line in texts["merges.txt"].splitlines() if line and not line.startswith("#version")]
     else:
         file, model = "tokenizer.json", parse_json(texts["tokenizer.json"], f"in {where}, tokenizer.json").get("model")
-        if not (isinstance(model, dict) and isinstance(model.get("vocab"), dict) and "merges" in model):
+        if not (isinstance(model, dict) and isinstance(model.get("vocab"), dict) and isinstance(model.get("merges"), list)):
             raise CheckpointError(
                 f"in {where}, tokenizer.json holds no byte-pair encoding; take one that CLIP's tokenizer has written"
             )
         vocab, lines = model["vocab"], model["merges"]
+    check("vocab", vocab, dict[str, int])
     merges = []
     for line in lines:
         merge = line.split() if isinstance(line, str) else line
-        if len(merge) != 2 or not {*merge, "".join(merge)} <= vocab.keys():
-            words = " ".join(merge)
-            raise CheckpointError(f"in {where}, {file} is damaged: {words!r} is no pair of the vocabulary's tokens; get it again")
-        merges.append((merge[0], merge[1]))
+        if not fits(merge, tuple[str, str], "merge") or not {*merge, "".join(merge)} <= vocab.keys():
+            words = " ".join(merge) if fits(merge, tuple[str, ...], "merge") else merge
+            raise CheckpointError(
+                f"in {where}, {file} is damaged: {words!r:.80} is no pair of the vocabulary's tokens; get it again"
+            )
         merges.append((merge[0], merge[1]))
     return Vocabulary(vocab, merges)
 
 
+def read_added(texts: Mapping[str, str], where: str) -> dict[int, AddedToken]:
+    """The words that were added to the vocabulary, by their ids. As in transformers, a file that says more of a word wins."""
+    found: dict[int, AddedToken] = {}
+    plain = check(ADDED, parse_json(texts.get(ADDED, "{}"), f"in {where}, {ADDED}"), dict[str, int])
+    found |= {id: AddedToken(word, normalized=True) for word, id in plain.items()}
+    whole = parse_json(texts.get("tokenizer.json", "{}"), f"in {where}, tokenizer.json")
+    entries = [(entry.get("id"), entry) for entry in get(whole, "added_tokens", tuple[dict, ...], ())]
+    config = parse_json(texts.get(CONFIG, "{}"), f"in {where}, {CONFIG}")
+    entries += get(config, "added_tokens_decoder", dict[str, dict], {}).items()
+    for id, entry in entries:
+        id = int(id) if isinstance(id, str) and id.isascii() and id.isdigit() else id
+        flags = {flag: get(entry, flag, bool, False) for flag in FLAGS}
+        found[check("id", id, int)] = AddedToken(required(entry, "content", str), **flags)
+    return found
+
+
 def read_tokenizer(kind: type[T], texts: Mapping[str, str], where: str) -> T:
     """The tokenizer in the texts of these files, by their names."""
-    vocab, merges = read_vocabulary(texts, where)
+    with named(f"in {where}", CheckpointError):
+        vocab, merges = read_vocabulary(texts, where)
+        pad = padding_token(texts, where)
+        added = {id: word for id, word in read_added(texts, where).items() if word.content not in (START, END, pad, "")}
+    ids = vocab | {word.content: id for id, word in added.items()}
     try:
-        return kind(vocab, merges, padding_token(texts, where))
+        return kind(ids, merges, pad, list(added.values()))
     except ValueError as error:
         raise CheckpointError(f"in {where}, {error}") from error
 
 
 def padding_token(texts: Mapping[str, str], where: str) -> str:
     for file in PADDING:
-        if token := parse_json(texts.get(file, "{}"), f"in {where}, {file}").get("pad_token"):
-            return token["content"] if isinstance(token, dict) else token
+        token = get(parse_json(texts.get(file, "{}"), f"in {where}, {file}"), "pad_token", str | dict | None, None)
+        if token:
+            return required(token, "content", str) if isinstance(token, dict) else token
     return END
 
 
@@ -75,9 +112,14 @@ def tokenizer_texts(tokenizer: CLIPTokenizer) -> dict[str, str]:
     special = special_tokens(tokenizer.pad)
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.model_max_length, **special}
     lines = ["#version: 0.2", *(" ".join(merge) for merge in tokenizer.merges)]
-    return {
-        "vocab.json": json_text(tokenizer.vocab),
+    added = {tokenizer.vocab[word.content]: word for word in tokenizer.added}
+    after = {word.content: id for id, word in added.items() if id > tokenizer.end_id}  # a word can also be one of BPE's tokens
+    texts = {
+        "vocab.json": json_text({token: id for token, id in tokenizer.vocab.items() if token not in after}),
         "merges.txt": "\n".join(lines) + "\n",
         "special_tokens_map.json": json_text(special),
-        "tokenizer_config.json": json_text(config),
     }
+    if added:
+        flags = {id: {"content": word.content, **{flag: getattr(word, flag) for flag in FLAGS}} for id, word in added.items()}
+        texts[ADDED], config["added_tokens_decoder"] = json_text(after), flags
+    return texts | {CONFIG: json_text(config)}

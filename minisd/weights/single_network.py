@@ -1,0 +1,82 @@
+"""One network from a single file or a folder: a VAE or a UNet as they are published, or that of a whole checkpoint."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from .checkpoint import read_part, read_single_file
+from .compare import Spell, arranged, compare
+from .errors import CheckpointError
+from .fill import NETWORKS, part_of, shapes_of, unfilled
+from .folder import Needed, select_in
+from .generations import GENERATIONS
+from .names import Place, diffusers_name, diffusers_places
+from .original_names import LAYOUTS, original_name, original_places
+from .prediction import TOLD_BY, prediction_type
+from .safetensors import Header, read_header, read_tensors
+
+N = TypeVar("N", bound=nn.Module)
+
+# A name that only files in diffusers' layout have; text encoders of v1 have the same names in both.
+OF_DIFFUSERS = {"unet": "time_embedding.linear_1.weight", "vae": "decoder.mid_block.resnets.0.conv1.weight"}
+
+
+def read_network(kind: type[N], path: Path) -> tuple[N, dict[str, Tensor]]:
+    """The empty network of this class that a file or folder is for, and its tensors, which fit it. Raises CheckpointError."""
+    part = part_of(kind)
+    if path.is_dir():
+        return read_network_folder(kind, path, part)
+    header = read_header(path)
+    if part not in LAYOUTS["v1"]:
+        raise CheckpointError(f"a {kind.__name__} is not published as a single file; name its folder")
+    if "minisd" in header.metadata:
+        checkpoint = read_single_file(path, given=NETWORKS.keys() - {part})
+        return unfilled(kind, checkpoint.networks[part].config), checkpoint.take(part)
+    misfits = []
+    for generation in GENERATIONS:
+        places, unexpected, spell = located(part, header.shapes, generation)
+        network = unfilled(kind, config_of(part, generation, header, places, path))
+        findings = compare(header, places, unexpected, shapes_of(network), spell)
+        if not findings.refused:
+            findings.warn(str(path))
+            return network, arranged(read_tensors(path), places, shapes_of(network))
+        misfits.append(findings)
+    closest = min(misfits, key=lambda findings: sum(map(len, findings)))
+    raise CheckpointError(f"{path} does not fit a {kind.__name__} of Stable Diffusion: {closest}")
+
+
+def read_network_folder(kind: type[N], folder: Path, part: str) -> tuple[N, dict[str, Tensor]]:
+    """The network in a folder, or in that of its part."""
+    subfolder = part if (folder / part).is_dir() else ""
+    selection = select_in(folder, Needed(networks={subfolder: NETWORKS[part].weights}, variants=(None, "fp16"), pickles=True))
+    if selection.missing:
+        raise CheckpointError(selection.missing)
+    return read_part(kind, folder, subfolder, selection.weights[subfolder])
+
+
+def located(part: str, names: Collection[str], generation: str) -> tuple[dict[str, Place], list[str], Spell]:
+    """Where in a file the tensors of a network are, the names without a place, and the file's name for a tensor."""
+    if OF_DIFFUSERS.get(part) in names:
+        return *diffusers_places(part, names), lambda native: diffusers_name(part, native)
+    prefix = LAYOUTS[generation][part][0]
+    own = [name for name in names if name.startswith(prefix)]
+    left_out = "" if own else prefix  # files of one network have its names with the prefix or without
+    places, unexpected = original_places([left_out + name for name in own or names], generation)
+    inside = {
+        native.removeprefix(f"{part}."): Place(place.name.removeprefix(left_out), place.third) for native, place in places.items()
+    }
+    bare = [name.removeprefix(left_out) for name in unexpected]
+    return inside, bare, lambda native: original_name(f"{part}.{native}", generation).removeprefix(left_out)
+
+
+def config_of(part: str, generation: str, header: Header, places: dict[str, Place], path: Path):
+    """The configuration of a network of v1 or v2; for a UNet, by its input channels and what it predicts."""
+    shape = header.shapes.get(places["conv_in.weight"].name, ()) if "conv_in.weight" in places else ()
+    in_channels = shape[1] if part == "unet" and len(shape) == 4 else 4
+    told_by = places.get(TOLD_BY.removeprefix("unet."))
+    if part != "unet" or generation == "v1" or told_by is None:
+        return GENERATIONS[generation].configs(in_channels)[part]
+    predicts, _ = prediction_type(path, generation, {TOLD_BY: read_tensors(path)[told_by.name]})
+    return GENERATIONS[generation].configs(in_channels, predicts)[part]
