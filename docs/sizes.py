@@ -8,7 +8,7 @@ import json
 import math
 import re
 
-from minisd.config import SafetyCheckerConfig
+from minisd.safety_checker import SafetyCheckerConfig
 from minisd.weights.fill import NETWORKS, shapes_of, unfilled
 from minisd.weights.generations import GENERATIONS
 from minisd.weights.names import CONVOLUTIONS, diffusers_name

@@ -35,12 +35,6 @@ class CLIPVisionConfig(AsMapping):
 
 
 @dataclass(frozen=True)
-class SafetyCheckerConfig(AsMapping):
-    vision: CLIPVisionConfig = CLIPVisionConfig()
-    projection_dim: int = 768
-
-
-@dataclass(frozen=True)
 class UNetConfig(AsMapping):
     """`cross_attention` and `num_attention_heads` have an entry for each level of `block_out_channels`, the finest first."""
 

@@ -5,14 +5,17 @@ made of was not published, but they are about sexual content only: violence and 
 pictures and lets others through, so it is a help, not a guarantee. Only the v1 checkpoints have one.
 """
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from .as_mapping import AsMapping
 from .clip_vision import CLIPVisionModel
-from .config import SafetyCheckerConfig
+from .config import CLIPVisionConfig
 from .numerics import raise_unless_finite
 from .pretrained import Pretrained
 
@@ -40,6 +43,12 @@ def decide(special: Tensor, concepts: Tensor) -> Tensor:
     """
     stricter = 0.01 * (special.round(decimals=3) > 0).any(dim=1, keepdim=True).float()
     return ((concepts + stricter).round(decimals=3) > 0).any(dim=1)
+
+
+@dataclass(frozen=True)
+class SafetyCheckerConfig(AsMapping):
+    vision: CLIPVisionConfig = field(default_factory=CLIPVisionConfig)
+    projection_dim: int = 768
 
 
 class StableDiffusionSafetyChecker(Pretrained, nn.Module):

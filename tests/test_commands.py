@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import minisd.evaluate.__main__
 import minisd.evaluate.curves
@@ -235,3 +236,56 @@ def test_a_damaged_state_is_named(tmp_path, damage, use):
     with pytest.raises(ValueError, match=r"toy/state.pt (is damaged; move it away|belongs to another model; move it away)"):
         finished(file.parent, toy()) if use == "finish" else train(file.parent, toy(), RECIPE, toy_loss(RECIPE))
     assert (file.parent / "log.jsonl").read_text() == log
+
+
+# Pictures of others
+
+
+def damaged(kind: str) -> bytes:
+    file = io.BytesIO()
+    text = PngInfo()
+    text.add_text("workflow", "x" * 2_000_000 * (kind == "a text that is too long"), zip=True)
+    Image.new("RGB", (64, 64), "red").save(file, "PNG", pnginfo=text)
+    return file.getvalue()[: len(file.getvalue()) // (2 if kind == "half a file" else 1)]
+
+
+@pytest.mark.parametrize("kind", ["half a file", "a text that is too long", "too many pixels"])
+@pytest.mark.parametrize("flag", ["--image", "--again"])
+def test_pictures_that_cannot_be_read_are_named(draw, tmp_path, monkeypatch, capsys, kind, flag):
+    (tmp_path / "theirs.png").write_bytes(damaged(kind))
+    if kind == "too many pixels":
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert draw("a cat", flag, "theirs.png", "--out", "new") == (1, ["theirs.png"])
+    assert "error: cannot read the picture theirs.png: " in capsys.readouterr().err
+
+
+# The home folder
+
+
+def test_the_home_folder_is_known(draw, folders, tmp_path, monkeypatch):
+    """The shell replaces ~ in `--out ~/x`, and not in `--out=~/x`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "model").symlink_to(folders["v1"])
+    assert main([*DRAW, "--model=~/model", "--out=~/pictures"]) == 0
+    StableDiffusionPipeline.from_pretrained("~/model").save_pretrained("~/copy")
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["copy", "model", "pictures"]
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_compiled_network_is_saved_as_itself(folders, tmp_path):
+    pipe = StableDiffusionPipeline.from_pretrained(folders["v1"])
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    pipe.save_pretrained(tmp_path / "saved")
+    saved = StableDiffusionPipeline.from_pretrained(tmp_path / "saved").unet.state_dict()
+    weights = StableDiffusionPipeline.from_pretrained(folders["v1"]).unet.state_dict()
+    assert saved.keys() == weights.keys() and all(torch.equal(saved[name], weights[name]) for name in weights)
+
+
+def test_a_picture_of_seed_minus_one_is_drawn_from_a_random_seed(draw, tmp_path):
+    text = PngInfo()
+    text.add_text("parameters", "a cat\nSteps: 1, Sampler: Euler a, CFG scale: 2, Seed: -1, Size: 64x64")
+    Image.new("RGB", (8, 8)).save(tmp_path / "theirs.png", pnginfo=text)
+    assert draw("--again", "theirs.png", "--out", "new")[0] == 0
+    (picture,) = (tmp_path / "new").iterdir()
+    assert "-1.png" not in picture.name

@@ -10,7 +10,8 @@ import transformers
 from helpers import NETWORKS, OFFICIAL, SMALL, V1_TEXT, V1_UNET, VAE
 
 from minisd import UnsupportedConfig, config
-from minisd.config import CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, SchedulerConfig, UNetConfig, VAEConfig
+from minisd.config import CLIPTextConfig, CLIPVisionConfig, SchedulerConfig, UNetConfig, VAEConfig
+from minisd.safety_checker import SafetyCheckerConfig
 from minisd.schedulers import SCHEDULERS
 from minisd.weights.settings import TEXT_DEFAULTS, VISION_DEFAULTS, config_json, read_config
 

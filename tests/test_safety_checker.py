@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minisd import StableDiffusionPipeline, StableDiffusionSafetyChecker
-from minisd.config import CLIPVisionConfig, SafetyCheckerConfig, UnsupportedConfig
-from minisd.safety_checker import decide, preprocess
+from minisd.config import CLIPVisionConfig, UnsupportedConfig
+from minisd.safety_checker import SafetyCheckerConfig, decide, preprocess
 from minisd.weights.fill import fill, from_diffusers
 from minisd.weights.names import to_diffusers
 from minisd.weights.settings import config_json, read_config

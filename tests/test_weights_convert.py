@@ -19,7 +19,7 @@ from originals import OFFICIAL_SHAPES, averaged, original_tensors, write_origina
 from safetensors.torch import load_file, save_file
 
 from minisd import StableDiffusionPipeline
-from minisd.config import SafetyCheckerConfig
+from minisd.safety_checker import SafetyCheckerConfig
 from minisd.weights import fill
 from minisd.weights.checkpoint import read_any
 from minisd.weights.errors import CheckpointError

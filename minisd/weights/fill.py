@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..clip import CLIPTextModel
-from ..config import CLIPTextConfig, SafetyCheckerConfig, UNetConfig, VAEConfig
-from ..safety_checker import StableDiffusionSafetyChecker
+from ..config import CLIPTextConfig, UNetConfig, VAEConfig
+from ..safety_checker import SafetyCheckerConfig, StableDiffusionSafetyChecker
 from ..unet import UNet2DConditionModel
 from ..vae import AutoencoderKL
 from .compare import Spell, arranged, compare

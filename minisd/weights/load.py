@@ -204,9 +204,8 @@ def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source
 def assemble(kind: type[P], checkpoint: Checkpoint, given: Mapping[str, Any], dtype: torch.dtype) -> P:
     """A pipeline with the parts of a checkpoint; those that are `given` replace its own. Small files first, then the weights."""
     scheduler = given.get("scheduler") or SCHEDULERS[str(class_of(checkpoint.json(INDEX), "scheduler", str(checkpoint.source)))]
-    if isinstance(scheduler, type | NamedSampler):  # diffusers' pipelines set steps_offset to 1, which its first versions left out
-        scheduler, type | NamedSampler
-    ):  # diffusers' pipelines take steps_offset for 1, as its first versions left it out
+    if isinstance(scheduler, type | NamedSampler):
+        # diffusers' pipelines set steps_offset to 1, which files of its first versions leave out
         settings = {**checkpoint.json(SCHEDULER), "steps_offset": 1}
         scheduler = read_scheduler(scheduler, settings, f"{checkpoint.source}/{SCHEDULER}", {})
     parts = defaults_of(checkpoint)

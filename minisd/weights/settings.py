@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 from ..config import (
     CLIPTextConfig,
     CLIPVisionConfig,
-    SafetyCheckerConfig,
     SchedulerConfig,
     UNetConfig,
     UnsupportedConfig,
     VAEConfig,
 )
+from ..safety_checker import SafetyCheckerConfig
 from .sampler_settings import scheduler_json
 from .vetting import Settings, check, checked, get, refuse_blocks, refuse_uneven, refuse_unknown, refuse_unless, required, single
 
