@@ -10,7 +10,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "config": (["config", "tasks", "as_mapping"], set()),
     "pretrained": (["pretrained"], set()),
     "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image", "sheet"], set()),
-    "networks": (["layers", "clip", "clip_vision", "unet", "vae"], {"config", "pretrained", "numerics"}),
+    "networks": (["layers", "clip", "clip_vision", "unet", "guided_unet", "vae"], {"config", "pretrained", "numerics"}),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
     "tokenizer": (["tokenizer"], {"pretrained"}),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
@@ -20,6 +20,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
         {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety", "foreign"},
     ),
     "words": (["words"], {"networks", "pipeline", "tokenizer"}),
+    "few steps": (["consistency"], {"networks", "pipeline"}),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline", "system"}),
     "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "system"}),
     "command": (
@@ -44,6 +45,7 @@ LATE = {
     ("pretrained", "weights"),
     ("pipeline", "words"),
     ("samplers", "weights"),
+    ("weights", "few steps"),
     ("command", "tiny"),
     ("command", "editing"),
 }  # imported when a function is called

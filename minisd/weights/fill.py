@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..clip import CLIPTextModel
 from ..config import CLIPTextConfig, UNetConfig, VAEConfig
+from ..guided_unet import GuidedUNet, GuidedUNetConfig
 from ..safety_checker import SafetyCheckerConfig, StableDiffusionSafetyChecker
 from ..unet import UNet2DConditionModel
 from ..vae import AutoencoderKL
@@ -68,7 +69,9 @@ def unfilled(network: type[N], config: Any) -> N:
 def described(network: type[N], settings: Settings, where: str) -> N:
     """The empty network that a config.json describes. Raises UnsupportedConfig, which names the file."""
     with named(where):
-        return unfilled(network, read_config(NETWORKS[part_of(network)].config, settings))
+        config: Any = read_config(NETWORKS[part_of(network)].config, settings)
+        kind: Any = GuidedUNet if isinstance(config, GuidedUNetConfig) else network
+        return unfilled(kind, config)
 
 
 def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..config import UnsupportedConfig
+from ..guided_unet import GuidedUNet
 from ..pretrained import PretrainedPipeline
 from ..schedulers import SCHEDULERS, Scheduler
 from ..schedulers.names import NamedSampler
@@ -203,6 +204,8 @@ def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source
 
 def assemble(kind: type[P], checkpoint: Checkpoint, given: Mapping[str, Any], dtype: torch.dtype) -> P:
     """A pipeline with the parts of a checkpoint; those that are `given` replace its own. Small files first, then the weights."""
+    if isinstance(given.get("unet", checkpoint.networks.get("unet")), GuidedUNet):
+        kind = consistency_kind(kind, checkpoint.source)
     scheduler = given.get("scheduler") or SCHEDULERS[str(class_of(checkpoint.json(INDEX), "scheduler", str(checkpoint.source)))]
     if isinstance(scheduler, type | NamedSampler):
         # diffusers' pipelines set steps_offset to 1, which files of its first versions leave out
@@ -215,6 +218,15 @@ def assemble(kind: type[P], checkpoint: Checkpoint, given: Mapping[str, Any], dt
         if part not in given:
             parts[part] = fill(network, checkpoint.take(part), dtype)
     return kind(**{**parts, **given, "scheduler": scheduler})
+
+
+def consistency_kind(kind: Any, source: Path) -> Any:
+    """The pipeline for a UNet that is told the guidance scale, where text to image is asked for."""
+    from ..consistency import LatentConsistencyModelPipeline
+
+    if not issubclass(LatentConsistencyModelPipeline, kind):
+        raise UnsupportedConfig(f"{source} is a latent consistency model, with which minisd draws from text only")
+    return LatentConsistencyModelPipeline
 
 
 def defaults_of(checkpoint: Checkpoint) -> dict[str, Any]:

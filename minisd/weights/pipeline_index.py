@@ -9,7 +9,7 @@ from ..tasks import TASKS
 from .vetting import check, named
 
 INDEX = "model_index.json"
-PIPELINES = [*(pipeline for _, pipeline, _ in TASKS.values()), "StableDiffusionImg2ImgPipeline"]
+PIPELINES = [*(pipeline for _, pipeline, _ in TASKS.values()), "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"]
 LIBRARIES = {"vae": "diffusers", "unet": "diffusers", "scheduler": "diffusers", "safety_checker": "stable_diffusion"}
 
 

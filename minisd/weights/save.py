@@ -51,7 +51,9 @@ def as_written(component: Any) -> Any:
 
 
 def class_name(component: Component) -> str:
-    """The class of minisd that a component is of, or of which its class is derived elsewhere."""
+    """The class that diffusers knows a component by: of a network or a class derived elsewhere, the one that it extends."""
+    if isinstance(component, nn.Module):
+        return NETWORKS[part_of(type(component))].network.__name__
     return next(kind.__name__ for kind in type(component).__mro__ if kind.__module__.startswith("minisd."))
 
 

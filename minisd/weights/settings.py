@@ -13,6 +13,7 @@ from ..config import (
     UnsupportedConfig,
     VAEConfig,
 )
+from ..guided_unet import GuidedUNetConfig
 from ..safety_checker import SafetyCheckerConfig
 from .sampler_settings import scheduler_json
 from .vetting import Settings, check, checked, get, refuse_blocks, refuse_uneven, refuse_unknown, refuse_unless, required, single
@@ -100,8 +101,9 @@ DOWN, UP = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}, {True: "CrossAt
 
 
 def read_unet(settings: Settings) -> UNetConfig:
+    kind = GuidedUNetConfig if settings.get("time_cond_proj_dim") is not None else UNetConfig
     refuse_unless(settings, UNET_IMPLEMENTED)
-    refuse_unknown(settings, {*UNET_KNOWN, *UNET_IMPLEMENTED, *UNetConfig.__dataclass_fields__})
+    refuse_unknown(settings, {*UNET_KNOWN, *UNET_IMPLEMENTED, *kind.__dataclass_fields__})
     default = UNetConfig()
     widths = get(settings, "block_out_channels", LEVELS, default.block_out_channels)
     cross_attention = read_levels(settings, len(widths))
@@ -120,7 +122,7 @@ def read_unet(settings: Settings) -> UNetConfig:
         "cross_attention_dim": single("cross_attention_dim", required(settings, "cross_attention_dim", int | LEVELS)),
         "sample_size": read_sample_size(settings),
     }
-    config = UNetConfig(**checked(UNetConfig, {**settings, **read}))
+    config = kind(**checked(kind, {**settings, **read}))
     refuse_uneven(widths, config.norm_num_groups, "groups")
     refuse_uneven(widths[:1], 2, "halves, sine and cosine of the time")
     return config

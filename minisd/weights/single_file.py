@@ -29,6 +29,7 @@ OTHERS = {
     "add_embedding.": "the UNet of Stable Diffusion XL; minisd knows v1 and v2",
     "joint_blocks.": "Stable Diffusion 3; minisd knows v1 and v2",
     "double_blocks.": "a Flux model; minisd knows Stable Diffusion v1 and v2",
+    "time_embed.cond_proj.": "a latent consistency model in one file; name the folder or the id that it was published as",
     "control_model.": CONTROLNET,
     "controlnet_cond_embedding.": CONTROLNET,
     "input_hint_block.": CONTROLNET,
