@@ -12,11 +12,14 @@ from .infotext import Infotext, read_infotext
 from .open_image import open_image
 from .schedulers.names import known_as
 
-# What minisd records of a picture and draws by; the rest is for the reader.
-RECORDED = (
-    "prompt", "negative_prompt", "model", "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "sampler",
-    "sigmas", "steps", "guidance_scale", "eta", "seed", "noise", "width", "height", "dtype", "image", "mask", "strength", "paste",
+# What a PNG records where it was given, and what it always records; the rest is for the reader.
+GIVEN = (
+    "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "noise", "image", "mask", "strength", "paste",
     "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale",
+)  # fmt: skip
+RECORDED = (
+    "prompt", "negative_prompt", "model", "sampler", "sigmas", "steps", "guidance_scale", "eta", "seed", "width", "height", "dtype",
+    *GIVEN,
 )  # fmt: skip
 FOR_READERS = ("version", "torch")
 OF_A_MODEL = ("variant", "revision", "tokenizer", "prediction_type", "no_safety_checker")

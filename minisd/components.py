@@ -17,7 +17,11 @@ from .vae import AutoencoderKL
 
 
 class Components(ForeignParts, Switches, PretrainedPipeline):
-    """`num_inference_steps` and `guidance_scale` are the defaults of a call."""
+    """What a pipeline is made of. `num_inference_steps` and `guidance_scale` are the defaults of a call.
+
+    `scheduler` and `safety_checker` are properties, in foreign.py, which also accept those of diffusers. Memory switches are in
+    switches.py, loading and saving in pretrained.py.
+    """
 
     vae: AutoencoderKL
     text_encoder: CLIPTextModel

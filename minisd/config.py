@@ -92,7 +92,7 @@ SD2_TEXT = CLIPTextConfig(hidden_size=1024, intermediate_size=4096, num_hidden_l
 SD2_BASE_UNET = replace(SD1_UNET, cross_attention_dim=1024, num_attention_heads=(5, 10, 20, 20), use_linear_projection=True)
 SD2_UNET = replace(SD2_BASE_UNET, sample_size=96)
 SD2_VAE = replace(SD1_VAE, sample_size=768)
-SD2_BASE_SCHEDULER, SD2_SCHEDULER = SD1_SCHEDULER, replace(SD1_SCHEDULER, prediction_type="v_prediction")
+SD2_SCHEDULER = replace(SD1_SCHEDULER, prediction_type="v_prediction")
 
 TINY_TEXT = CLIPTextConfig(vocab_size=734, hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4)
 TINY_VISION = CLIPVisionConfig(128, 512, 4, 4, image_size=64, patch_size=8)

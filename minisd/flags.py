@@ -58,19 +58,15 @@ def parser() -> argparse.ArgumentParser:
         default="tiny",
         help='"tiny" (built in), a folder, a .safetensors file, or an id on the Hub',
     )
-    p.add_argument("--variant", metavar="NAME", help='of a folder or an id: "fp16" takes the files in half precision')
-    p.add_argument("--revision", metavar="NAME", help="of an id: a branch, a tag or a commit")
-    p.add_argument("--tokenizer", metavar="WHERE", help="of an original single file: the folder or id that has its vocabulary")
-    p.add_argument(
-        "--prediction-type", choices=["epsilon", "v_prediction"], help="of an original single file, where it is guessed wrong"
-    )
+    p.add_argument("--variant", metavar="NAME", help='for folders and Hub ids: "fp16" takes the files in half precision')
+    p.add_argument("--revision", metavar="NAME", help="for Hub ids: a branch, a tag or a commit")
+    p.add_argument("--tokenizer", metavar="WHERE", help="for an original single file: the folder or id that has its vocabulary")
+    p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="override the guess for an original single file")
     p.add_argument(
         "--image", "--init-img", type=user_path, metavar="PICTURE", help="start from a picture: draw it again with the prompt"
     )
     p.add_argument("--strength", type=float, metavar="S", help="how much of the picture becomes noise, up to 1 (default: 0.8)")
-    p.add_argument(
-        "--mask", type=user_path, metavar="PICTURE", help="draw anew what is white in it, and keep the rest (--strength is 1)"
-    )
+    p.add_argument("--mask", type=user_path, metavar="PICTURE", help="white is redrawn, black is kept (default --strength: 1)")
     p.add_argument("--paste", action="store_true", help="with --mask: keep the rest to the last pixel")
     p.add_argument(
         "--image-guidance-scale", type=float, metavar="W", help="for InstructPix2Pix: how closely to keep to the picture"
@@ -85,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--guidance-rescale", type=float, metavar="F", help="take back contrast that guidance adds, 0 to 1 (default: 0)")
     p.add_argument("--sampler", type=sampler_and_curve, metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: the model's own)")
-    p.add_argument("--sigmas", choices=list(CURVES), help="the noise levels of the steps: on a curve, not at even timesteps")
+    p.add_argument("--sigmas", choices=list(CURVES), help="noise levels: a Karras or exponential schedule")
     p.add_argument("--karras", dest="sigmas", action="store_const", const="karras", help="the same as --sigmas karras")
     p.add_argument("--plms", dest="sampler", action="store_const", const=("pndm", None), help=argparse.SUPPRESS)
     p.add_argument("--klms", dest="sampler", action="store_const", const=("lms", None), help=argparse.SUPPRESS)
@@ -94,14 +90,20 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=int, help="picture i starts from the noise of seed + i (default: -1, a random one, which is reported)"
     )
     p.add_argument(
-        "--noise", choices=["cpu", "cuda"], help='whose numbers a seed means; "cuda" draws those of a GPU on any machine'
+        "--noise", choices=["cpu", "cuda"], help='random generator to imitate; "cuda" draws a GPU\'s noise on any machine'
     )
     p.add_argument(
-        "--num-images", "--num-images-per-prompt", "--n-samples", type=int, default=1, metavar="N", help="of each prompt"
+        "--num-images",
+        "--num-images-per-prompt",
+        "--n-samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="images per prompt (default: 1)",
     )
     p.add_argument("--n-iter", type=int, default=1, help=argparse.SUPPRESS)
     p.add_argument("--height", "--H", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's own)")
-    p.add_argument("--width", "--W", type=int, metavar="PIXELS", help="likewise")
+    p.add_argument("--width", "--W", type=int, metavar="PIXELS", help="a multiple of 8 (default: the model's own)")
     p.add_argument(
         "--out", "--outdir", type=user_path, default=Path("."), metavar="PATH", help="a folder, or the name of a .png file"
     )
@@ -188,7 +190,7 @@ def how_to_load(args: argparse.Namespace) -> dict:
     given = {name: value for name, value in of_files.items() if value}
     if given and (args.model == "tiny" or not Path(args.model).is_file()):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise ValueError(f"{flags}: only for an original single file, and {args.model} is none")
+        raise ValueError(f"{flags} works only with an original single file; {args.model} is not one")
     parts: dict[str, Any] = {"scheduler": SAMPLERS[args.sampler[0]]} if args.sampler else {}
     parts |= {"safety_checker": None} if args.no_safety_checker else {}
     return {"variant": args.variant, "revision": args.revision, **given, **parts}
@@ -199,5 +201,5 @@ def device_of(name: str) -> str:
     if name == "auto" or (name == "cuda" and there["cuda"]):
         return best_device()
     if not there[name]:
-        raise ValueError(f"this machine, or this PyTorch, has no {name}; leave --device out, or say --device cpu")
+        raise ValueError(f"{name} is not available here; omit --device, or use --device cpu")
     return name

@@ -76,7 +76,7 @@ def fitting_scheduler(scheduler: Any) -> Any:
     if isinstance(scheduler, type):
         raise TypeError(f"{name} is a class; give a sampler with settings, as {name}.from_config(pipe.scheduler.config) is")
     if lacking := [attribute for attribute in SAMPLER if not hasattr(scheduler, attribute)]:
-        raise TypeError(f"{name} is no sampler of this pipeline: it has no {lacking[0]}; take one of minisd's or diffusers'")
+        raise TypeError(f"{name} cannot be used as a scheduler: it has no {lacking[0]}; take one of minisd's or diffusers'")
     return ForeignScheduler(scheduler)
 
 
@@ -86,7 +86,7 @@ def fitting_checker(checker: Any) -> Any:
         return checker
     if not callable(checker) or isinstance(checker, type):
         raise TypeError(
-            f"{checker!r:.60} is no safety checker; give minisd's, diffusers', a function from images to flags, or None"
+            f"{checker!r:.60} is not a safety checker; give minisd's, diffusers', a function from images to flags, or None"
         )
     arguments = signature(checker.forward if isinstance(checker, nn.Module) else checker).parameters.values()
     like_diffusers = any(argument.name == "clip_input" or argument.kind is Parameter.VAR_KEYWORD for argument in arguments)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import __version__
+from .again import GIVEN
 from .cuda_noise import CudaNoise
 from .exit_status import exit_status
 from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, names_picture, parse, what_to_draw
@@ -31,11 +32,7 @@ from .sheet import image_grid
 
 BATCH = 4  # pictures that are drawn at once
 NAME = 100  # bytes of a prompt in a file's name; with a seed and more behind them, every file system has room for them
-RECORDED = (  # in the PNG, where they were given
-    "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "noise", "image", "mask", "strength", "paste",
-    "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale",
-)  # fmt: skip
-WORDS = ("prompt_weighting", "clip_skip", "guidance_rescale")
+OF_A_CALL = ("prompt_weighting", "clip_skip", "guidance_rescale")  # arguments, where they were given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,7 +140,7 @@ def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Names
         guidance_scale=args.guidance_scale,
         negative_prompt=[args.negative_prompt] * len(batch),
         eta=args.eta,
-        **{name: value for name in WORDS if (value := getattr(args, name))},
+        **{name: value for name in OF_A_CALL if (value := getattr(args, name))},
         generator=[CudaNoise(order.seed) if args.noise == "cuda" else seeded(order.seed) for order in batch],
     )
     frames: list[list[Image.Image]] = []
@@ -191,7 +188,7 @@ def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, ar
         "version": __version__,
         "torch": torch.__version__,
         **({"sigmas": curve} if curve else {}),
-    } | {name: str(value) if isinstance(value, Path) else value for name in RECORDED if (value := getattr(args, name))}
+    } | {name: str(value) if isinstance(value, Path) else value for name in GIVEN if (value := getattr(args, name))}
 
 
 def file_name(out: Path, order: Order, suffix: str = "") -> Path:

@@ -12,6 +12,6 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_pil(x: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in [-1, 1] as B pictures; values are rounded, not cut off, to 8 bits."""
+    """(B, 3, H, W) in [-1, 1] as B pictures; values are rounded, not truncated, to 8 bits."""
     pixels = (x.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray((255 * picture).round().astype("uint8")) for picture in pixels]

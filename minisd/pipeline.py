@@ -56,7 +56,7 @@ def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor
 
 
 def rescale(eps: Tensor, eps_cond: Tensor, share: float) -> Tensor:
-    """A share of the contrast that guidance added to ε is taken back (Lin et al. 2023, eq. 15 and 16)."""
+    """Undo a share of the contrast that guidance added to ε (Lin et al. 2023, eq. 15 and 16)."""
     as_before = eps * eps_cond.std(dim=(1, 2, 3), keepdim=True) / eps.std(dim=(1, 2, 3), keepdim=True)
     return share * as_before + (1 - share) * eps
 
@@ -133,9 +133,9 @@ class StableDiffusionPipeline(Components):
         yield from self.steps(Request.of(self, *arguments, **settings))
 
     def steps(self, request: Request) -> Steps:
-        """Words, noise, loop."""
+        """Words, noise, loop. A generator: it computes a step when it is asked for one."""
         # Words: the prompt, and for guidance also the negative prompt (by default "")
-        context = self.encode_words(request.texts, request.num_images_per_prompt)  # (B or 2B, 77, D)
+        context = self.encode_words(request.texts, request.num_images_per_prompt)  # (B or 2B, T, D)
 
         # Noise: drawn on the CPU, as large as the sampler wants it at its first timestep
         scheduler = copy(self.scheduler)  # two loops at once are two trajectories
@@ -171,8 +171,8 @@ class StableDiffusionPipeline(Components):
         return latents
 
     def predict(self, x: Tensor, t: Tensor, context: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:
-        """The UNet's guess of the noise in x (B, 4, h, w), guided if the context (2B, 77, D) has states without the prompt too."""
-        if len(context) == len(x):
+        """The UNet's guess of the noise in x (B, 4, h, w), guided if the context (2B, T, D) has states without the prompt too."""
+        if len(context) == len(x):  # no guidance
             return self.unet(x, t, encoder_hidden_states=context).sample
         eps = self.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.float()  # (2B, 4, h, w)
         eps_uncond, eps_cond = eps.chunk(2)
@@ -194,7 +194,7 @@ class StableDiffusionPipeline(Components):
         return StableDiffusionPipelineOutput(images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy(), flags)
 
     def encode_words(self, texts: Sequence[list[str] | Tensor], num_images_per_prompt: int) -> Tensor:
-        """k lists of prompts, or their states, one after the other → (k · B, 77, D), where B counts images."""
+        """k lists of prompts, or their states, one after the other → (k · B, T, D), where B counts images."""
         states = [prompts if isinstance(prompts, Tensor) else self.encode_prompt(prompts) for prompts in texts]
         return torch.cat(states).repeat_interleave(num_images_per_prompt, dim=0)
 

@@ -83,7 +83,7 @@ class Request:
 
     @property
     def texts(self) -> list[list[str] | Tensor]:
-        """The lists of prompts that the UNet reads side by side, in the order of its batch."""
+        """The prompts of one batch of the UNet, negative ones first."""
         return [self.negative_prompts, self.prompts] if self.guided else [self.prompts]
 
     @property

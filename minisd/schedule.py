@@ -44,7 +44,7 @@ def velocity(x0: Tensor, noise: Tensor, alpha: Tensor | float) -> Tensor:
 
 
 def to_epsilon(model_output: Tensor, x: Tensor, alpha: Tensor | float, prediction_type: str) -> Tensor:
-    """The noise in x, from whatever the model predicts: ε itself, or ε = √ᾱ v + √(1−ᾱ) x, or the rest beside x0 ("sample")."""
+    """The noise in x, from what the model predicts: ε itself, or ε = √ᾱ v + √(1−ᾱ) x, or the rest beside x0 ("sample")."""
     if prediction_type == "v_prediction":
         return alpha**0.5 * model_output + (1 - alpha) ** 0.5 * x
     if prediction_type == "sample":
@@ -58,7 +58,10 @@ def to_x0(x: Tensor, eps: Tensor, alpha: Tensor | float) -> Tensor:
 
 
 def to_x0_and_epsilon(model_output: Tensor, x: Tensor, alpha: Tensor | float, prediction_type: str) -> tuple[Tensor, Tensor]:
-    """What x is made of, according to the model. From v, x0 = √ᾱ x − √(1−ᾱ) v, which holds where nothing is left of it (ᾱ = 0)."""
+    """What x is made of, according to the model.
+
+    From v, x0 = √ᾱ x − √(1−ᾱ) v, which also works at ᾱ = 0, where dividing by √ᾱ would not.
+    """
     eps = to_epsilon(model_output, x, alpha, prediction_type)
     if prediction_type == "sample":
         return model_output, eps
@@ -70,7 +73,7 @@ def to_x0_and_epsilon(model_output: Tensor, x: Tensor, alpha: Tensor | float, pr
 def transfer(x: Tensor, eps: Tensor, alpha: Tensor | float, alpha_next: Tensor | float) -> Tensor:
     """From one noise level to another along ε: go to x0, come back with the same noise.
 
-    At once the DDIM step with η = 0 (Song et al. 2020, eq. 12), PNDM's transfer (Liu et al. 2022, eq. 11), and an Euler step in
-    σ = √((1−ᾱ)/ᾱ) (Karras et al. 2022, eq. 1). The samplers differ only in the ε that they put in.
+    One formula for three: the DDIM step with η = 0 (Song et al. 2020, eq. 12), PNDM's transfer (Liu et al. 2022, eq. 11), and an
+    Euler step in σ = √((1−ᾱ)/ᾱ) (Karras et al. 2022, eq. 1). The samplers differ only in the ε that they put in.
     """
     return add_noise(to_x0(x, eps, alpha), eps, alpha_next)

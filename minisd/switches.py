@@ -14,7 +14,7 @@ def decode_one_by_one(vae: AutoencoderKL, latents: Tensor) -> DecoderOutput:
 
 
 class Switches:
-    """A pipeline's attention is a fused kernel, which never holds all scores at once: slicing it would save nothing."""
+    """Memory switches. Attention here is a fused kernel, which never holds all scores at once, so slicing it would save nothing."""
 
     vae: AutoencoderKL
 
@@ -26,13 +26,13 @@ class Switches:
         vars(self.vae).pop("decode", None)
 
     def enable_attention_slicing(self, slice_size: Any = "auto"):
-        """Has no effect, see above."""
+        """Has no effect: the fused kernel of attention never holds all scores."""
 
     def disable_attention_slicing(self):
         """Has no effect."""
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None):
-        """Has no effect, see above."""
+        """Has no effect: the fused kernel of attention never holds all scores."""
 
     def disable_xformers_memory_efficient_attention(self):
         """Has no effect."""

@@ -13,9 +13,9 @@ class OtherTask(UnsupportedConfig):
 
 # By input channels: the task, the pipeline of the published checkpoints, and the flags of the command line
 TASKS = {
-    4: ("text to image", "StableDiffusionPipeline", "no --image-guidance-scale"),
-    8: ("editing by instruction", "StableDiffusionInstructPix2PixPipeline", "--image without --mask"),
-    9: ("inpainting", "StableDiffusionInpaintPipeline", "--image and --mask"),
+    4: ("text to image", "StableDiffusionPipeline", "leave out --image-guidance-scale"),
+    8: ("editing by instruction", "StableDiffusionInstructPix2PixPipeline", "give --image, and no --mask"),
+    9: ("inpainting", "StableDiffusionInpaintPipeline", "give --image and --mask"),
 }
 
 
@@ -26,5 +26,5 @@ def refuse_other_tasks(in_channels: int, wanted: tuple[int, ...], what: str):
     if in_channels not in TASKS:
         raise UnsupportedConfig(f"{what} has {in_channels} input channels; minisd knows UNets of {', '.join(map(str, TASKS))}")
     task, pipeline, flags = TASKS[in_channels]
-    use = f"{pipeline} draws with it, on the command line {flags}"
+    use = f"load it with {pipeline}, or on the command line {flags}"
     raise OtherTask(f"{what} is for {task}, with {in_channels} input channels instead of {wanted[0]}; {use}", in_channels)

@@ -169,7 +169,7 @@ class UNet2DConditionModel(Pretrained, nn.Module):
         skips = [widths[0]]  # the channels of every skip, in the order in which they are computed
         for level, width in enumerate(widths):
             self.down_blocks.append(DownBlock(skips[-1], level, config))
-            skips += [width] * (layers + (level < len(widths) - 1))
+            skips += [width] * (layers if level == len(widths) - 1 else layers + 1)
         self.mid_block = MidBlock(config)
         self.up_blocks = nn.ModuleList()
         below = widths[-1]

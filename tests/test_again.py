@@ -153,9 +153,9 @@ def test_a_mask_and_its_rest(house, tmp_path):
 
 
 WRONG = {
-    "a strength alone": (["--strength", "0.5"], "--strength is for changing a picture: name it by --image"),
-    "a mask alone": (["--mask", "house.png"], "--mask is for changing a picture: name it by --image"),
-    "paste alone": (["--image", "house.png", "--paste"], "--paste keeps what a mask leaves out: name one by --mask"),
+    "a strength alone": (["--strength", "0.5"], "--strength needs --image"),
+    "a mask alone": (["--mask", "house.png"], "--mask needs --image"),
+    "paste alone": (["--image", "house.png", "--paste"], "--paste needs --mask"),
     "no such picture": (["--image", "nowhere.png"], "cannot read the picture nowhere.png: No such file"),
     "no picture": (["--image", "text.png"], "text.png is not an image that can be read"),
     "too strong": (["--image", "house.png", "--strength", "2"], "strength must be from 0"),

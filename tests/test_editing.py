@@ -225,9 +225,7 @@ def test_a_folder_of_another_task(pipes, channels, tmp_path):
     assert index["_class_name"] == CHANNELS[channels].__name__
     loaded = CHANNELS[channels].from_pretrained(tmp_path / "saved")
     assert torch.equal(loaded.unet.conv_in.weight, pipe.unet.conv_in.weight)
-    with pytest.raises(
-        OtherTask, match=f"with {channels} input channels instead of 4; {CHANNELS[channels].__name__} draws with it"
-    ):
+    with pytest.raises(OtherTask, match=f"with {channels} input channels instead of 4; load it with {CHANNELS[channels].__name__}"):
         StableDiffusionPipeline.from_pretrained(tmp_path / "saved")
 
 
@@ -239,12 +237,14 @@ def test_a_single_file_of_another_task(channels, generation, tmp_path, small_pre
     assert kind.from_single_file(path, **parts).unet.config.in_channels == channels
     assert type(kind.from_pretrained(path, **parts)) is kind
     for other in {StableDiffusionPipeline, StableDiffusionImg2ImgPipeline, *EDITING} - {kind}:
-        with pytest.raises(OtherTask, match=rf"file.safetensors is for .*; {kind.__name__} draws with it"):
+        with pytest.raises(OtherTask, match=rf"file.safetensors is for .*; load it with {kind.__name__}"):
             other.from_single_file(path, **parts)
 
 
 def test_a_text_to_image_checkpoint_for_instructions():
-    with pytest.raises(OtherTask, match="tiny is for text to image, with 4 input channels instead of 8; StableDiffusionPipeline"):
+    with pytest.raises(
+        OtherTask, match="tiny is for text to image, with 4 input channels instead of 8; load it with StableDiffusionPipeline"
+    ):
         StableDiffusionInstructPix2PixPipeline.from_pretrained("tiny")
 
 
@@ -266,6 +266,10 @@ WRONG = {
     "another size": ("inpaint 9", {"height": 512, "width": 512}, ValueError, "resize it and its mask to 512×512 first"),
     "masks": ("inpaint 4", {"mask_image": [MASK] * 3}, ValueError, "3 masks for 1 prompts"),
     "weak inpainting": ("inpaint 4", {"strength": 0.01, "num_inference_steps": 9}, ValueError, "leaves none of 9 steps"),
+    "latents": ("img2img", {"latents": randn(1, 4, 8, 8)}, TypeError, "latents is not an argument here"),
+    "latents to inpaint": ("inpaint", {"latents": randn(1, 4, 8, 8)}, TypeError, "latents is not an argument here"),
+    "a height": ("img2img", {"height": 64}, TypeError, "height is not an argument here"),
+    "less contrast": ("pix2pix", {"guidance_rescale": 0.5}, TypeError, "guidance_rescale is not an argument here"),
     "image scale": ("pix2pix", {"image_guidance_scale": 0.5}, ValueError, "image_guidance_scale must be 1 or more, not 0.5"),
     "output": ("pix2pix", {"output_type": "jpg"}, ValueError, "output_type 'jpg' is not"),
     "callback": ("inpaint 9", {"callback_on_step_end": 3}, TypeError, "callback_on_step_end must be a function"),

@@ -88,9 +88,9 @@ def test_a_sampler_of_diffusers_can_be_copied_and_looked_into(pipe):
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (len, "builtin_function_or_method is no sampler of this pipeline: it has no set_timesteps"),
-        (None, "NoneType is no sampler of this pipeline"),
-        ("ddim", "str is no sampler of this pipeline"),
+        (len, "builtin_function_or_method cannot be used as a scheduler: it has no set_timesteps"),
+        (None, "NoneType cannot be used as a scheduler"),
+        ("ddim", "str cannot be used as a scheduler"),
         (
             DDIMScheduler,
             "DDIMScheduler is a class; give a sampler with settings, as DDIMScheduler.from_config(pipe.scheduler.config)",
@@ -148,7 +148,7 @@ def test_the_safety_checker_of_diffusers(pipe):
 
 @pytest.mark.parametrize("wrong", ["no", 3, StableDiffusionPipeline])
 def test_what_is_no_safety_checker_is_refused(pipe, wrong):
-    with pytest.raises(TypeError, match="is no safety checker; give minisd's, diffusers'"):
+    with pytest.raises(TypeError, match="is not a safety checker; give minisd's, diffusers'"):
         pipe.safety_checker = wrong
 
 

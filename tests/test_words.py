@@ -174,7 +174,8 @@ def test_words_work_from_a_picture_too():
         ({"prompt_embeds": [1]}, ValueError, r"prompt_embeds must be a tensor .* not \[1\]"),
         ({"prompt": "a", "negative_prompt_embeds": randn(2, 77, 48)}, ValueError, "must have one shape"),
         ({"prompt_embeds": randn(1, 80, 48)}, ValueError, "must have one shape"),
-        ({"prompt": "a cat", "prompt_weights": True}, TypeError, "prompt_weights"),
+        ({"prompt": "a cat", "prompt_weights": True}, TypeError, "unknown argument prompt_weights; did you mean prompt_weighting"),
+        ({"prompt": "a cat", "guidence_scale": 3}, TypeError, "unknown argument guidence_scale; did you mean guidance_scale"),
         ({"prompt": "a cat", "guidance_rescale": 1.5}, ValueError, "guidance_rescale must be from 0 to 1"),
     ],
 )  # fmt: skip

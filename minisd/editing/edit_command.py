@@ -24,9 +24,9 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
         if path:
             open_image(path)  # before anything is loaded
     if (given := [f"--{flag.replace('_', '-')}" for flag in FLAGS if getattr(args, flag)]) and not args.image:
-        raise ValueError(f"{given[0]} is for changing a picture: name it by --image")
+        raise ValueError(f"{given[0]} needs --image")
     if args.paste and not args.mask:
-        raise ValueError("--paste keeps what a mask leaves out: name one by --mask, white where to draw anew")
+        raise ValueError("--paste needs --mask, a picture that is white where to draw")
 
     kind: type[StableDiffusionPipeline] = StableDiffusionImg2ImgPipeline
     if args.mask:

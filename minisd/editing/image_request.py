@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class ImageRequest(Request):
     """A request with pictures: one for all images, one for each prompt, or one for each image."""
+
+    unused: ClassVar[tuple[str, ...]] = ("latents",)  # arguments of a request for text that have no meaning here
 
     image: Tensor  # (k, 3, H, W) in [-1, 1]
     strength: float  # how far back the picture goes into noise: 1 is all the way
@@ -31,6 +33,8 @@ class ImageRequest(Request):
         **settings: Any,
     ) -> Self:
         """`settings` are those of a text-to-image request; the size is the picture's. `more` are a subclass's own fields."""
+        if unused := [name for name in ("height", "width", *cls.unused) if settings.get(name) is not None]:
+            raise TypeError(f"{unused[0]} is not an argument here: the picture decides about it")
         pixels = read_pictures(image)
         request = Request.of(pipe, prompt, *pixels.shape[-2:], **settings)
         check_number_of(len(pixels), request, "pictures")

@@ -123,7 +123,9 @@ class StableDiffusionInpaintPipeline(FromPicture):
             seen = torch.cat([mask, for_each(self.encode(rest, generator), images)], dim=1).to(self.dtype)  # (B, 5, h, w)
             yield from self.loop(scheduler, latents, lambda x, t: predict(torch.cat([x, seen], dim=1), t), step)
         else:
-            randn((len(rest), 4, h, w), first_of(generator, len(rest)))  # diffusers encodes the rest here, too, without a use
+            randn(
+                (len(rest), 4, h, w), first_of(generator, len(rest))
+            )  # diffusers encodes the rest here and discards it: seeds agree
             yield from self.loop(scheduler, latents, predict, keep_rest(scheduler, step, clean, noise, mask))
 
 

@@ -23,6 +23,8 @@ from .pictures import Pictures
 class InstructionRequest(ImageRequest):
     """A request with a picture to change, all steps of which are taken."""
 
+    unused = ("guidance_rescale",)  # is not defined for two guidance scales
+
     image_guidance_scale: float
 
     @classmethod
@@ -35,8 +37,6 @@ class InstructionRequest(ImageRequest):
         **settings: Any,
     ) -> Self:
         scale = real("image_guidance_scale", image_guidance_scale, 1)
-        if settings.get("guidance_rescale"):
-            raise ValueError("guidance_rescale is not defined for two guidance scales; leave it out")
         return cls.with_image(pipe, prompt, image, 1.0, {"image_guidance_scale": scale}, **settings)
 
     @property

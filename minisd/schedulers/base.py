@@ -5,17 +5,17 @@ never a network.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import schedule
-from ..config import SchedulerConfig
+from ..config import SchedulerConfig, UnsupportedConfig
 from ..noise import Generators
 from .configured import Configured
-from .spacing import SPACINGS, falling
+from .spacing import SPACINGS
 
 
 class SchedulerOutput(NamedTuple):
@@ -33,13 +33,22 @@ def weighted_sum(weights: Iterable[float], noises: Iterable[Tensor]) -> Tensor:
 class Scheduler(Configured, ABC):
     """A sampler. One object is one trajectory: `set_timesteps` begins it, `step` follows it in the order of `timesteps`."""
 
-    order: ClassVar[int] = 1  # entries of `timesteps` for a step
+    order: ClassVar[int] = 1  # how many timesteps one step takes
 
     def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
         """Settings are the fields of `config_class`, by diffusers' names; the default is Stable Diffusion's value."""
         super().__init__(config, **settings)
         self.alphas_cumprod = torch.cumprod(1 - self.betas(), dim=0)  # ᾱ, (1000,)
         self.begin(torch.empty(0, dtype=torch.float32, device="cpu"))
+
+    def betas(self) -> Tensor:
+        """The noise schedule that the settings describe, (1000,)."""
+        config, betas = self.config, torch.tensor(self.config.trained_betas or (), dtype=torch.float32, device="cpu")
+        if not len(betas):
+            betas = schedule.betas(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
+        if len(betas) != config.num_train_timesteps:
+            raise UnsupportedConfig(f"{len(betas)} trained_betas for num_train_timesteps = {config.num_train_timesteps}")
+        return schedule.rescale_zero_snr(betas) if config.rescale_betas_zero_snr else betas
 
     @property
     def init_noise_sigma(self) -> float:
@@ -71,15 +80,6 @@ class Scheduler(Configured, ABC):
         """n falling timesteps in this sampler's spacing, whole numbers."""
         return SPACINGS[self.spacing](n, self.config).round().long()
 
-    def spaced_or_given(self, n: int | None, timesteps: Sequence[float] | Tensor | None) -> Tensor:
-        """n spaced timesteps, or the list that a caller brought."""
-        if (n is None) == (timesteps is None):
-            raise ValueError("give either num_inference_steps or timesteps")
-        if n is not None:
-            return self.spaced_timesteps(n)
-        given = falling(timesteps or (), "timesteps", self.config.num_train_timesteps - 1)
-        return torch.tensor(given, dtype=torch.int64, device="cpu")
-
     def set_begin_index(self, begin_index: int = 0):
         """Enter the trajectory at this index of `timesteps`, as img2img does. Comes after `set_timesteps`, which enters at 0."""
         self.begin_index = begin_index
@@ -90,7 +90,7 @@ class Scheduler(Configured, ABC):
         self.set_begin_index()
 
     def upcoming(self, t: Tensor | float) -> int:
-        """The index of t in `timesteps`. If t occurs several times, that of the coming step if it is one of them, or the last."""
+        """The next step's index if it is at t, otherwise the last index at t."""
         times, following = self.timesteps.tolist(), 0 if self.step_index is None else self.step_index + 1
         if times[following : following + 1] == [float(t)]:
             return following

@@ -3,10 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-import torch
-from torch import Tensor
-
-from .. import schedule
 from ..config import SchedulerConfig, UnsupportedConfig
 from ..pretrained import Pretrained
 
@@ -34,15 +30,6 @@ class Configured(Pretrained):
             if (value := getattr(config, name)) not in values:
                 known = tuple(value for value in values if value is not None)
                 raise UnsupportedConfig(f"{type(self).__name__}: {name} {value!r} is not one of {known}")
-
-    def betas(self) -> Tensor:
-        """The noise schedule that the settings describe, (1000,)."""
-        config, betas = self.config, torch.tensor(self.config.trained_betas or (), dtype=torch.float32, device="cpu")
-        if not len(betas):
-            betas = schedule.betas(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
-        if len(betas) != config.num_train_timesteps:
-            raise UnsupportedConfig(f"{len(betas)} trained_betas for num_train_timesteps = {config.num_train_timesteps}")
-        return schedule.rescale_zero_snr(betas) if config.rescale_betas_zero_snr else betas
 
     @classmethod
     def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Self:

@@ -1,4 +1,4 @@
-"""DDIM: each step predicts x0 and returns to a little less noise, old or (η > 0) partly new. Song et al. 2020."""
+"""DDIM: each step predicts x0 and adds back less noise, the same or, for η > 0, partly new noise. Song et al. 2020."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from .base import Scheduler, SchedulerOutput
 class DDIMScheduler(Scheduler):
     """Denoising diffusion implicit model: η = 0 is deterministic, η = 1 is DDPM's ancestral sampling.
 
-    Latents are never clipped, whatever `clip_sample` a configuration asks for: they are not pixels.
+    `clip_sample` is ignored, since latents are not pixels.
     """
 
     spacings = ("leading", "linspace", "trailing")

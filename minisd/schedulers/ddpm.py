@@ -10,6 +10,7 @@ from ..config import SchedulerConfig
 from ..noise import Generators, randn
 from ..schedule import to_x0_and_epsilon
 from .base import Scheduler, SchedulerOutput
+from .given_list import spaced_or_given
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DDPMScheduler(Scheduler):
         *,
         timesteps: Sequence[int] | Tensor | None = None,
     ):
-        self.begin(self.spaced_or_given(num_inference_steps, timesteps), device, num_inference_steps)
+        self.begin(spaced_or_given(self, num_inference_steps, timesteps), device, num_inference_steps)
 
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None

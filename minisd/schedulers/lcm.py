@@ -10,6 +10,7 @@ from ..config import SchedulerConfig
 from ..noise import Generators, randn
 from ..schedule import add_noise, to_x0_and_epsilon
 from .base import Scheduler, SchedulerOutput
+from .given_list import spaced_or_given
 from .spacing import check_steps
 
 SIGMA_DATA = 0.5  # the standard deviation of the data, as the paper assumes
@@ -35,7 +36,7 @@ class LCMScheduler(Scheduler):
         *,
         timesteps: Sequence[int] | Tensor | None = None,
     ):
-        self.begin(self.spaced_or_given(num_inference_steps, timesteps), device, num_inference_steps)
+        self.begin(spaced_or_given(self, num_inference_steps, timesteps), device, num_inference_steps)
 
     def spaced_timesteps(self, n: int) -> Tensor:
         """n of the timesteps it was distilled on, as evenly as they go: 999, 759, 499, 259 for 4 of 50."""

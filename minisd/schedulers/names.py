@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import SchedulerConfig
+from ..config import SchedulerConfig, UnsupportedConfig
 from . import SCHEDULERS
 from .base import Scheduler
 
@@ -51,13 +51,15 @@ def known_as(name: str) -> tuple[str, str | None]:
     names = {**{plain(known): known for known in SAMPLERS}, **ALSO}
     if word not in names:
         raise ValueError(
-            f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}, each also with Karras or Exponential after it"
+            f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}, and Karras or Exponential may follow those in σ"
         )
     return names[word], curve
 
 
 def with_sigmas(scheduler: Scheduler, curve: str | None) -> Scheduler:
     """The same sampler on a curve of σ. Raises UnsupportedConfig if it has none."""
+    if curve and not hasattr(scheduler.config, CURVES[curve]):
+        raise UnsupportedConfig(f"{name_of(scheduler)[0]} has no {curve} noise levels; lms, euler, heun, dpm++2m and unipc have")
     return type(scheduler).from_config(scheduler.config, **{CURVES[curve]: True}) if curve else scheduler
 
 

@@ -48,10 +48,11 @@ class PNDMScheduler(Scheduler):
         x0 = to_x0(x, eps, self.alpha(t))
 
         if index == self.begin_index + 1:  # the first step again: from its start, with the mean of the slopes at both ends
-            t, x, blend = 2 * t - self.next_timestep(t), self.start, (self.noises[0] + eps) / 2
+            t = 2 * t - self.next_timestep(t)  # back to the first timestep
+            x, slope = self.start, (self.noises[0] + eps) / 2
         else:
             self.start = x
             self.noises = [eps, *self.noises[:3]]
-            blend = weighted_sum(BLENDS[len(self.noises)], self.noises)
-        x = transfer(x, blend, self.alpha(t), self.alpha(self.next_timestep(t)))
+            slope = weighted_sum(BLENDS[len(self.noises)], self.noises)
+        x = transfer(x, slope, self.alpha(t), self.alpha(self.next_timestep(t)))
         return SchedulerOutput(x.to(sample.dtype), x0.to(sample.dtype))

@@ -10,8 +10,9 @@ from torch import Tensor
 from ..config import SchedulerConfig, UnsupportedConfig
 from ..schedule import to_x0_and_epsilon
 from .base import Scheduler
+from .given_list import falling
 from .noise_levels import exponential, karras, sigmas_at, timesteps_at, training_sigmas
-from .spacing import SPACINGS, falling
+from .spacing import SPACINGS
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,6 @@
 Where to put n steps among the 1,000 timesteps of training is a convention; Lin et al. 2023, table 2, compare the three in use.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,12 +35,3 @@ def trailing(n: int, config: SchedulerConfig) -> Tensor:
 
 
 SPACINGS = {"leading": leading, "linspace": linspace, "trailing": trailing}
-
-
-def falling(values: Sequence[float] | Tensor, name: str, most: float, least: int = 1) -> list[float]:
-    """A list that a caller brought, checked: it falls, has `least` numbers or more, and they lie between 0 and `most`."""
-    given = [float(value) for value in values]
-    if len(given) < least or not all(a > b for a, b in zip(given, given[1:])) or not 0 <= given[-1] <= given[0] <= most:
-        count = f"{least} or more numbers"
-        raise ValueError(f"{name} must be a falling list of {count} from {most:g} to 0, not {given}"[:200])
-    return given

@@ -52,7 +52,7 @@ def checked_keywords(keywords: Mapping[str, Any], names: Collection[str]) -> dic
         raise ValueError("use_safetensors=False asks for pickles, which can run code and are not read here; leave it out")
     rest = {name: value for name, value in keywords.items() if name not in NEEDLESS}
     if unknown := rest.keys() - set(names):
-        raise TypeError(f"{min(unknown)}=… is not known here; leave it out, or give one of {', '.join(names)}")
+        raise TypeError(f"unknown argument {min(unknown)}; known are {', '.join(names)}")
     return rest
 
 
@@ -61,11 +61,11 @@ def replacements(keywords: Mapping[str, Any]) -> dict[str, Any]:
     parts = checked_keywords(keywords, REPLACEABLE)
     for name, part in parts.items():
         if isinstance(part, str | os.PathLike):
-            raise TypeError(f"{name} is to be loaded before it is given, as in {name}=….from_pretrained({str(part)!r})")
+            raise TypeError(f"pass a loaded {name}, for example {name}=….from_pretrained({str(part)!r}), not the name of a file")
     return parts
 
 
-def taken_dtype(options: dict[str, Any]) -> torch.dtype:
+def pop_dtype(options: dict[str, Any]) -> torch.dtype:
     """`dtype` and `torch_dtype`, two names of one option, taken out of the options; float32 if neither is given."""
     given = [options.pop(name, None) for name in ("dtype", "torch_dtype")]
     chosen = given[0] or given[1] or torch.float32
@@ -74,7 +74,7 @@ def taken_dtype(options: dict[str, Any]) -> torch.dtype:
     return chosen
 
 
-def taken_hub(options: dict[str, Any]) -> HubOptions:
+def pop_hub_options(options: dict[str, Any]) -> HubOptions:
     """What is said of an id, taken out of the options."""
     return HubOptions(**{name: options.pop(name) for name in HUB if name in options})
 
@@ -86,7 +86,7 @@ def load_component(kind: Any, source: str | os.PathLike, subfolder: str = "", **
     """A network, a tokenizer or a sampler of this class."""
     subfolder = "" if subfolder in ("", ".") else PurePath(subfolder).as_posix()
     if issubclass(kind, Scheduler):
-        return load_scheduler(kind, source, subfolder, taken_hub(options), options)
+        return load_scheduler(kind, source, subfolder, pop_hub_options(options), options)
     if issubclass(kind, CLIPTokenizer):
         return load_tokenizer(kind, source, subfolder, HubOptions(**checked_keywords(options, HUB)))
     return load_network(kind, source, subfolder, **options)
@@ -116,7 +116,7 @@ def load_tokenizer(kind: type[T], source: str | os.PathLike, subfolder: str, hub
 
 
 def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, variant: str | None = None, **options: Any) -> N:
-    dtype, hub = taken_dtype(options), HubOptions(**checked_keywords(options, HUB))
+    dtype, hub = pop_dtype(options), HubOptions(**checked_keywords(options, HUB))
     variants = ("fp16", None) if hub.revision == "fp16" else (variant,)
     needed = Needed(networks={subfolder: NETWORKS[part_of(kind)].weights}, variants=variants)
     folder = find(source, needed, hub)
@@ -125,7 +125,7 @@ def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, varia
 
 
 def load_network_file(kind: Any, source: str | os.PathLike, **options: Any) -> Any:
-    dtype, hub = taken_dtype(options), HubOptions(**checked_keywords(options, HUB))
+    dtype, hub = pop_dtype(options), HubOptions(**checked_keywords(options, HUB))
     if not issubclass(kind, nn.Module):
         raise TypeError(f"a {kind.__name__} is not in a single file; load it by {kind.__name__}.from_pretrained")
     network, tensors = read_network(kind, find_file(source, hub))
@@ -141,7 +141,7 @@ def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None 
         if asked := variant or options.pop("revision", None):
             raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {asked!r}")
         return load_single_file(kind, source, **options)
-    dtype, hub, given = taken_dtype(options), taken_hub(options), replacements(options)
+    dtype, hub, given = pop_dtype(options), pop_hub_options(options), replacements(options)
     path = find(source, Needed((INDEX,)), hub) / INDEX
     index = parse_json(read_text(path), str(path))
     refuse_unsupported(index, given, str(source))
@@ -172,8 +172,8 @@ def load_single_file(
     if isinstance(tokenizer, CLIPTokenizer):
         options["tokenizer"] = tokenizer
     if "revision" in options:
-        raise TypeError("revision=… is not known here; leave it out")
-    dtype, hub, given = taken_dtype(options), taken_hub(options), replacements(options)
+        raise TypeError("unknown argument revision: a single file has no revisions")
+    dtype, hub, given = pop_dtype(options), pop_hub_options(options), replacements(options)
     source = find_file(source, hub)
     checkpoint = read_single_file(source, prediction_type, given=given.keys() - {"unet"})  # which tells what the file is
     if checkpoint.decided.startswith("guessed"):

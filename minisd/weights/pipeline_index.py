@@ -44,6 +44,6 @@ def refuse_unsupported(index: Mapping[str, Any], given: Collection[str], where: 
         raise UnsupportedConfig(f"{where} names no scheduler; give one, as in scheduler=DDIMScheduler()")
     if scheduler not in SCHEDULERS:
         raise UnsupportedConfig(
-            f"{scheduler} is not implemented; another takes over what {where} says of it: scheduler=DDIMScheduler, or "
+            f"{scheduler} is not implemented; use another sampler with the settings of {where}: scheduler=DDIMScheduler, or "
             "on the command line --sampler ddim"
         )

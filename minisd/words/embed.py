@@ -1,6 +1,8 @@
 """Prompts → the states that the UNet attends to, for prompts that are more than text."""
 
 from copy import copy
+from difflib import get_close_matches
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..clip import CLIPTextModel
-from ..request import check_prompts, whole
+from ..request import Request, check_prompts, whole
 from ..tokenizer import CLIPTokenizer
 from .chunks import Tokens, framed, weighted_tokens
 
@@ -24,6 +26,7 @@ def embed(
     negative_prompt_embeds: Tensor | None = None,
     clip_skip: int | None = None,
     prompt_weighting: bool = False,
+    **unknown: Any,
 ) -> tuple[Tensor, Tensor]:
     """The states of the prompts and of as many negative prompts, both (B, T, D).
 
@@ -32,6 +35,9 @@ def embed(
 
     Raises TypeError or ValueError for what does not fit together.
     """
+    if unknown:
+        near = get_close_matches(min(unknown), {*signature(Request.of).parameters, *signature(embed).parameters}, 1)
+        raise TypeError(f"unknown argument {min(unknown)}{'; did you mean ' + near[0] + '?' if near else ''}")
     check_clip_skip(clip_skip, pipe.text_encoder)
     check_embeds(prompt, prompt_embeds, "prompt", pipe.text_encoder)
     check_embeds(negative_prompt, negative_prompt_embeds, "negative_prompt", pipe.text_encoder)

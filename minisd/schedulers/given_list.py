@@ -1,0 +1,27 @@
+"""Timesteps or noise levels that a caller brings, in place of a number of steps."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .base import Scheduler
+
+
+def falling(values: Sequence[float] | Tensor, name: str, most: float, least: int = 1) -> list[float]:
+    """A list that a caller brought, checked: it falls, has `least` numbers or more, and they lie between 0 and `most`."""
+    given = [float(value) for value in values]
+    if len(given) < least or not all(a > b for a, b in zip(given, given[1:])) or not 0 <= given[-1] <= given[0] <= most:
+        count = f"{least} or more numbers"
+        raise ValueError(f"{name} must be a falling list of {count} from {most:g} to 0, not {given}"[:200])
+    return given
+
+
+def spaced_or_given(sampler: Scheduler, n: int | None, timesteps: Sequence[float] | Tensor | None) -> Tensor:
+    """n timesteps in a sampler's spacing, or a caller's list of whole ones. Raises ValueError unless one of both is given."""
+    if (n is None) == (timesteps is None):
+        raise ValueError("give either num_inference_steps or timesteps")
+    if n is not None:
+        return sampler.spaced_timesteps(n)
+    last = sampler.config.num_train_timesteps - 1
+    return torch.tensor(falling(timesteps or (), "timesteps", last), dtype=torch.float64, device="cpu").long()
