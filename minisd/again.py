@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from .infotext import Infotext, read_infotext
@@ -21,6 +22,13 @@ RECORDED = (
     "prompt", "negative_prompt", "model", "sampler", "sigmas", "steps", "guidance_scale", "eta", "seed", "width", "height", "dtype",
     *GIVEN,
 )  # fmt: skip
+KINDS: dict[str, type | UnionType] = {
+    **dict.fromkeys(("steps", "seed", "width", "height", "clip_skip"), int),
+    **dict.fromkeys(("guidance_scale", "eta", "strength", "image_guidance_scale", "guidance_rescale"), int | float),
+    **dict.fromkeys(("no_safety_checker", "paste", "prompt_weighting"), bool),
+    "grid": list,
+}  # the others are texts
+CHOICES = {"noise": ("cpu", "cuda"), "dtype": ("float32", "float16", "bfloat16"), "sigmas": ("karras", "exponential")}
 FOR_READERS = ("version", "torch")
 OF_A_MODEL = ("variant", "revision", "tokenizer", "prediction_type", "no_safety_checker")
 AUTOMATIC = {"dpm++2m": "karras", "dpm++2m-sde": "exponential"}  # the σ that "Schedule type: Automatic" chooses
@@ -30,7 +38,7 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "Steps": ("steps", int),
     "CFG scale": ("guidance_scale", float),
     "Seed": ("seed", int),
-    "Clip skip": ("clip_skip", lambda layer: int(layer) - 1),  # 1 is the last layer there
+    "Clip skip": ("clip_skip", lambda layer: max(int(layer) - 1, 0)),  # 1 is the last layer there
     "CFG Rescale φ": ("guidance_rescale", float),
     "Denoising strength": ("strength", float),
     "Image CFG scale": ("image_guidance_scale", float),
@@ -58,13 +66,24 @@ def recorded(text: str, path: Path) -> dict[str, Any]:
     """What minisd wrote into a picture."""
     try:
         settings = {"prompt": "", "model": "tiny"} | json.loads(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise ValueError(f'the settings in {path} (chunk "minisd") are damaged') from None
+    if wrong := next((name for name, value in settings.items() if not fits(name, value)), None):
+        raise ValueError(f'the settings in {path} (chunk "minisd") are damaged: {wrong} is {settings[wrong]!r:.50}')
     if page := settings.pop("grid", None):
         warnings.warn(f"{path} is a page of {len(page)} pictures; this draws the first", stacklevel=2)
     if unknown := settings.keys() - {*RECORDED, *FOR_READERS}:
         warnings.warn(f"{path} also sets {', '.join(sorted(unknown))}, which this version of minisd does not know", stacklevel=2)
     return {name: settings[name] for name in RECORDED if settings.get(name) is not None}
+
+
+def fits(name: str, value: Any) -> bool:
+    """Whether a recorded value is of its setting's kind; settings of other versions may have any."""
+    if value is None or name not in {*RECORDED, "grid"}:
+        return True
+    if name in CHOICES:
+        return value in CHOICES[name]
+    return isinstance(value, KINDS.get(name, str)) and isinstance(value, bool) == (KINDS.get(name) is bool)
 
 
 def translated(text: Infotext, path: Path, from_picture: bool) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 def user_path(text: str) -> Path:
     """A path on the command line. The shell leaves the ~ in `--out=~/pictures` to the command."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text} names a user who has no home folder here") from None
 
 
 def check_writable(folder: Path, remedy: str, name: str = ""):

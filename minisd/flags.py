@@ -155,11 +155,13 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
         raise ValueError(f"pictures are written as PNG: call it {args.out.with_suffix('.png')}, or name a folder")
     if args.out.is_file() and not names_picture(args.out):
         raise ValueError(f"{args.out} is a file; name a folder, or a new .png file")
+    if args.out.is_symlink() and not args.out.exists():
+        raise ValueError(f"{args.out} is a link to nothing; name another place by --out")
     folder, name = (args.out.parent, args.out.stem) if names_picture(args.out) else (args.out, "")
     check_writable(folder, "name another folder by --out", name)
     count = args.num_images * args.n_iter
-    if count < 1:
-        raise ValueError(f"--num-images must be at least 1, not {count}")
+    if not 1 <= count <= 100_000:
+        raise ValueError(f"--num-images must be from 1 to 100000, not {count}")
     seed = random.randrange(2**32) if args.seed in RANDOM else args.seed
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed must be from 0 to {2**63 - 1}, or -1 for a random one, not {seed}")

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace):
 
 def load(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
     """The pipeline for text, or the one for a picture."""
-    if not any((args.image, args.mask, args.strength, args.paste, args.image_guidance_scale)):
+    if not (args.image or args.mask or args.paste or {args.strength, args.image_guidance_scale} != {None}):
         return StableDiffusionPipeline.from_pretrained(args.model, **options)
     from .editing.edit_command import load_for
 

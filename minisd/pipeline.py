@@ -22,7 +22,7 @@ from .components import Components
 from .image import to_pil
 from .noise import Generators, randn
 from .numerics import ImageWarning, raise_unless_finite, warn_if_flat
-from .request import Request, check_output
+from .request import Request, check_output, latents_in
 from .safety_checker import StableDiffusionSafetyChecker
 from .schedulers import Scheduler
 from .tasks import refuse_other_tasks
@@ -165,8 +165,7 @@ class StableDiffusionPipeline(Components):
                 step = steps.send(latents)
                 latents = step.latents
                 if callback is not None:
-                    changed = callback(self, step.index, step.timestep, {"latents": latents}) or {}
-                    latents = changed.get("latents", latents)
+                    latents = latents_in(callback(self, step.index, step.timestep, {"latents": latents}), latents)
         assert latents is not None  # a request has at least one step
         return latents
 

@@ -31,7 +31,7 @@ class Pretrained:
         return load_network_file(cls, path, **options)
 
     def save_pretrained(self: Any, folder: str | os.PathLike, variant: str | None = None):
-        """Write a folder that minisd and diffusers load: a new one, or one that was written so before, whose files are replaced.
+        """Write a folder that minisd and diffusers load, or replace the files of one that was written so before.
 
         `variant="fp16"` goes into the names of weights, and those of other variants stay; it casts nothing.
         """

@@ -149,8 +149,16 @@ def check_eta(eta: Any, scheduler: Any) -> float:
 
 def check_latents(latents: Any, shape: tuple[int, ...]):
     if latents is not None and (not isinstance(latents, Tensor) or latents.shape != shape):
-        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-        raise ValueError(f"latents must be a tensor of shape {shape}, not {found}")
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else latents
+        raise ValueError(f"latents must be a tensor of shape {tuple(shape)}, not {found}"[:200])
+
+
+def latents_in(changed: Any, latents: Tensor) -> Tensor:
+    """The latents to go on from, after a callback returned None or a dictionary. Raises ValueError for anything else."""
+    changed = {} if changed is None else changed
+    others = changed.get("latents", latents) if isinstance(changed, dict) else changed
+    check_latents(others if isinstance(others, Tensor) else type(others), latents.shape)
+    return others.to(latents)
 
 
 def check_output(output_type: Any, callback: Any, tensor_inputs: Any):
@@ -159,5 +167,5 @@ def check_output(output_type: Any, callback: Any, tensor_inputs: Any):
 
     if not (callback is None or callable(callback)):
         raise TypeError(f"callback_on_step_end must be a function (pipe, step, timestep, tensors), not {callback!r}"[:200])
-    if list(tensor_inputs) != ["latents"]:
+    if list(tensor_inputs or ()) != ["latents"]:
         raise ValueError(f'callback_on_step_end_tensor_inputs {tensor_inputs!r}: a callback is given ["latents"] only'[:200])

@@ -175,3 +175,21 @@ def test_what_does_not_fit_is_one_sentence_and_writes_nothing(words, sentence, h
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and sentence in errors and errors.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+WRONG_SETTINGS = [
+    {"prompt": 5}, {"dtype": "float64"}, {"sampler": ["x"]}, {"grid": 5}, {"noise": "mps"}, {"prompt_weighting": "no"},
+    {"steps": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG_SETTINGS)
+def test_damaged_settings_are_named(png, wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"are damaged: {name} is "):
+        parse(["--again", png("minisd", json.dumps({**HERE, **wrong}))])
+
+
+def test_settings_that_are_nested_too_deeply(png):
+    with pytest.raises(ValueError, match="are damaged"):
+        parse(["--again", png("minisd", "[" * 100_000)])

@@ -230,7 +230,8 @@ def stand_ins(folders, tmp_path, monkeypatch, small_presets) -> dict[str, Path]:
     monkeypatch.setattr("minisd.weights.load.VOCABULARY", str(folder))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line has one of its own
     monkeypatch.chdir(tmp_path)
-    return dict.fromkeys(("CompVis/stable-diffusion-v1-4", "path/to/a/diffusers/folder", "my-model"), folder)
+    few_steps = ("SimianLuo/LCM_Dreamshaper_v7", "stabilityai/sd-turbo")
+    return dict.fromkeys(("CompVis/stable-diffusion-v1-4", "path/to/a/diffusers/folder", "my-model", *few_steps), folder)
 
 
 def programs(text: str, language: str, stand_ins: dict[str, Path]) -> list[str]:

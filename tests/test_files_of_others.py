@@ -444,3 +444,36 @@ def test_compiled_and_derived_networks_are_saved_under_minisds_names(tmp_path):
     assert json.loads((tmp_path / "out" / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DConditionModel"]
     assert torch.equal(StableDiffusionPipeline.from_pretrained(tmp_path / "out").unet.conv_in.weight, expected)
     assert small_tokenizer("v1").pad == END
+
+
+def test_saving_one_network_leaves_the_rest_of_a_folder(tmp_path):
+    """Also what only looks as if it was written here, and into the folder behind a link."""
+    pipe = small_pipeline("v1")
+    pipe.save_pretrained(tmp_path / "out")
+    (tmp_path / "out" / "lora").mkdir()
+    (tmp_path / "out" / "lora" / "model.safetensors").write_bytes(b"mine")
+    before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    pipe.unet.save_pretrained(tmp_path / "link")
+    pipe.save_pretrained(tmp_path / "link")
+    after = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} - {Path("link")}
+    assert after - before == {Path("out/config.json"), Path("out/diffusion_pytorch_model.safetensors")} and before <= after
+    assert (tmp_path / "out" / "lora" / "model.safetensors").read_bytes() == b"mine"
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_saving_into_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_pipeline("v1").save_pretrained(".")
+    StableDiffusionPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"), [("unet", "UNet3DConditionModel"), ("vae", "AutoencoderTiny"), ("text_encoder", "BertModel"), ("unet", None)]
+)
+def test_parts_of_other_classes_are_refused(tmp_path, part, kind):
+    small_pipeline("v1").save_pretrained(tmp_path / "out")
+    index = tmp_path / "out" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {part: ["diffusers" if kind else None, kind]}))
+    with pytest.raises(UnsupportedConfig, match=f"{part} is a {kind}, which is not implemented, only"):
+        StableDiffusionPipeline.from_pretrained(tmp_path / "out")

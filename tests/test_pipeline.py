@@ -292,3 +292,18 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_computed(pipe, argum
 
 def test_the_empty_prompt_can_be_drawn(pipe):
     assert draw(pipe, "").isfinite().all()
+
+
+RUBBISH = [5, [1], {"latents": None}, {"latents": "none"}, {"latents": np.zeros(4)}, {"latents": randn(2, 4, 8, 8)}]
+
+
+@pytest.mark.parametrize("wrong", RUBBISH, ids=range(len(RUBBISH)))
+def test_what_a_callback_must_not_return(wrong):
+    with pytest.raises(ValueError, match=r"latents must be a tensor of shape \(1, 4, 8, 8\), not "):
+        draw(small_pipeline("v1"), callback_on_step_end=lambda pipe, i, t, tensors: wrong)
+
+
+def test_a_callbacks_latents_keep_the_loops_dtype():
+    pipe = small_pipeline("v1")
+    kept = draw(pipe, callback_on_step_end=lambda pipe, i, t, tensors: {"latents": tensors["latents"].double()})
+    assert kept.dtype == torch.float32 and torch.equal(kept, draw(pipe))

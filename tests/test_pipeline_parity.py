@@ -76,16 +76,17 @@ CALLS = {
         "guidance_rescale": 0.7,
     },
 }
-FIRST = ["PNDMScheduler", "DDIMScheduler", "LMSDiscreteScheduler"]  # for the others, all calls but the first two are slow tests
+FIRST = ["PNDMScheduler", "DDIMScheduler", "LMSDiscreteScheduler"]
+QUICK = ["one", "a negative prompt"]  # of the other samplers; the rest are slow tests
 
 
 @pytest.mark.parametrize(
     ("kind", "sampler", "call"),
     [
-        pytest.param(kind, sampler, call, marks=[] if sampler in FIRST or i < 2 else pytest.mark.slow)
+        pytest.param(kind, sampler, call, marks=[] if sampler in FIRST or call in QUICK else pytest.mark.slow)
         for kind in ("v1", "v2")
         for sampler in SCHEDULERS
-        for i, call in enumerate(CALLS)
+        for call in CALLS
         if (kind, sampler) != ("v2", "PNDMScheduler")
     ],
 )

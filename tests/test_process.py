@@ -55,7 +55,7 @@ def pictures(folder: Path) -> list[torch.Tensor]:
         editing.set_progress_bar_config(disable=True)
         results.append(editing(PROMPTS[0], generator=seeded(), **given, **more).images)
     for sampler in SCHEDULERS.values():
-        scheduler = sampler.from_config({**vars(pipe.scheduler.config), "set_alpha_to_one": True})
+        scheduler = sampler.from_config({"skip_prk_steps": True, **pipe.scheduler.config, "set_alpha_to_one": True})
         scheduler.set_timesteps(4)
         x = NOISE * scheduler.init_noise_sigma
         for t in scheduler.timesteps:

@@ -518,5 +518,6 @@ def test_a_name_that_nobody_knows():
 def test_the_core_imports_none_of_them():
     program = "import sys, minisd.pipeline; print([name for name in sys.modules if name.startswith('minisd.schedulers.')])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert set(eval(loaded)) == {f"minisd.schedulers.{name}" for name in ("base", "spacing", "sigmas", "ddim", "pndm", "lms")}
+    core = ("configured", "base", "spacing", "noise_levels", "given_list", "sigmas", "ddim", "pndm", "lms")
+    assert set(eval(loaded)) == {f"minisd.schedulers.{name}" for name in core}
     assert all(getattr(minisd, name) is SCHEDULERS[name] for name in SCHEDULERS)

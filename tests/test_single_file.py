@@ -273,9 +273,7 @@ def test_inpainting_is_refused_and_converted(tmp_path, small_presets, capsys):
     path = write_original(tmp_path / "inpainting.safetensors", "v1", in_channels=9)
     assert convert([str(path), str(tmp_path / "out.safetensors")]) == 0
     for file in (path, tmp_path / "out.safetensors"):
-        with pytest.raises(
-            UnsupportedConfig, match="is for inpainting, with 9 input channels instead of 4; StableDiffusionInpaintPipeline"
-        ):
+        with pytest.raises(UnsupportedConfig, match=r"is for inpainting, with 9 .* load it with StableDiffusionInpaintPipeline"):
             load(file)
 
 

@@ -135,6 +135,13 @@ def test_clip_skip_is_the_state_of_an_earlier_layer_with_the_final_norm(pipe, sk
     assert len(text.blocks) == 3
 
 
+def test_the_negative_prompt_keeps_all_layers_but_in_web_interfaces(pipe):
+    """diffusers' convention, and AUTOMATIC1111's."""
+    plain, skipped = pipe.encode_prompt([""]), embed(pipe, "", None, clip_skip=1)[0]
+    assert torch.equal(embed(pipe, "a cat", None, clip_skip=1)[1], plain)
+    assert torch.equal(embed(pipe, "a cat", None, clip_skip=1, prompt_weighting=True)[1], skipped)
+
+
 def test_clip_skip_changes_the_picture(pipe):
     assert distance(draw(pipe), draw(pipe, clip_skip=1)) > 1e-3
     assert torch.equal(draw(pipe), draw(pipe, clip_skip=0))
@@ -168,6 +175,7 @@ def test_words_work_from_a_picture_too():
     [
         ({"prompt": None}, TypeError, "a prompt is a string"),
         ({"prompt": "a cat", "clip_skip": 3}, ValueError, "clip_skip must be from 0 to 2, since this text encoder has 3 layers"),
+        ({"prompt": "a cat", "clip_skip": -1}, ValueError, "clip_skip must be from 0 to 2"),
         ({"prompt": "a cat", "clip_skip": 0.5}, TypeError, "clip_skip must be a whole number"),
         ({"prompt": "a cat", "prompt_embeds": randn(1, 77, 48)}, ValueError, "either prompt or prompt_embeds"),
         ({"prompt_embeds": randn(1, 77, 40)}, ValueError, r"prompt_embeds must be .* \(prompts, tokens, 48\), not \(1, 77"),

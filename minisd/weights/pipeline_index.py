@@ -12,6 +12,13 @@ INDEX = "model_index.json"
 PIPELINES = [*(pipeline for _, pipeline, _ in TASKS.values()), "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"]
 LIBRARIES = {"vae": "diffusers", "unet": "diffusers", "scheduler": "diffusers", "safety_checker": "stable_diffusion"}
 
+CLASSES = {  # that a part may have
+    "vae": ["AutoencoderKL"],
+    "unet": ["UNet2DConditionModel"],
+    "text_encoder": ["CLIPTextModel"],
+    "tokenizer": ["CLIPTokenizer", "CLIPTokenizerFast"],
+}
+
 
 def index_json(classes: Mapping[str, str], in_channels: int) -> dict[str, Any]:
     """`classes` has the class name of each part; the UNet's input channels tell the pipeline."""
@@ -37,6 +44,9 @@ def refuse_unsupported(index: Mapping[str, Any], given: Collection[str], where: 
     kind = index.get("_class_name")
     if kind not in PIPELINES:
         raise UnsupportedConfig(f"{where} is a {kind!s:.50}; minisd implements {', '.join(PIPELINES)}")
+    for part, classes in CLASSES.items():
+        if part not in given and (found := class_of(index, part, where)) not in classes:
+            raise UnsupportedConfig(f"{where}: {part} is a {found}, which is not implemented, only {classes[0]}")
     if "scheduler" in given:
         return
     scheduler = class_of(index, "scheduler", where)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..disk import sync
 from ..safety_checker import MEAN, STD
 from ..schedulers import Scheduler
 from ..tokenizer import CLIPTokenizer
@@ -26,11 +26,11 @@ from .safetensors import write_tensors
 from .settings import config_json
 from .texts import json_text, write_texts
 from .vocabulary import tokenizer_texts
-from .writing import new_file, new_folder
+from .writing import hidden_folder, new_file, new_folder
 
 WRITTEN = re.compile(  # what is written here, by its path in a folder
     r"(model_index|defaults)\.json|(\w+/)?((scheduler_|tokenizer_|preprocessor_)?config|vocab|special_tokens_map|added_tokens)\.json"
-    r"|(\w+/)?(merges\.txt|(diffusion_pytorch_model|model)(\.\w+)?\.safetensors)"
+    r"|(\w+/)?(merges\.txt|(diffusion_pytorch_model|model)(\.[\w-]+)?\.safetensors)"
 )
 
 Component = nn.Module | CLIPTokenizer | Scheduler
@@ -138,16 +138,20 @@ def write_parts(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype | None 
 
 @contextmanager
 def written_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder to fill, which takes the place of one that was written so before; weights of other variants come along.
+    """A folder to fill. At the end of the block its files take their places in `folder`; all others there stay.
 
-    Raises CheckpointError if anything else is in that, so that nothing of a user's is lost.
+    Raises CheckpointError if `folder` holds what is never written here, since it might be read in place of the new files.
     """
-    folder = Path(folder).expanduser()
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []
+    folder = Path(folder).expanduser().resolve()
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is a file; name a folder")
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
     if other := next((name for name in names if not WRITTEN.fullmatch(name)), None):
         raise CheckpointError(f"{folder} holds {other}, which save_pretrained did not write; name a new folder")
-    with new_folder(folder, replace=bool(names)) as new:
+    with hidden_folder(folder / "new") as new:
         yield new
-        for name in names:
-            if name.endswith(".safetensors") and (new / name).parent.is_dir() and not (new / name).exists():
-                shutil.copy2(folder / name, new / name)
+        for file in [path for path in new.rglob("*") if path.is_file()]:
+            place = folder / file.relative_to(new)
+            place.parent.mkdir(exist_ok=True)
+            sync(file)
+            os.replace(file, place)

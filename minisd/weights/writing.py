@@ -39,25 +39,17 @@ def new_file(out: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(folder: str | os.PathLike, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if that exists and is not empty.
-
-    `replace` puts it in the place of one that is not empty.
-    """
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if that exists and is not empty."""
     folder = Path(folder).expanduser()
-    if is_taken(folder) and not (replace and folder.is_dir()):
+    if is_taken(folder):
         raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
     with hidden_folder(folder) as partial:
-        new, old = partial / "new", partial / "old"
+        new = partial / "new"
         new.mkdir()
         yield new
         for file in new.rglob("*.*"):
             sync(file)
         if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
+            folder.rmdir()  # it is empty; Windows does not replace a folder
+        os.replace(new, folder)

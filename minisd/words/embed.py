@@ -31,7 +31,8 @@ def embed(
     """The states of the prompts and of as many negative prompts, both (B, T, D).
 
     `prompt_embeds` and `negative_prompt_embeds` (B, T, D) replace the texts. `clip_skip` leaves out that many of the text encoder's
-    last layers. With `prompt_weighting`, brackets are weights, and a prompt may have more than 75 tokens.
+    last layers for the prompts. With `prompt_weighting`, as in web interfaces, brackets are weights, a prompt may have more than 75
+    tokens, and `clip_skip` is for the negative prompts too.
 
     Raises TypeError or ValueError for what does not fit together.
     """
@@ -51,11 +52,12 @@ def embed(
     given = [prompt_embeds, negative_prompt_embeds]
     longest = max([len(row) for side in rows for row in side] + [embeds.shape[1] for embeds in given if embeds is not None])
     blank = framed(pipe.tokenizer, [])
+    skips = (clip_skip or 0, clip_skip or 0 if prompt_weighting else 0)  # as in diffusers, unless web interfaces are followed
     states = [
-        encode(pipe.text_encoder, [row + blank * ((longest - len(row)) // len(blank)) for row in side], clip_skip or 0)
+        encode(pipe.text_encoder, [row + blank * ((longest - len(row)) // len(blank)) for row in side], skip)
         if embeds is None
         else embeds.to(pipe.device, pipe.text_encoder.final_norm.weight.dtype)
-        for side, embeds in zip(rows, given)
+        for side, embeds, skip in zip(rows, given, skips)
     ]
     if states[0].shape != states[1].shape:
         ours, theirs = (tuple(each.shape) for each in states)
@@ -89,8 +91,8 @@ def without_last_layers(text_encoder: CLIPTextModel, number: int) -> CLIPTextMod
 
 def check_clip_skip(clip_skip: Any, text_encoder: CLIPTextModel):
     if clip_skip is not None:
-        clip_skip = whole("clip_skip", clip_skip)
-        if not 0 <= clip_skip < (layers := len(text_encoder.blocks)):
+        clip_skip, layers = whole("clip_skip", clip_skip), len(text_encoder.blocks)
+        if not 0 <= clip_skip < layers:
             raise ValueError(
                 f"clip_skip must be from 0 to {layers - 1}, since this text encoder has {layers} layers, not {clip_skip}"
             )
