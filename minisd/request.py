@@ -149,15 +149,15 @@ def check_eta(eta: Any, scheduler: Any) -> float:
 
 def check_latents(latents: Any, shape: tuple[int, ...]):
     if latents is not None and (not isinstance(latents, Tensor) or latents.shape != shape):
-        found = tuple(latents.shape) if isinstance(latents, Tensor) else latents
-        raise ValueError(f"latents must be a tensor of shape {tuple(shape)}, not {found}"[:200])
+        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise ValueError(f"latents must be a tensor of shape {tuple(shape)}, not {found}")
 
 
 def latents_in(changed: Any, latents: Tensor) -> Tensor:
     """The latents to go on from, after a callback returned None or a dictionary. Raises ValueError for anything else."""
     changed = {} if changed is None else changed
     others = changed.get("latents", latents) if isinstance(changed, dict) else changed
-    check_latents(others if isinstance(others, Tensor) else type(others), latents.shape)
+    check_latents("None" if others is None else others, latents.shape)
     return others.to(latents)
 
 
