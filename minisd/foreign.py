@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, signature
 from typing import Any
 
@@ -24,8 +24,7 @@ class ForeignScheduler:
     def __init__(self, scheduler: Any):
         self.scheduler = scheduler
         self.set_begin_index()
-        take = lambda *given, **settings: self.take_step(*given, **settings)  # noqa: E731
-        self.step = wraps(scheduler.step)(take)  # with the signature by which a pipeline checks its arguments
+        self.step = wraps(scheduler.step)(partial(self.take_step))  # with the signature by which a pipeline checks its arguments
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.scheduler, name)

@@ -12,8 +12,8 @@ class Pretrained:
         """Load from a folder, or from an id on the Hub.
 
         Options for ids: `revision`, `cache_dir`, `token`, `local_files_only`, and `force_download`, which fetches again what the
-        cache has. Options for networks: `dtype` (or `torch_dtype`),
-        float32 if not given, to which weights are cast on the way in; `variant="fp16"` takes the files in half precision.
+        cache has. Options for networks: `dtype` (or `torch_dtype`), float32 if not given, to which weights are cast on the way in;
+        `variant="fp16"` takes the files in half precision.
         Raises CheckpointError or UnsupportedConfig; then nothing is loaded.
         """
         from .weights.load import load_component
@@ -51,10 +51,10 @@ class PretrainedPipeline:
 
         `dtype` (or `torch_dtype`), float32 if not given, is what weights are cast to on the way in. `variant="fp16"` takes the
         files in half precision. Options for ids: `revision`, `cache_dir`, `token`, `local_files_only`, and `force_download`, which
-        fetches again what the cache has. Any part can be replaced
-        by keyword, as in `vae=…`; `scheduler=DDIMScheduler`, the class, takes over the checkpoint's settings. A checkpoint's
-        safety checker is loaded too; `safety_checker=None` leaves it out. `use_safetensors=True`, `low_cpu_mem_usage`,
-        `feature_extractor` and `requires_safety_checker` are accepted and change nothing.
+        fetches again what the cache has. Any part can be replaced by keyword, as in `vae=…`; `scheduler=DDIMScheduler`, the class,
+        takes over the checkpoint's settings. A checkpoint's safety checker is loaded too; `safety_checker=None` leaves it out.
+        `use_safetensors=True`, `low_cpu_mem_usage`, `feature_extractor` and `requires_safety_checker` are accepted and change
+        nothing.
 
         Raises CheckpointError or UnsupportedConfig with what to do, and TypeError for an unknown keyword; then nothing is loaded.
         """

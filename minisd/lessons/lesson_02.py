@@ -63,7 +63,7 @@ equal_shares = Exercise(
         "SNR is a ratio of variances, ᾱ/(1−ᾱ); no root in it": lambda alphas_cumprod: (
             (alphas_cumprod**0.5 / (1 - alphas_cumprod) - 1).abs().argmin()
         ),
-        "at t = 0 there is hardly any noise; where is as much of it as of the picture?": lambda alphas_cumprod: 0,
+        "at t = 0 there is hardly any noise; at which t is there as much noise as picture?": lambda alphas_cumprod: 0,
         "that is an ᾱ; wanted is the t that has it": lambda alphas_cumprod: 0.5,
         "right for one schedule; find the t of whichever is given": lambda alphas_cumprod: 354,
     },

@@ -17,7 +17,6 @@ class Configured(Pretrained):
     implemented: ClassVar[Mapping[str, Any]] = {}  # diffusers' settings of this sampler that may have one value only
 
     def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
-        """Settings are the fields of `config_class`, by diffusers' names; the default is Stable Diffusion's value."""
         config = config or self.config_class()
         if settings or type(config) is not self.config_class:
             from ..weights.sampler_settings import scheduler_config

@@ -12,7 +12,7 @@ from .safetensors import Header
 Shapes = Mapping[str, tuple[int, ...]]
 Spell = Callable[[str], str]  # minisd's name for a tensor → the file's
 
-WEIGHTS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")  # dtypes of weights, of which files seldom have the last three
+WEIGHTS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")  # dtypes of weights; the last three are rare
 
 
 class Findings(NamedTuple):
