@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
         {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "weights", "processes", "system"},
     ),
     "train": (
-        ["train"],
+        ["train", "second"],
         {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes", "system"},
     ),
     "lessons": (["lessons"], {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "train"}),

@@ -14,7 +14,7 @@ import torch
 from . import __version__
 from .disk import check_writable, user_path
 from .processes import best_device
-from .schedulers.names import CURVES, SAMPLERS, known_as
+from .schedulers.names import SAMPLERS, SIGMAS, known_as
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NOT_NEEDED = {  # flags of CompVis' scripts, accepted and without effect
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--guidance-rescale", type=float, metavar="F", help="take back contrast that guidance adds, 0 to 1 (default: 0)")
     p.add_argument("--sampler", type=sampler_and_curve, metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: the model's own)")
-    p.add_argument("--sigmas", choices=list(CURVES), help="noise levels: a Karras or exponential schedule")
+    p.add_argument("--sigmas", choices=list(SIGMAS), help="noise levels: a Karras or exponential schedule")
     p.add_argument("--karras", dest="sigmas", action="store_const", const="karras", help="the same as --sigmas karras")
     p.add_argument("--plms", dest="sampler", action="store_const", const=("pndm", None), help=argparse.SUPPRESS)
     p.add_argument("--klms", dest="sampler", action="store_const", const=("lms", None), help=argparse.SUPPRESS)
