@@ -285,7 +285,8 @@ def contents() -> str:
         count = sum(map(math.prod, weights))
         both = "v1 and v2" if name == "vae" else generation
         rows.append([f"`{name}`", both, len(weights), f"{count:,}", f"{4 * count:,}"])
-    return table(["component", "version", "tensors", "parameters", "bytes in float32"], rows, "tensors, parameters, bytes in float32")
+    head = ["component", "version", "tensors", "parameters", "bytes in float32"]
+    return table(head, rows, ", ".join(head[2:]))
 
 
 def recipes() -> str:
