@@ -13,6 +13,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "networks": (["layers", "clip", "clip_vision", "unet", "guided_unet", "vae"], {"config", "pretrained", "numerics"}),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
     "tokenizer": (["tokenizer"], {"pretrained"}),
+    "fast": (["fast"], set()),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
     "foreign": (["foreign", "switches"], {"networks", "samplers", "safety"}),
     "pipeline": (
@@ -22,10 +23,10 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "words": (["words"], {"networks", "pipeline", "tokenizer"}),
     "few steps": (["consistency"], {"networks", "pipeline"}),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline", "system"}),
-    "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "system"}),
+    "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "fast", "system"}),
     "command": (
         ["flags", "generate", "again", "infotext", "image_files"],
-        {"numerics", "samplers", "pipeline", "tiny", "processes", "system"},
+        {"numerics", "samplers", "pipeline", "fast", "tiny", "processes", "system"},
     ),
     "explain": (["attention_maps", "explain"], {"numerics", "networks", "pipeline"}),
     "tiny": (["tiny"], set()),

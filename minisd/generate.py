@@ -22,6 +22,7 @@ from . import __version__
 from .again import GIVEN
 from .cuda_noise import CudaNoise
 from .exit_status import exit_status
+from .fast.half import arithmetic
 from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, names_picture, parse, what_to_draw
 from .image import to_pil
 from .image_files import save_gif, save_png
@@ -80,8 +81,9 @@ def run(args: argparse.Namespace):
     say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
     started, pictures = time.perf_counter(), []
-    for first in range(0, len(orders), BATCH):
-        pictures += write(pipe, orders[first : first + BATCH], args, say)
+    with arithmetic(pipe.device, pipe.dtype):
+        for first in range(0, len(orders), BATCH):
+            pictures += write(pipe, orders[first : first + BATCH], args, say)
     if args.grid:
         columns = args.num_images if args.num_images > 1 else math.ceil(len(pictures) ** 0.5)
         pictures += [Image.new("RGB", pictures[0].size, "white")] * (-len(pictures) % columns)

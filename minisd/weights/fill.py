@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..clip import CLIPTextModel
 from ..config import CLIPTextConfig, UNetConfig, VAEConfig
+from ..fast.convolution import speed_up
 from ..guided_unet import GuidedUNet, GuidedUNetConfig
 from ..safety_checker import SafetyCheckerConfig, StableDiffusionSafetyChecker
 from ..unet import UNet2DConditionModel
@@ -102,6 +103,7 @@ def fill(network: N, tensors: dict[str, Tensor], dtype: torch.dtype | None = Non
     for name, tensor in weights.items():
         weights[name] = tensor.to(dtype or tensor.dtype)  # one at a time: the old and the new never exist together
     network.load_state_dict(weights, assign=True)
+    speed_up(network)
     return network.eval().requires_grad_(False)
 
 

@@ -1,0 +1,146 @@
+"""The fast layer computes what the plain formulas do: against convolutions in float64, and inside the networks."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import distance, randn
+from torch import nn
+
+from minisd import UNet2DConditionModel
+from minisd.config import UNetConfig
+from minisd.fast import half
+from minisd.fast.convolution import CHANNELS, FastConv2d, speed_up
+from minisd.fast.winograd import transform_weight, winograd
+
+
+def convolution(channels=(CHANNELS, CHANNELS), **settings):
+    torch.manual_seed(0)
+    return nn.Conv2d(*channels, 3, **{"padding": 1, **settings}).requires_grad_(False)
+
+
+def fast(conv):
+    network = nn.Sequential(copy.deepcopy(conv))
+    speed_up(network)
+    return network[0]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13), (1, 1), (70, 3), (2, 600)], ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_winograd_is_a_convolution_and_nearer_to_the_truth_than_the_plain_one(batch, size):
+    x, conv = randn(batch, 5, *size), convolution((5, 7))
+    truth = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
+    assert distance(winograd(x, transform_weight(conv.weight), conv.bias), truth) < 1e-6
+
+
+def test_winograds_products_are_those_of_the_paper():
+    """g by the matrices of Lavin & Gray 2016, §4.1: G g Gᵀ."""
+    G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    weight = randn(2, 3, 3, 3)
+    expected = (G @ weight @ G.T).permute(3, 2, 1, 0).reshape(16, 3, 2)  # columns, rows, C, O
+    assert torch.allclose(transform_weight(weight), expected, atol=1e-6)
+
+
+def test_only_convolutions_that_gain_become_fast():
+    few = convolution((CHANNELS - 1, CHANNELS))
+    others = [convolution(stride=2), convolution(padding=0), nn.Conv2d(256, 256, 1), few, nn.Linear(256, 256)]
+    assert not any(isinstance(fast(layer), FastConv2d) for layer in others)
+    assert isinstance(fast(convolution()), FastConv2d)
+
+
+def test_it_keeps_names_numbers_and_results():
+    conv, x = convolution(), randn(2, CHANNELS, 8, 8)
+    ours = fast(conv)
+    assert list(ours.state_dict()) == ["weight", "bias"] and torch.equal(ours.weight, conv.weight)
+    assert distance(ours(x), conv(x)) < 2e-6
+    assert ours.transformed is not None
+
+
+def test_changed_weights_are_transformed_again():
+    conv, x = convolution(), randn(1, CHANNELS, 4, 4)
+    ours = fast(conv)
+    ours(x)
+    ours.weight.mul_(2)
+    assert distance(ours(x) - ours.bias[:, None, None], 2 * (conv(x) - conv.bias[:, None, None])) < 2e-6
+    ours.weight = nn.Parameter(conv.weight.clone(), requires_grad=False)
+    assert distance(ours(x), conv(x)) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_take_the_plain_way(dtype):
+    conv = convolution((CHANNELS, CHANNELS)).to(dtype)
+    x = randn(1, CHANNELS, 4, 4).to(dtype)
+    assert torch.equal(fast(conv)(x), conv(x))
+
+
+def test_gradients_take_the_plain_way():
+    conv, x = convolution(), randn(1, CHANNELS, 4, 4).requires_grad_()
+    fast(conv)(x).sum().backward()
+    ours = x.grad.clone()
+    x.grad = None
+    conv(x).sum().backward()
+    assert torch.equal(ours, x.grad)
+
+
+def test_weights_made_in_inference_mode_take_the_plain_way():
+    with torch.inference_mode():
+        conv = convolution()
+        assert torch.equal(fast(conv)(randn(1, CHANNELS, 4, 4)), conv(randn(1, CHANNELS, 4, 4)))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda conv: pickle.loads(pickle.dumps(conv))], ids=["copied", "pickled"])
+def test_a_copy_leaves_the_transformed_weights_behind(again):
+    ours = fast(convolution())
+    x = randn(1, CHANNELS, 4, 4)
+    expected = ours(x)
+    copied = again(ours)
+    assert copied.transformed is None and torch.equal(copied(x), expected)
+
+
+def test_exporting_records_the_plain_convolution():
+    ours, x = fast(convolution()), randn(1, CHANNELS, 4, 4)
+    program = torch.export.export(nn.Sequential(ours), (x,))
+    assert any("conv2d" in str(node.target) for node in program.graph.nodes)
+
+
+def test_a_network_computes_the_same():
+    torch.manual_seed(0)
+    levels = {"block_out_channels": (CHANNELS, CHANNELS), "cross_attention": (True, False), "num_attention_heads": (8, 8)}
+    plain = UNet2DConditionModel(UNetConfig(**levels, layers_per_block=1, cross_attention_dim=32)).requires_grad_(False)
+    ours = copy.deepcopy(plain)
+    speed_up(ours)
+    inputs = randn(2, 4, 9, 8), 500, randn(2, 77, 32)
+    assert sum(isinstance(module, FastConv2d) for module in ours.modules()) > 10
+    assert distance(ours(*inputs).sample, plain(*inputs).sample) < 1e-5
+
+
+# Half precision on CPUs without it
+
+
+@pytest.mark.parametrize("dtype", half.HALF, ids=str)
+def test_half_precision_in_memory_and_float32_in_arithmetic(dtype):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(2), nn.Linear(36, 5), nn.SiLU()).to(dtype)
+    x = randn(1, 3, 8, 8).to(dtype)
+    with half.InFloat32(), torch.no_grad():
+        ours = network(x)
+        attended = F.scaled_dot_product_attention(*[x] * 3)
+        joined = torch.cat([x, x])
+    assert ours.dtype == attended.dtype == joined.dtype == torch.float32
+    assert torch.equal(ours, copy.deepcopy(network).float()(x.float()))
+    assert all(weight.dtype == dtype for weight in network.parameters())
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_only_an_emulated_dtype_on_a_cpu_is_widened(monkeypatch, emulated):
+    monkeypatch.setattr(half, "emulates", lambda dtype: emulated)
+    cpu = torch.device("cpu")
+    assert isinstance(half.arithmetic(cpu, torch.bfloat16), half.InFloat32) == emulated
+    for device, dtype in [(cpu, torch.float32), (torch.device("cuda"), torch.float16)]:
+        assert not isinstance(half.arithmetic(device, dtype), half.InFloat32)
+
+
+def test_float32_is_not_emulated():
+    assert not half.emulates(torch.float32)
