@@ -15,7 +15,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "tokenizer": (["tokenizer"], {"pretrained"}),
     "fast": (["fast"], set()),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
-    "foreign": (["foreign", "switches"], {"networks", "samplers", "safety"}),
+    "foreign": (["foreign", "switches"], {"config", "networks", "samplers", "safety", "fast"}),
     "pipeline": (
         ["pipeline", "components", "request"],
         {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety", "foreign"},

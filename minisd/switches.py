@@ -1,29 +1,80 @@
 """Methods that programs for diffusers call to save memory: each does so, has no reason to, or says what to do instead."""
 
-from types import MethodType
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from .vae import AutoencoderKL, DecoderOutput
+from .config import sides
+from .fast.tiles import in_tiles
+from .vae import AutoencoderKL, DecoderOutput, DiagonalGaussian, EncoderOutput
 
 
-def decode_one_by_one(vae: AutoencoderKL, latents: Tensor) -> DecoderOutput:
-    return DecoderOutput(torch.cat([AutoencoderKL.decode(vae, one).sample for one in latents.split(1)]))
+def encode(vae: AutoencoderKL, images: Tensor, one_by_one: bool, tiled: bool) -> EncoderOutput:
+    """`vae.encode` with switches: the images of a batch one by one, or large ones in tiles."""
+
+    def moments(x: Tensor) -> Tensor:
+        return vae.quant_conv(vae.encoder(x))
+
+    large, small = tile_sizes(vae)
+    whole = not tiled or max(images.shape[-2:]) <= large
+    parts = images.split(1 if one_by_one else len(images))
+    return EncoderOutput(
+        DiagonalGaussian(torch.cat([moments(part) if whole else in_tiles(moments, part, large, small) for part in parts]))
+    )
+
+
+def decode(vae: AutoencoderKL, latents: Tensor, one_by_one: bool, tiled: bool) -> DecoderOutput:
+    """`vae.decode` with switches."""
+
+    def images(z: Tensor) -> Tensor:
+        return vae.decoder(vae.post_quant_conv(z))
+
+    large, small = tile_sizes(vae)
+    whole = not tiled or max(latents.shape[-2:]) <= small
+    parts = latents.split(1 if one_by_one else len(latents))
+    return DecoderOutput(torch.cat([images(part) if whole else in_tiles(images, part, small, large) for part in parts]))
+
+
+def tile_sizes(vae: AutoencoderKL) -> tuple[int, int]:
+    """The side of a tile in pixels and in latents: that of the images that the model was trained on."""
+    side = max(sides(vae.config.sample_size))
+    return side, side // 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 class Switches:
     """Memory switches. Attention here is a fused kernel, which never holds all scores at once, so slicing it would save nothing."""
 
     vae: AutoencoderKL
+    vae_slicing = False
+    vae_tiling = False
+
+    def switch_vae(self):
+        """Give the VAE the methods for what is switched on."""
+        for method in (encode, decode):
+            vars(self.vae).pop(method.__name__, None)
+            if self.vae_slicing or self.vae_tiling:
+                switched = partial(method, self.vae, one_by_one=self.vae_slicing, tiled=self.vae_tiling)
+                setattr(self.vae, method.__name__, switched)
 
     def enable_vae_slicing(self):
-        """Decode the images of a batch one by one: the same images, in the memory of one."""
-        self.vae.decode = MethodType(decode_one_by_one, self.vae)  # type: ignore[method-assign]
+        """Encode and decode the images of a batch one by one: the same images, in the memory of one."""
+        self.vae_slicing = True
+        self.switch_vae()
 
     def disable_vae_slicing(self):
-        vars(self.vae).pop("decode", None)
+        self.vae_slicing = False
+        self.switch_vae()
+
+    def enable_vae_tiling(self):
+        """Encode and decode large images in overlapping tiles with blended seams: nearly the same, in the memory of one tile."""
+        self.vae_tiling = True
+        self.switch_vae()
+
+    def disable_vae_tiling(self):
+        self.vae_tiling = False
+        self.switch_vae()
 
     def enable_attention_slicing(self, slice_size: Any = "auto"):
         """Has no effect: the fused kernel of attention never holds all scores."""
@@ -36,10 +87,6 @@ class Switches:
 
     def disable_xformers_memory_efficient_attention(self):
         """Has no effect."""
-
-    def enable_vae_tiling(self) -> NoReturn:
-        """Not implemented: tiles change the image."""
-        raise NotImplementedError("VAE tiling is not implemented; draw a smaller image, or call enable_vae_slicing for a batch")
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> NoReturn:
         """Not implemented."""

@@ -6,14 +6,16 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import distance, randn
+from helpers import VAE, distance, pair, randn
 from torch import nn
 
 from minisd import UNet2DConditionModel
 from minisd.config import UNetConfig
 from minisd.fast import half
 from minisd.fast.convolution import CHANNELS, FastConv2d, speed_up
+from minisd.fast.tiles import in_tiles
 from minisd.fast.winograd import transform_weight, winograd
+from minisd.switches import Switches
 
 
 def convolution(channels=(CHANNELS, CHANNELS), **settings):
@@ -144,3 +146,32 @@ def test_only_an_emulated_dtype_on_a_cpu_is_widened(monkeypatch, emulated):
 
 def test_float32_is_not_emulated():
     assert not half.emulates(torch.float32)
+
+
+# Tiles
+
+
+@pytest.fixture(scope="module")
+def vaes():
+    """diffusers' VAE and ours, of images 32 pixels wide, with tiling on."""
+    theirs, ours = pair("vae", {**VAE, "sample_size": 32})
+    theirs.enable_tiling()
+    switches = Switches()
+    switches.vae = ours
+    switches.enable_vae_tiling()
+    return theirs, ours
+
+
+@pytest.mark.parametrize("size", [(4, 4), (4, 9), (11, 5), (8, 8), (13, 16)], ids=str)
+def test_tiles_are_those_of_diffusers(vaes, size):
+    theirs, ours = vaes
+    latents, images = randn(2, 4, *size), randn(2, 3, 8 * size[0], 8 * size[1])
+    with torch.no_grad():
+        assert distance(ours.decode(latents).sample, theirs.decode(latents).sample) < 1e-5
+        assert distance(ours.encode(images).latent_dist.mean, theirs.encode(images).latent_dist.mean) < 1e-5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (9, 20), (31, 7)], ids=str)
+def test_what_acts_on_every_position_alone_is_the_same_in_tiles(size):
+    x = randn(2, 3, *size)
+    assert distance(in_tiles(lambda part: 2 * part, x, 8, 8), 2 * x) < 1e-6
