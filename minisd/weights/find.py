@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from .added_words import SPECIAL
 from .errors import CheckpointError
 from .folder import Needed, select, select_in
 from .texts import read_text
-from .vocabulary import SPECIAL
 
 TINY = Path(__file__).parents[1] / "tiny" / "model"
 
