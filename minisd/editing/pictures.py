@@ -75,12 +75,19 @@ def upright(image: Image.Image, mode: str) -> Image.Image:
 
 def pixels(image: Image.Image) -> np.ndarray:
     """(H, W, C) with its own depth: bytes, or 16 bits of grey."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] == "I":  # "I;16", or "I", in which PIL keeps 16 bits, too
-        return np.asarray(image).clip(0, 65535).astype(np.uint16)[..., None]
+    opened_as, image = image.format, ImageOps.exif_transpose(image)
+    if image.mode[0] == "I":
+        return grey(np.asarray(image), deep=image.mode != "I" or opened_as == "PNG")[..., None]
     if image.mode == "F":
         raise ValueError("a PIL image of floats has no known white; give its numbers from 0 to 1 as an array")
     return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+
+
+def grey(numbers: np.ndarray, deep: bool) -> np.ndarray:
+    """Whole numbers as 16 bits ("I;16", and a PNG that old versions of Pillow opened as "I"), or as bytes if none is above 255."""
+    if numbers.min() < 0 or numbers.max() > 65535:
+        raise ValueError(f"a PIL image of whole numbers goes from 0 to 65535 here, not from {numbers.min()} to {numbers.max()}")
+    return numbers.astype(np.uint16 if deep or numbers.max() > 255 else np.uint8)
 
 
 def fractions(x: Tensor, what: str) -> Tensor:
