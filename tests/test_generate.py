@@ -83,7 +83,7 @@ def test_a_picture_tells_how_to_repeat_it(generate):
     assert repeated != path and np.array_equal(np.array(Image.open(path)), np.array(Image.open(repeated)))
     prompt, negative, line = chunks["parameters"].split("\n")
     assert (prompt, negative) == ("a red ball", "Negative prompt: a dog")
-    assert "Steps: 2, Sampler: ddim, CFG scale: 3.0, Seed: 5, Size: 72x64" in line
+    assert "Steps: 2, Sampler: DDIM, CFG scale: 3.0, Seed: 5, Size: 72x64" in line
 
 
 def test_what_was_loaded_otherwise_is_told_too(generate):

@@ -13,6 +13,7 @@ from ..clip import CLIPTextModel
 from ..request import Request, check_prompts, whole
 from ..tokenizer import CLIPTokenizer
 from .chunks import Tokens, framed, weighted_tokens
+from .emphasis import warn_of_unread
 
 if TYPE_CHECKING:
     from ..pipeline import StableDiffusionPipeline
@@ -46,6 +47,8 @@ def embed(
         prompt = [""] * len(prompt_embeds)
         negative_prompt = [negative_prompt] * len(prompt) if isinstance(negative_prompt, str) else negative_prompt
     texts = check_prompts(prompt, negative_prompt)
+    if prompt_weighting:
+        warn_of_unread([*texts[0], *texts[1]])
 
     read = weighted_tokens if prompt_weighting else one_chunk
     rows = [[read(pipe.tokenizer, text) for text in side] for side in texts]
