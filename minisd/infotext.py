@@ -45,7 +45,7 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
     """The text for what minisd knows of a picture."""
     known = {**settings, "size": f"{settings['width']}x{settings['height']}"}
     line = {shown: known[name] for name, shown in SHOWN.items() if known.get(name) is not None}
-    curve, sampler = settings.get("sigmas"), settings.get("sampler")
+    curve, sampler = settings.get("sigmas"), str(settings.get("sampler"))
     line["Sampler"] = AUTOMATIC1111.get(sampler, sampler)
     if curve or sampler in AUTOMATIC:
         line["Schedule type"] = curve.title() if curve else "Uniform"
