@@ -8,8 +8,9 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 demo: .venv/demo
 	$(BIN)/python -m minisd.generate "an astronaut riding a horse" --seed 0
 
+# One process a core (four at most), one thread each
 test: .venv/test lint
-	$(BIN)/python -m pytest -m "not slow and not live"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow and not live"
 
 test-slow: .venv/test
 	$(BIN)/python -m pytest -m slow

@@ -101,7 +101,7 @@ def test_a_folder_with_something_in_it_is_never_overwritten(tmp_path):
 
 def test_a_file_of_that_name_is_never_overwritten(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(CheckpointError, match="out exists"):
+    with pytest.raises(CheckpointError, match="out is a file; name a folder"):
         small_network("vae", "v1").save_pretrained(tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 

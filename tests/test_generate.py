@@ -184,7 +184,7 @@ def test_processes_under_torchrun_share_the_prompts(generate, monkeypatch):
         ([], "say what to draw"),
         (["a cat", "--height", "70"], "multiples of 8"),
         (["a cat", "--guidance-scale", "nan"], "guidance_scale must be a number"),
-        (["a cat", "--num-images", "0"], "at least 1"),
+        (["a cat", "--num-images", "0"], "must be from 1 to 100000, not 0"),
         (["a cat", "--from-file", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
         (["a cat", "--from-file", "."], "cannot read prompts from .: Is a directory"),
         (["a cat", "--from-file", sys.executable], "is not a text in UTF-8"),
