@@ -144,6 +144,7 @@ WRONG = {
     "NaN": (np.full((8, 8, 3), np.nan), ValueError, "goes from 0 to 1, not from nan to nan"),
     "integers": (np.zeros((8, 8, 3), np.int64), TypeError, "not int64"),
     "PIL floats": (Image.new("F", (8, 8)), ValueError, "a PIL image of floats has no known white"),
+    "meta": (torch.zeros(3, 8, 8, device="meta"), ValueError, "a picture on the meta device has no numbers"),
     "two sizes": ([Image.new("RGB", (8, 16)), Image.new("RGB", (16, 8))], ValueError, "must have one size, not 8×16 and 16×8"),
 }
 

@@ -197,6 +197,7 @@ def test_words_work_from_a_picture_too():
         ({"prompt": "a cat", "clip_skip": 0.5}, TypeError, "clip_skip must be a whole number"),
         ({"prompt": "a cat", "prompt_embeds": randn(1, 77, 48)}, ValueError, "either prompt or prompt_embeds"),
         ({"prompt_embeds": randn(1, 77, 40)}, ValueError, r"prompt_embeds must be .* \(prompts, tokens, 48\), not \(1, 77"),
+        ({"prompt_embeds": randn(1, 77, 48).to("meta")}, ValueError, r"not \(1, 77, 48\) on meta"),
         ({"prompt_embeds": [1]}, ValueError, r"prompt_embeds must be a tensor .* not \[1\]"),
         ({"prompt": "a", "negative_prompt_embeds": randn(2, 77, 48)}, ValueError, "must have one shape"),
         ({"prompt_embeds": randn(1, 80, 48)}, ValueError, "must have one shape"),

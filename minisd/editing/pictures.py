@@ -47,6 +47,8 @@ def separate(given: Any, what: str) -> list[Tensor]:
     if not isinstance(given, np.ndarray | Tensor):
         kinds = f"a {what} is a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
         raise TypeError(f"{kinds}, not {given!r}"[:150] + "; open a file by Image.open")
+    if isinstance(given, Tensor) and given.is_meta:
+        raise ValueError(f"a {what} on the meta device has no numbers; give one on the cpu")
     if given.ndim in (2, 3, 4) and 0 not in given.shape:
         x = first_channels(given, what)
         if x.shape[1] == 4 and isinstance(given, Tensor):

@@ -107,6 +107,6 @@ def check_embeds(text: Any, embeds: Any, name: str, text_encoder: CLIPTextModel)
     if text is not None:
         raise ValueError(f"give either {name} or {name}_embeds")
     width = text_encoder.config.hidden_size
-    if not isinstance(embeds, Tensor) or embeds.dim() != 3 or embeds.shape[2] != width or not len(embeds):
-        found = tuple(embeds.shape) if isinstance(embeds, Tensor) else embeds
+    if not isinstance(embeds, Tensor) or embeds.dim() != 3 or embeds.shape[2] != width or not len(embeds) or embeds.is_meta:
+        found = f"{tuple(embeds.shape)} on {embeds.device}" if isinstance(embeds, Tensor) else embeds
         raise ValueError(f"{name}_embeds must be a tensor of shape (prompts, tokens, {width}), not {found}"[:200])
