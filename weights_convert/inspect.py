@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def report(path: Path, full: bool = False) -> str:
 def pickled(path: Path) -> dict[str, Tensor]:
     """The tensors of a pickle, also where they are in a dictionary of their own, as a textual inversion's are."""
     content = content_of(path)
-    vectors = content.get(INVERSION) if isinstance(content, dict) else None
+    vectors: Any = content.get(INVERSION) if isinstance(content, dict) else None
     found = {f"{INVERSION}.{name}": value for name, value in vectors.items()} if hasattr(vectors, "items") else {}
     return {name: value for name, value in found.items() if isinstance(value, Tensor)} or read_pickle(path)
 

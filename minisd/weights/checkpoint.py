@@ -20,7 +20,7 @@ from .folder import SCHEDULER, SMALL_FILES, Needed, listing, select_in
 from .generations import GENERATIONS
 from .original_names import averaged_places
 from .pickles import is_pickle, read_pickle
-from .pipeline_index import INDEX, PIPELINES
+from .pipeline_index import INDEX, PIPELINES, pipeline_of
 from .prediction import prediction_type
 from .safetensors import Header, header_of, read_header, read_tensors
 from .settings import config_json
@@ -126,9 +126,9 @@ def read_any(source: Path, prediction: str | None = None, averaged: bool = False
 
 def read_whole_folder(folder: Path, given: Collection[str] = ()) -> Checkpoint:
     """Everything in a diffusers folder but the networks that are `given`, what cannot be drawn with included."""
-    kind = parse_json(read_text(folder / INDEX), str(folder / INDEX)).get("_class_name")
+    kind = pipeline_of(parse_json(read_text(folder / INDEX), str(folder / INDEX)), str(folder))
     if kind not in PIPELINES:
-        raise CheckpointError(f"{folder} is a {kind!s:.50}; only Stable Diffusion v1 and v2 can be converted")
+        raise CheckpointError(f"{folder} is a {kind:.50}; only Stable Diffusion v1 and v2 can be converted")
     networks = {part: kind.weights for part, kind in NETWORKS.items() if part not in given}
     if not (folder / "safety_checker" / "config.json").is_file():
         del networks["safety_checker"]
