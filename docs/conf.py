@@ -1,4 +1,4 @@
-"""How `make docs` builds the documentation. The source folder is the repository itself, so that pages can link to all of it."""
+"""Settings of `make docs`. The source folder is the whole repository, so that pages can link to every file."""
 
 import sys
 from pathlib import Path

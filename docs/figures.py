@@ -1,6 +1,6 @@
 """The pictures of the documentation, drawn by the built-in model: `python docs/figures.py [NAME …]` writes docs/images/NAME.png.
 
-What they show depends on the model's weights: after a new training, draw them again.
+The pictures depend on the model's weights: after a new training, draw them again.
 """
 
 import io
@@ -49,7 +49,7 @@ def draw(pipe: StableDiffusionPipeline, prompt: str, **settings) -> Tensor:
 
 
 def save(images: list[Tensor], titles: list[str], columns: int, name: str):
-    """A sheet on which the pictures take all the room that there is."""
+    """A sheet of pictures, enlarged four times."""
     write(pictures([image.repeat_interleave(4, 1).repeat_interleave(4, 2) for image in images], titles, columns), name)
 
 
@@ -60,13 +60,13 @@ def write(figure: Figure, name: str):
 
 
 def astronaut():
-    """The README's picture, by the command that stands above it."""
+    """The README's picture, drawn by the README's command."""
     (IMAGES / "astronaut.png").unlink(missing_ok=True)
     generate(["an astronaut riding a horse", "--seed", "0", "--quiet", "--out", str(IMAGES / "astronaut.png")])
 
 
 def way():
-    """Above, what the VAE makes of the latents on their way; below, of the clean latents that are guessed there."""
+    """Top: the decoded latents along the trajectory. Bottom: the decoded predictions of the clean latents."""
     pipe, noisy, guesses, titles = loaded(), [], [], []
     for step in pipe.denoise(PROMPT, generator=seeded()):
         if step.index in (0, 10, 20, 30, 40, 50):
@@ -77,7 +77,7 @@ def way():
 
 
 def latents():
-    """A picture of the book, its four latent channels in grey, and what comes back of it."""
+    """A picture of the book, its four latent channels in grey, and the decoded picture."""
     vae = loaded().vae
     scene = book.sample(random.Random(7))
     x = to_tensor(book.draw(scene))[None]
@@ -89,7 +89,7 @@ def latents():
 
 
 def samplers():
-    """The same noise under three samplers and four numbers of steps."""
+    """The same noise with three samplers and four numbers of steps."""
     pipe, images, titles = loaded(), [], []
     for name, sampler in SAMPLERS.items():
         pipe.scheduler = sampler.from_config(pipe.scheduler.config)
@@ -100,7 +100,7 @@ def samplers():
 
 
 def orders():
-    """The error at the end of an exactly known curve, by the number of steps."""
+    """The error at the end of an exactly known curve, for each number of steps."""
     numbers, (figure, axes) = [8, 16, 32, 64, 128], page(1, 1, height=3.6)
     exactly = {"lower_order_final": False}
     for name, scheduler in {
@@ -113,21 +113,21 @@ def orders():
         errors = measure_orders(scheduler, numbers)
         order = math.log2(errors[2] / errors[3])
         axes.loglog(numbers, errors, "o-", markersize=4, label=f"{name}: order {order:.1f}")
-    axes.set(xticks=numbers, xticklabels=numbers, xlabel="steps (Heun calls the network twice in each)", ylabel="greatest error")
+    axes.set(xticks=numbers, xticklabels=numbers, xlabel="steps (Heun calls the network twice a step)", ylabel="largest error")
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
     write(figure, "orders")
 
 
 def guidance():
-    """The same noise at six scales."""
+    """The same noise at six guidance scales."""
     pipe, scales = loaded(), (1, 2, 3, 5, 8, 15)
     images = [draw(pipe, PROMPT, guidance_scale=scale) for scale in scales]
     save(images, [f"w = {scale}" for scale in scales], 6, "guidance")
 
 
 def edited(kind: type, images: list[tuple[str, dict]], name: str, *shown: Image.Image):
-    """A house of the book, and what a pipeline makes of it, by prompts and settings."""
+    """A house of the book, and a pipeline's result for each prompt and its settings."""
     pipe = kind.from_pretrained("tiny", scheduler=DDIMScheduler)
     pipe.set_progress_bar_config(disable=True)
     tensors = [to_tensor(image) for image in (HOUSE, *shown)]
@@ -151,7 +151,7 @@ def night():
 
 
 def snow():
-    """What is under the mask, drawn anew as a house in the snow."""
+    """The masked part, redrawn as a house in the snow."""
     mask = Image.new("L", HOUSE.size)
     mask.paste(255, (0, 0, 128, 52))
     images = [
@@ -162,7 +162,7 @@ def snow():
 
 
 def curves():
-    """Left, what is right at every guidance scale; right, by every sampler in few steps and many. Bars are Wilson's 95 %."""
+    """The share of right pictures, by guidance scale (left), and by sampler and steps (right). Bars are 95 % intervals (Wilson)."""
     measured = json.loads((MEASURED / "curves.json").read_text(encoding="utf-8"))
     figure, (scales, steps) = page(1, 2, height=3.2, sharey=True)
     for axes, curve, group, x in ((scales, "guidance", "set", "scale"), (steps, "steps", "sampler", "steps")):
@@ -182,7 +182,7 @@ def curves():
 
 
 def ablations():
-    """What short trainings that differ in one respect can draw, without guidance and with it."""
+    """The share of right pictures after short trainings that differ in one respect, without guidance and with it."""
     measured = json.loads((MEASURED / "ablations.json").read_text(encoding="utf-8"))
     figure, axes = page(1, 2, height=3.6, sharey=True)
     for ax, scale in zip(axes, next(iter(measured.values()))):
@@ -198,7 +198,7 @@ def ablations():
     write(figure, "ablations")
 
 
-PLACES = {  # of the rooms on their picture: column and row, from the bottom
+PLACES = {  # of each room in the figure: column, and row from the bottom
     "pretrained": (-1, 0), "config": (0.5, 0), "numerics": (1.9, 0),
     "tokenizer": (-0.2, 1.2), "networks": (0.95, 1.2), "samplers": (2.3, 1.2),
     "safety": (1.3, 2.2), "weights": (-1, 3), "pipeline": (1.75, 3.2), "tiny": (0.3, 3.4),
@@ -210,15 +210,15 @@ PLACES = {  # of the rooms on their picture: column and row, from the bottom
 
 
 def closure(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Every pair that is linked by a chain of pairs."""
+    """All pairs that are linked by a chain of pairs."""
     longer = pairs | {(a, d) for a, b in pairs for c, d in pairs if b == c}
     return pairs if longer == pairs else closure(longer)
 
 
 def rooms():
-    """The rooms of the house, by what the files import; dashed where a function imports when it is called.
+    """The rooms and their imports; dashed arrows are imports inside functions.
 
-    An import that others imply is left out: whoever imports the pipeline stands on the networks, too.
+    An import that others imply is left out: a room that imports the pipeline depends on the networks too.
     """
     figure, axes = page(1, 1, height=5.2)
     direct = arrows(late=False)
@@ -230,7 +230,7 @@ def rooms():
         box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "0.4"}
         text = axes.annotate(names, PLACES[room], ha="center", va="center", fontsize=8, bbox=box)
         boxes[room] = text.get_bbox_patch()
-    figure.canvas.draw()  # gives the boxes their sizes, at which arrows end
+    figure.canvas.draw()  # gives the boxes their sizes, so that arrows end at their borders
     for one, other in sorted((direct - reach) | late):
         style = {
             "arrowstyle": "-|>",

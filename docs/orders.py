@@ -1,4 +1,4 @@
-"""How fast a sampler's error falls with the number of its steps, where the curve that it follows is known.
+"""How fast a sampler's error falls as the number of steps grows, measured on a curve that is known exactly.
 
 The data are a mixture of two Gaussians on a line, for which the best denoiser has a closed form.
 """
@@ -14,14 +14,14 @@ FIRST, LAST = 10.0, 0.1  # σ
 
 
 def epsilon(x: Tensor, sigma: float) -> Tensor:
-    """E[ε | x] for x = x0 + σ ε: the Gaussians' own guesses, weighted by how probable they are."""
+    """E[ε | x] for x = x0 + σ ε: the prediction of each Gaussian, weighted by its probability."""
     variance = WIDTH**2 + sigma**2
     away = x.double()[:, None] - MEANS
     return (torch.softmax(-(away**2) / (2 * variance), dim=1) * away).sum(dim=1) * sigma / variance
 
 
 def exact(x: Tensor, steps: int = 400) -> Tensor:
-    """The end of dx/dσ = ε, by Runge and Kutta's fourth-order steps in log σ."""
+    """The end of dx/dσ = ε, by fourth-order Runge–Kutta steps in log σ."""
     h = (torch.tensor(LAST / FIRST).log() / steps).item()
     slope = lambda x, u: FIRST * torch.tensor(u).exp().item() * epsilon(x, FIRST * torch.tensor(u).exp().item())  # noqa: E731
     for i in range(steps):
@@ -33,7 +33,7 @@ def exact(x: Tensor, steps: int = 400) -> Tensor:
 
 
 def error(scheduler: SigmaScheduler, n: int, start: Tensor, end: Tensor) -> float:
-    """The greatest error at the end of n steps of equal length in log σ."""
+    """The largest error after n steps of equal length in log σ."""
     scheduler.set_timesteps(sigmas=torch.logspace(torch.tensor(FIRST).log10(), torch.tensor(LAST).log10(), n + 1))
     preserving = isinstance(scheduler, MultistepScheduler)  # its latents are x / √(σ² + 1)
     scale = lambda sigma: (sigma**2 + 1) ** 0.5 if preserving else 1.0  # noqa: E731

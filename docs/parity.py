@@ -1,6 +1,6 @@
-"""The distances to the reference that the tests measure: `python docs/parity.py [OPTION …] > docs/parity_figures.md`.
+"""The distances to the reference, as measured by the tests: `python docs/parity.py [OPTION …] > docs/parity_figures.md`.
 
-Options are pytest's. Without any, the tests that need many gigabytes are left out; `-m ""` takes them in.
+The options are pytest's. By default, tests that need many gigabytes are left out; `-m ""` includes them.
 """
 
 import platform
@@ -19,7 +19,7 @@ VERSIONS = "import torch, diffusers, transformers as t; print(torch.__version__,
 
 
 def measured(output: str) -> str:
-    """A row for each test: how many cases it has, and the largest distance in any of them. Half precisions stand by themselves."""
+    """One row for each test and precision: the number of its cases, and the largest distance among them."""
     cases: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for distance, file, test, half in MEASURED.findall(output):
         number = "8 bits" if file == "test_pipeline_parity" else half or "float32"
@@ -34,7 +34,7 @@ def measured(output: str) -> str:
         ]
         for (file, test, number), found in cases.items()
     ]
-    return table(["tests", "what is compared", "in", "cases", "largest difference"], rows, "cases, largest difference")
+    return table(["file", "test", "precision", "cases", "largest difference"], rows, "cases, largest difference")
 
 
 def main(options: list[str]):

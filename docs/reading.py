@@ -1,4 +1,4 @@
-"""`python docs/reading.py` counts the non-blank lines of the reading list: every file between a prompt and its image."""
+"""`python docs/reading.py` counts the non-blank lines of the reading list: the files between a prompt and its image."""
 
 import re
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""The rooms of the house, and which way their imports point: `python docs/rooms.py` prints them, and a test holds them."""
+"""Groups of modules ("rooms") and the imports between them: `python docs/rooms.py` prints them, and a test checks them."""
 
 import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Modules of each room, and the rooms whose modules they may import. A room never imports what stands on it.
+# The modules of each room, and the rooms that they may import. Imports never form a cycle.
 ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "config": (["config", "tasks", "as_mapping"], set()),
     "pretrained": (["pretrained"], set()),
@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
         {"config", "numerics", "networks", "pipeline", "samplers", "tiny", "weights", "processes", "system"},
     ),
     "train": (
-        ["train"],
+        ["train", "second"],
         {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes", "system"},
     ),
     "lessons": (["lessons"], {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "train"}),
@@ -52,7 +52,7 @@ LATE = {
 
 
 def imports(path: Path, late: bool = True) -> set[str]:
-    """The modules that a file imports, by their full names; with `late` off without those that functions import when called."""
+    """The full names of the modules that a file imports; without `late`, imports inside functions are left out."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {inner for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for inner in ast.walk(f)}
@@ -80,7 +80,7 @@ def files_of(module: str) -> list[Path]:
 
 
 def room_of(name: str) -> str | None:
-    """The room of a module of minisd by its full name, "minisd.weights.find.resolve"."""
+    """The room of a module or name in minisd, such as "minisd.weights.find.resolve"."""
     parts = name.split(".")
     return next(
         (room for room, (modules, _) in ROOMS.items() if parts[0] == "minisd" and len(parts) > 1 and parts[1] in modules), None
@@ -88,7 +88,7 @@ def room_of(name: str) -> str | None:
 
 
 def arrows(late: bool = True) -> set[tuple[str, str]]:
-    """Pairs of rooms of which the first imports the second."""
+    """Pairs of rooms: the first imports the second."""
     found = set()
     for room, (modules, _) in ROOMS.items():
         for path in (path for module in modules for path in files_of(module)):

@@ -1,7 +1,8 @@
-"""How long every official .safetensors file must be, from the names, shapes and dtypes that minisd expects in it.
+"""The length of every official .safetensors file, computed from the names, shapes and dtypes that minisd expects in it.
 
-None of these files was opened for it. The lengths come out as published, but for a few bytes: the header tells where each tensor
-begins, and in another order these places have a digit more or less. One name too many or too few would make 60 bytes at least.
+No official file was opened for this. The lengths match the published ones to within a few bytes: the header contains the offset
+of each tensor, and another order of the tensors changes the digits of the offsets. One extra or missing name would change 60
+bytes or more.
 """
 
 import json
@@ -26,7 +27,7 @@ Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name → dtype, shape
 
 
 def length(tensors: Tensors) -> int:
-    """8 bytes, the header as compact JSON, the numbers."""
+    """The length of a file: 8 bytes, the header as compact JSON, the numbers."""
     header: dict = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-BYTES[item[1][0]], item[0])):
@@ -60,7 +61,7 @@ def part(name: str, generation: str, dtype: str, in_channels: int = 4) -> Tensor
 
 
 def single(generation: str, in_channels: int = 4, averages: bool = True, copies: bool = False) -> Tensors:
-    """An original single file: `averages` are the two numbers of a moving average, `copies` its weights."""
+    """An original single file; `averages` adds the two numbers of the moving average, `copies` its weights."""
     tensors: Tensors = {}
     for name in ("unet", "vae", "text_encoder"):
         for native, shape in contents(name, generation, in_channels).items():
@@ -86,7 +87,7 @@ def single(generation: str, in_channels: int = 4, averages: bool = True, copies:
 
 
 def files() -> dict[str, Tensors]:
-    """The tensors of every official .safetensors file, by its name in `minisd.weights.official`."""
+    """The tensors of every official .safetensors file, by the file's name in `minisd.weights.official`."""
     found: dict[str, Tensors] = {}
     for dtype, half in (("F32", ""), ("F16", " in float16")):
         unet, checker = part("unet", "v1", dtype), part("safety_checker", "v1", dtype)

@@ -1,6 +1,6 @@
-"""The tables that the code itself has the numbers of: `python docs/tables.py` writes them into the pages, and a test compares.
+"""Tables whose numbers come from the code: `python docs/tables.py` writes them into the pages, and a test compares.
 
-A table stands in its page between <!-- table: name --> and <!-- end -->, where `name` is a function in this file.
+A table is in its page between <!-- table: name --> and <!-- end -->, where `name` is a function in this file.
 """
 
 import math
@@ -36,7 +36,7 @@ MODELS = {
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], right: str = "") -> str:
-    """`right` names the columns of numbers, which are set to the right."""
+    """A table in Markdown; `right` names the columns of numbers, which are right-aligned."""
     rules = ["--:" if name and name in right.split(", ") else "---" for name in head]
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in [head, rules, *rows])
 
@@ -55,7 +55,7 @@ def shape(x: torch.Tensor) -> str:
 
 
 def watched(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, tuple[str, str]]:
-    """The shapes, without the batch, that go into some modules and come out of them."""
+    """Run a model and record the input and output shapes of some modules, without the batch dimension."""
     seen: dict[str, tuple[str, str]] = {}
 
     def watch(name: str):
@@ -77,15 +77,15 @@ def network_table(model: nn.Module, contents: dict[str, str], run: Callable[[], 
 
 
 def unet_shapes(settings: UNetConfig) -> str:
-    """Every level on the way down and up, and what it contains."""
+    """Every level, down and up, and its contents."""
     model = unfilled(UNet2DConditionModel, settings)
-    names = {"time_embedding": "the time, as a vector for all ResNet blocks", "conv_in": "3×3 convolution"}
+    names = {"time_embedding": "MLP on the sinusoidal embedding of the timestep", "conv_in": "3×3 convolution"}
 
     def block(kind: str, level: nn.Module, resample: str):
         transformer = "" if numbers(level.attentions) == "0" else " + transformer"
         names[kind] = f"{len(level.resnets)} × ResNet block{transformer}"
         if getattr(level, resample):
-            names[f"{kind}.{resample}"] = {"downsample": "half the size", "upsample": "twice the size"}[resample]
+            names[f"{kind}.{resample}"] = {"downsample": "downsampling", "upsample": "upsampling"}[resample]
 
     for i, level in enumerate(model.down_blocks):
         block(f"down_blocks.{i}", level, "downsample")
@@ -112,7 +112,7 @@ def vae_shapes(settings: VAEConfig) -> str:
     names = {"encoder.conv_in": "3×3 convolution"}
     for i, _ in enumerate(model.encoder.down_blocks):
         last = i == len(model.encoder.down_blocks) - 1
-        names[f"encoder.down_blocks.{i}"] = f"{layers} × ResNet block" + ("" if last else ", half the size")
+        names[f"encoder.down_blocks.{i}"] = f"{layers} × ResNet block" + ("" if last else ", downsampling")
     names["encoder.mid_block"] = "ResNet block, self-attention, ResNet block"
     names["encoder.conv_out"] = "3×3 convolution, after GroupNorm and SiLU"
     names["quant_conv"] = "1×1 convolution: mean and log-variance"
@@ -121,7 +121,7 @@ def vae_shapes(settings: VAEConfig) -> str:
     names["decoder.mid_block"] = "ResNet block, self-attention, ResNet block"
     for i, _ in enumerate(model.decoder.up_blocks):
         last = i == len(model.decoder.up_blocks) - 1
-        names[f"decoder.up_blocks.{i}"] = f"{layers + 1} × ResNet block" + ("" if last else ", twice the size")
+        names[f"decoder.up_blocks.{i}"] = f"{layers + 1} × ResNet block" + ("" if last else ", upsampling")
     names["decoder.conv_out"] = "3×3 convolution, after GroupNorm and SiLU"
     picture = torch.empty(1, 3, settings.sample_size, settings.sample_size, device="meta")
     return network_table(model, names, lambda: model(picture))
@@ -158,21 +158,21 @@ def text_encoders() -> str:
 
 
 def parameters() -> str:
-    """Of the three networks of every model."""
+    """The parameters of the three networks of every model."""
     rows = []
     for name, network, which in (("text encoder", CLIPTextModel, 0), ("UNet", UNet2DConditionModel, 1), ("VAE", AutoencoderKL, 2)):
         rows.append([name, *(numbers(unfilled(network, parts[which])) for parts in MODELS.values())])
     sums = [f"{sum(int(row[i].replace(',', '')) for row in rows):,}" for i in range(1, 4)]
-    return table(["parameters", *MODELS], [*rows, ["together", *sums]], ", ".join(MODELS))
+    return table(["parameters", *MODELS], [*rows, ["total", *sums]], ", ".join(MODELS))
 
 
 def shapes_of_the_way() -> str:
-    """What goes from part to part in one picture without guidance, batch left out."""
+    """The tensors between components for one picture without guidance, without the batch dimension."""
     rows = []
     for what, of in {
         "ids": lambda text, unet, vae: (text.max_position_embeddings,),
         "context": lambda text, unet, vae: (text.max_position_embeddings, text.hidden_size),
-        "latents, and the noise in them": lambda text, unet, vae: (unet.in_channels, unet.sample_size, unet.sample_size),
+        "latents and noise": lambda text, unet, vae: (unet.in_channels, unet.sample_size, unet.sample_size),
         "picture": lambda text, unet, vae: (3, 8 * unet.sample_size, 8 * unet.sample_size),
     }.items():
         rows.append([what, *("×".join(map(str, of(*parts))) for parts in MODELS.values())])
@@ -190,7 +190,7 @@ def timesteps() -> str:
 
 
 def noise_levels() -> str:
-    """Where 20 steps lie on Stable Diffusion's σ, by sampler, spacing and curve."""
+    """The noise levels of 20 steps on Stable Diffusion's schedule, by sampler, spacing and curve."""
     karras, exponential = {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}
     rows = []
     for sampler, spacing, curve in [
@@ -210,7 +210,7 @@ def noise_levels() -> str:
 
 
 def sampler_names() -> str:
-    """What people call the samplers, and what each costs."""
+    """The names of the samplers in three programs, and the cost of each."""
     rows = []
     for name, sampler in SAMPLERS.items():
         scheduler = sampler.from_config(config.SchedulerConfig())
@@ -221,7 +221,7 @@ def sampler_names() -> str:
 
 
 def blends() -> str:
-    """The weights of the last slopes, newest first: PNDM's, K-LMS's at equal steps, and its own at Stable Diffusion's σ."""
+    """Weights of the last slopes, newest first: of PNDM, of K-LMS at equal steps, and of K-LMS at Stable Diffusion's σ."""
     lms = SCHEDULERS["LMSDiscreteScheduler"]()
     lms.set_timesteps(50)
     rows = []
@@ -236,7 +236,7 @@ def blends() -> str:
 
 
 def spellings() -> str:
-    """A few tensors of v1 and v2 by their names here, in a diffusers folder, and in an original single file."""
+    """The names of a few v1 and v2 tensors in minisd, in a diffusers folder and in an original single file."""
     natives = {
         "unet.conv_in.weight": "v1",
         "unet.down_blocks.1.attentions.0.block.attn2.to_k.weight": "v1",
@@ -268,11 +268,11 @@ def official_files() -> str:
 
 
 def aliases() -> str:
-    return table(["gone", "taken instead"], [[f"`{old}`", f"`{new}`"] for old, new in find.ALIASES.items()])
+    return table(["removed id", "id used instead"], [[f"`{old}`", f"`{new}`"] for old, new in find.ALIASES.items()])
 
 
 def contents() -> str:
-    """What is in a part's file in float32."""
+    """The contents of each component's float32 file."""
     rows = []
     for name, generation in [
         ("unet", "v1"), ("unet", "v2"), ("vae", "v1"), ("text_encoder", "v1"), ("text_encoder", "v2"), ("safety_checker", "v1"),
@@ -281,7 +281,8 @@ def contents() -> str:
         count = sum(map(math.prod, weights))
         both = "v1 and v2" if name == "vae" else generation
         rows.append([f"`{name}`", both, len(weights), f"{count:,}", f"{4 * count:,}"])
-    return table(["part", "of", "tensors", "parameters", "bytes in float32"], rows, "tensors, parameters, bytes in float32")
+    head = ["component", "version", "tensors", "parameters", "bytes in float32"]
+    return table(head, rows, ", ".join(head[2:]))
 
 
 def recipes() -> str:
@@ -298,10 +299,10 @@ def world() -> str:
     rows = [
         ["things", len(book.THINGS), ", ".join(book.THINGS)],
         ["colours", len(book.COLORS), ", ".join(book.COLORS)],
-        ["places", len(book.SCENERY), ", ".join(book.SCENERY) + "; or a page of one colour, or the pale one"],
+        ["places", len(book.SCENERY), ", ".join(book.SCENERY) + "; or a page of one colour, or the pale page"],
         ["relations", 6, "left of, right of, above, below, next to, riding"],
         ["riders, mounts", f"{len(book.RIDERS)}, {len(book.SEATS)}", f"{', '.join(book.RIDERS)}; {', '.join(book.SEATS)}"],
-        ["words", len(book.WORDS), "every word that a caption can have, synonyms included"],
+        ["words", len(book.WORDS), "every word that a caption can contain, including synonyms"],
         ["held out: colours of things", len(book.HELD_OUT_COLORS), f"of {len(book.THINGS) * len(book.COLORS)}, one for each thing"],
         ["held out: rides", len(book.HELD_OUT_RIDES), ", ".join(f"{a} on {b}" for a, b in sorted(book.HELD_OUT_RIDES))],
         ["held out: ordered pairs", len(book.HELD_OUT_PAIRS), f"of {len(book.THINGS) ** 2}: left of, right of, above, below"],
@@ -310,7 +311,7 @@ def world() -> str:
 
 
 def filled(page: str) -> str:
-    """A page with all its tables as the code has them now."""
+    """A page with all its tables generated anew."""
     return MARKED.sub(lambda found: f"<!-- table: {found['name']} -->\n\n{globals()[found['name']]()}\n\n<!-- end -->", page)
 
 

@@ -1,6 +1,6 @@
-"""How long each training took and where it ended: `python docs/training_log.py runs > docs/tiny_model/training.md`.
+"""The duration and the final figures of each training: `python docs/training_log.py runs > docs/tiny_model/training.md`.
 
-It reads the logs that `python -m minisd.train` writes, a line of JSON every 50 steps, and now and then one of figures on fresh
+It reads the logs of `python -m minisd.train`: a line of JSON every 50 steps, and from time to time a line of figures on fresh
 pictures.
 """
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tables import table
 
-FIGURES = {  # of each training, what its log measures on fresh pictures
-    "clip": {"test_first": "right caption first of 512: {:.0%}", "test_before_twin": "before its twin: {:.0%}"},
+FIGURES = {  # what each training's log measures on fresh pictures
+    "clip": {"test_first": "right caption ranked first of 512: {:.0%}", "test_before_twin": "above its twin: {:.0%}"},
     "vae": {"sheet_psnr": "PSNR {:.1f} dB"},
     "decoder": {"sheet_psnr": "PSNR {:.1f} dB"},
     "unet": {"loss": "loss {:.3f}"},
-    "judge": {"all_right": "all right in {:.0%} of renders"},
+    "judge": {"all_right": "everything right in {:.0%} of renders"},
 }
 
 
@@ -38,7 +38,7 @@ def main(folder: Path) -> str:
             steps, hours, last = summary(log)
             ends = ", ".join(text.format(last[name]) for name, text in shown.items() if name in last)
             rows.append([f"`{part}`", f"{steps:,}", f"{hours:.1f}", ends])
-    return table(["training", "steps", "hours", "at its end"], rows, "steps, hours")
+    return table(["training", "steps", "hours", "at the end"], rows, "steps, hours")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from .config import SchedulerConfig
 from .disk import check_writable, user_path
 from .processes import best_device
 from .request import check_eta, check_prompts, check_size, real
-from .schedulers.names import CURVES, SAMPLERS, known_as, with_sigmas
+from .schedulers.names import SAMPLERS, SIGMAS, known_as, with_sigmas
 from .schedulers.spacing import check_steps
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--guidance-rescale", type=float, metavar="F", help="take back contrast that guidance adds, 0 to 1 (default: 0)")
     p.add_argument("--sampler", type=sampler_and_curve, metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: the model's own)")
-    p.add_argument("--sigmas", choices=list(CURVES), help="noise levels: a Karras or exponential schedule")
+    p.add_argument("--sigmas", choices=list(SIGMAS), help="noise levels: a Karras or exponential schedule")
     p.add_argument("--karras", dest="sigmas", action="store_const", const="karras", help="the same as --sigmas karras")
     p.add_argument("--plms", dest="sampler", action="store_const", const=("pndm", None), help=argparse.SUPPRESS)
     p.add_argument("--klms", dest="sampler", action="store_const", const=("lms", None), help=argparse.SUPPRESS)

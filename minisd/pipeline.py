@@ -125,7 +125,7 @@ class StableDiffusionPipeline(Components):
             self, prompt, height, width, num_inference_steps, guidance_scale, negative_prompt, num_images_per_prompt, eta,
             generator, latents, guidance_rescale, **words,
         )  # fmt: skip
-        return self.finish(self.last(self.steps(request), callback_on_step_end), output_type)
+        return self.finish(self.run_to_end(self.steps(request), callback_on_step_end), output_type)
 
     @torch.no_grad()
     def denoise(self, *arguments: Any, **settings: Any) -> Steps:
@@ -157,7 +157,7 @@ class StableDiffusionPipeline(Components):
             sent = yield Step(i, t, latents, x0)
             latents = latents if sent is None else sent
 
-    def last(self, steps: Steps, callback: Callable | None = None) -> Tensor:
+    def run_to_end(self, steps: Steps, callback: Callable | None = None) -> Tensor:
         """The latents after the last step. After each step, the callback may return {"latents": …} to go on from."""
         latents: Tensor | None = None
         with suppress(StopIteration):

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from minisd.flags import parse
 from minisd.generate import main
 from minisd.infotext import write_infotext
-from minisd.schedulers.names import AUTOMATIC1111, CURVES, SAMPLERS
+from minisd.schedulers.names import AUTOMATIC1111, SAMPLERS, SIGMAS
 
 A1111 = """photo of a cat
 Negative prompt: monochrome
@@ -98,7 +98,7 @@ def test_what_cannot_be_honoured_is_named(png, line, sampler, noise, note):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("curve", [None, *CURVES])
+@pytest.mark.parametrize("curve", [None, *SIGMAS])
 def test_a_sampler_is_written_as_a1111_calls_it_and_read_back(png, name, curve):
     text = write_infotext({**HERE, "sampler": name, "sigmas": curve, "guidance_scale": 2.0})
     assert f"Sampler: {AUTOMATIC1111[name]}, " in text and (not curve or f"Schedule type: {curve.title()}" in text)

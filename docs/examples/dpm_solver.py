@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M), as an exercise, on DDIM's timesteps: DDIM's step with a better x0. Lu et al. 2022."""
+"""DPM-Solver++(2M) as an exercise, on DDIM's timesteps: DDIM's step with a better x0. Lu et al. 2022."""
 
 import torch
 from torch import Tensor
@@ -8,13 +8,13 @@ from minisd.schedulers import Scheduler, SchedulerOutput
 
 
 class DPMSolverMultistepScheduler(Scheduler):
-    """PNDM extrapolates ε, this one x0: in λ = log √(ᾱ/(1−ᾱ)), over half of the coming step."""
+    """PNDM extrapolates ε. This sampler extrapolates x0 to the middle of the coming step, in λ = log √(ᾱ/(1−ᾱ))."""
 
     spacings = ("leading",)
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None):
         self.begin(self.spaced_timesteps(num_inference_steps), device, num_inference_steps)
-        self.before: tuple[Tensor, Tensor] | None = None  # λ and x0 of the step before
+        self.before: tuple[Tensor, Tensor] | None = None  # λ and x0 of the last step
 
     def step(self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator=None) -> SchedulerOutput:
         """From the latents at one timestep to those at the next (algorithm 2)."""
@@ -32,6 +32,6 @@ class DPMSolverMultistepScheduler(Scheduler):
             better = x0 + (x0 - x0_before) / (2 * r)
         self.before = lamda, x0
 
-        eps = (x - alpha**0.5 * better) / (1 - alpha) ** 0.5  # leads from the better x0 to x
+        eps = (x - alpha**0.5 * better) / (1 - alpha) ** 0.5  # the noise between the better x0 and x
         x = add_noise(better, eps, alpha_next)
         return SchedulerOutput(x.to(sample.dtype), x0.to(sample.dtype))

@@ -1,4 +1,4 @@
-"""Docstrings here are plain sentences with `code` in them, not reStructuredText: this turns the one into the other."""
+"""Convert minisd's docstrings, plain sentences with `code` in them, to reStructuredText."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ def escape(line: str) -> str:
 
 
 def to_restructuredtext(app, what, name, object, options, lines: list[str]):
-    """An indented block is code, or a formula in plain text; everything else is sentences."""
+    """Treat an indented block as code or a plain-text formula, and everything else as sentences."""
     result: list[str] = []
     for before, line in zip(["", *lines], lines):
         indented = line.startswith("    ")
@@ -24,7 +24,7 @@ def to_restructuredtext(app, what, name, object, options, lines: list[str]):
 
 
 def skip_fields(app, what: str, name: str, object, skip: bool, options: Sequence[str]) -> bool | None:
-    """Fields of a named tuple say nothing but that they are its fields."""
+    """Skip the fields of named tuples: their generated docstrings say nothing."""
     return True if type(object).__name__ == "_tuplegetter" else None
 
 

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw by themselves: no script, no font and no picture has to be fetched."""
+"""Formulas as MathML, which browsers render themselves, without a script, a font or an image."""
 
 from docutils import nodes
 from math_core import LatexToMathML

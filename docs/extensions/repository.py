@@ -1,4 +1,4 @@
-"""Links to files of the repository: each file that can be read has a page of its own, its path with ".html" behind it.
+"""Links to files of the repository: each source file has a page of its own, named after its path with ".html" appended.
 
 A link whose text is a name, such as [`guide`](../minisd/pipeline.py), goes to the line that defines it.
 """
@@ -29,7 +29,7 @@ def files() -> list[Path]:
 
 @cache
 def definitions(path: Path) -> dict[str, int]:
-    """The line of every function, class, method and constant of a Python file, by its name: "guide", "Scheduler.step"."""
+    """The line of every function, class, method and constant of a Python file, by name: "guide", "Scheduler.step"."""
     found: dict[str, int] = {}
 
     def visit(body: list[ast.stmt], prefix: str):
@@ -47,7 +47,7 @@ def definitions(path: Path) -> dict[str, int]:
 
 
 def line_of(path: Path, name: str) -> int | None:
-    """Where a file defines a name, which may have packages and modules in front: "schedule.add_noise"."""
+    """The line that defines a name, which may start with packages and modules: "schedule.add_noise"."""
     if path.suffix != ".py":
         return None
     parts = name.split(".")
@@ -56,7 +56,7 @@ def line_of(path: Path, name: str) -> int | None:
 
 
 class LinksToFiles(SphinxTransform):
-    """What MyST makes a download of, or cannot find because it is a package, becomes a link to the file's page."""
+    """Link to a file's page where MyST would offer a download, or does not find the file because it is a package."""
 
     default_priority = 500
 
@@ -87,7 +87,7 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, str], str]]:
 
 
 def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
-    """For sphinx.ext.linkcode: from an API page to the line that defines what it describes."""
+    """For sphinx.ext.linkcode: the link from an API entry to the line that defines it."""
     module = ROOT / info["module"].replace(".", "/")
     path = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
     line = line_of(path, info["fullname"])

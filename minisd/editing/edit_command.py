@@ -16,7 +16,7 @@ from .image_request import check_strength
 from .inpaint import put_back
 from .pictures import fitting_size, read_masks, read_pictures, upright
 
-FLAGS = ("mask", "strength", "paste", "image_guidance_scale")
+EDITING = ("mask", "strength", "paste", "image_guidance_scale")
 
 
 def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
@@ -24,7 +24,9 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
     for path in (args.image, args.mask):
         if path:
             open_image(path)  # before anything is loaded
-    if (given := [f"--{flag.replace('_', '-')}" for flag in FLAGS if getattr(args, flag) not in (None, False)]) and not args.image:
+    if (
+        given := [f"--{flag.replace('_', '-')}" for flag in EDITING if getattr(args, flag) not in (None, False)]
+    ) and not args.image:
         raise ValueError(f"{given[0]} needs --image")
     if args.paste and not args.mask:
         raise ValueError("--paste needs --mask, a picture that is white where to draw")

@@ -45,7 +45,7 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
             negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt, eta=eta, generator=generator,
             **words,
         )  # fmt: skip
-        return self.finish(self.last(self.steps(request), callback_on_step_end), output_type)
+        return self.finish(self.run_to_end(self.steps(request), callback_on_step_end), output_type)
 
     @torch.no_grad()
     def denoise(self, *arguments: Any, **settings: Any) -> Steps:

@@ -90,7 +90,7 @@ class StableDiffusionInpaintPipeline(FromPicture):
             guidance_scale=guidance_scale, negative_prompt=negative_prompt, num_images_per_prompt=num_images_per_prompt,
             eta=eta, generator=generator, **words,
         )  # fmt: skip
-        latents = self.last(self.steps(request), callback_on_step_end)
+        latents = self.run_to_end(self.steps(request), callback_on_step_end)
         if paste and output_type != "latent":
             return self.present(put_back(self.decode(latents), request.image, request.mask), output_type)
         return self.finish(latents, output_type)

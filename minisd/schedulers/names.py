@@ -41,7 +41,7 @@ AUTOMATIC1111 = {
 }  # fmt: skip
 AUTOMATIC = {"dpm++2m": "karras", "dpm++2m-sde": "exponential"}  # the σ that "Schedule type: Automatic" chooses there
 ALSO = {"plms": "pndm", "klms": "lms", "eulerancestral": "euler-a", "dpmsolver++": "dpm++2m"}
-CURVES = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
+SIGMAS = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
 
 
 def plain(name: str) -> str:
@@ -51,7 +51,7 @@ def plain(name: str) -> str:
 def known_as(name: str) -> tuple[str, str | None]:
     """The sampler's name in SAMPLERS, and the curve of σ that its name asks for: "DPM++ 2M Karras" → dpm++2m, karras."""
     word = plain(name)
-    curve = next((curve for curve in CURVES if word.endswith(curve)), None)
+    curve = next((curve for curve in SIGMAS if word.endswith(curve)), None)
     word = word.removesuffix(curve or "")
     names = {**{plain(known): known for known in SAMPLERS}, **ALSO}
     if word not in names:
@@ -63,14 +63,14 @@ def known_as(name: str) -> tuple[str, str | None]:
 
 def with_sigmas(scheduler: Scheduler, curve: str | None) -> Scheduler:
     """The same sampler on a curve of σ. Raises UnsupportedConfig if it has none."""
-    if curve and not hasattr(scheduler.config, CURVES[curve]):
+    if curve and not hasattr(scheduler.config, SIGMAS[curve]):
         raise UnsupportedConfig(f"{name_of(scheduler)[0]} has no {curve} noise levels; lms, euler, heun, dpm++2m and unipc have")
-    return type(scheduler).from_config(scheduler.config, **{CURVES[curve]: True}) if curve else scheduler
+    return type(scheduler).from_config(scheduler.config, **{SIGMAS[curve]: True}) if curve else scheduler
 
 
 def name_of(scheduler: Scheduler) -> tuple[str, str | None]:
     """What `known_as` says of the name of this sampler."""
-    curve = next((curve for curve, setting in CURVES.items() if getattr(scheduler.config, setting, False)), None)
+    curve = next((curve for curve, setting in SIGMAS.items() if getattr(scheduler.config, setting, False)), None)
     same = [name for name, sampler in SAMPLERS.items() if sampler.scheduler == type(scheduler).__name__]
     fits = [name for name in same if all(getattr(scheduler.config, k) == v for k, v in SAMPLERS[name].settings.items())]
     return (fits or same or [type(scheduler).__name__])[-1], curve

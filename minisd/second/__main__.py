@@ -20,14 +20,14 @@ from ..disk import user_path
 from ..train.__main__ import main
 from . import clip, decoder, features, unet, vae
 
-PARTS = {"clip": clip, "features": features, "vae": vae, "decoder": decoder, "unet": unet}
+TRAININGS = {"clip": clip, "features": features, "vae": vae, "decoder": decoder, "unet": unet}
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m minisd.second", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("part", choices=[*PARTS, "pack"])
+    p.add_argument("part", choices=[*TRAININGS, "pack"])
     p.add_argument("--folder", type=user_path, default=Path("runs2"), help="where checkpoints, logs and sheets go (default: runs2)")
     p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
     p.add_argument("--to", type=user_path, metavar="FOLDER", help="the new folder that `pack` writes")
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace):
             raise ValueError("say where the packed model goes, for example: python -m minisd.second pack --to my-model")
         unet.pack(args.folder, args.to)
     else:
-        part = PARTS[args.part]
+        part = TRAININGS[args.part]
         part.run(args.folder, part.RECIPE if args.steps is None else replace(part.RECIPE, steps=args.steps))
 
 

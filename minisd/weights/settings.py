@@ -20,7 +20,7 @@ from .vetting import Settings, check, checked, get, refuse_blocks, refuse_uneven
 
 Config = CLIPTextConfig | CLIPVisionConfig | SafetyCheckerConfig | UNetConfig | VAEConfig | SchedulerConfig
 C = TypeVar("C", CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, UNetConfig, VAEConfig)
-LEVELS = tuple[int, ...]  # a number for each level
+PER_LEVEL = tuple[int, ...]  # a number for each level
 
 
 def read_config(kind: type[C], settings: Settings) -> C:
@@ -105,9 +105,9 @@ def read_unet(settings: Settings) -> UNetConfig:
     refuse_unless(settings, UNET_IMPLEMENTED)
     refuse_unknown(settings, {*UNET_KNOWN, *UNET_IMPLEMENTED, *kind.__dataclass_fields__})
     default = UNetConfig()
-    widths = get(settings, "block_out_channels", LEVELS, default.block_out_channels)
+    widths = get(settings, "block_out_channels", PER_LEVEL, default.block_out_channels)
     cross_attention = read_levels(settings, len(widths))
-    heads = get(settings, "attention_head_dim", int | LEVELS, 8)  # the number of heads, despite its name
+    heads = get(settings, "attention_head_dim", int | PER_LEVEL, 8)  # the number of heads, despite its name
     heads = heads if isinstance(heads, tuple) else (heads,) * len(widths)
     if len(heads) != len(widths):
         raise UnsupportedConfig(f"attention_head_dim = {list(heads)} has not one number for each of {len(widths)} levels")
@@ -118,8 +118,8 @@ def read_unet(settings: Settings) -> UNetConfig:
         "block_out_channels": widths,
         "cross_attention": cross_attention,
         "num_attention_heads": heads,
-        "layers_per_block": single("layers_per_block", get(settings, "layers_per_block", int | LEVELS, 2)),
-        "cross_attention_dim": single("cross_attention_dim", required(settings, "cross_attention_dim", int | LEVELS)),
+        "layers_per_block": single("layers_per_block", get(settings, "layers_per_block", int | PER_LEVEL, 2)),
+        "cross_attention_dim": single("cross_attention_dim", required(settings, "cross_attention_dim", int | PER_LEVEL)),
         "sample_size": read_sample_size(settings),
     }
     config = kind(**checked(kind, {**settings, **read}))
@@ -169,7 +169,7 @@ VAE_BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDec
 def read_vae(settings: Settings) -> VAEConfig:
     refuse_unless(settings, VAE_IMPLEMENTED)
     refuse_unknown(settings, {"force_upcast", *VAE_BLOCKS, *VAE_IMPLEMENTED, *VAEConfig.__dataclass_fields__})
-    widths = required(settings, "block_out_channels", LEVELS)
+    widths = required(settings, "block_out_channels", PER_LEVEL)
     for name, block in VAE_BLOCKS.items():
         blocks = get(settings, name, tuple[str, ...], [block])
         refuse_blocks(blocks, [block])

@@ -37,7 +37,7 @@ OTHERS = {
     "emb_params": "a textual inversion, a word for another checkpoint",
     "concept_embeds": "the safety checker of a diffusers folder; name the folder that holds all parts",
 }
-PARTS = {
+ALONE = {
     "time_embedding.linear_1.weight": "the UNet of a diffusers folder; name the folder that holds all parts",
     "decoder.mid_block.resnets.0.conv1.weight": "the VAE of a diffusers folder; name the folder that holds all parts",
     "decoder.mid.block_1.conv1.weight": "a VAE alone, without a UNet and a text encoder",
@@ -119,7 +119,7 @@ def identify(shapes: Shapes) -> tuple[str, int]:
     for piece, kind in OTHERS.items():
         if any(piece in name for name in shapes):
             raise CheckpointError(kind)
-    for name, kind in PARTS.items():
+    for name, kind in ALONE.items():
         if name in shapes and FIRST not in shapes:
             raise CheckpointError(kind)
     if FIRST not in shapes:
