@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "fast", "system"}),
     "command": (
         ["flags", "generate", "again", "infotext", "image_files"],
-        {"numerics", "samplers", "pipeline", "fast", "tiny", "processes", "system"},
+        {"config", "numerics", "samplers", "pipeline", "fast", "tiny", "processes", "system"},
     ),
     "explain": (["attention_maps", "explain"], {"numerics", "networks", "pipeline"}),
     "tiny": (["tiny"], set()),

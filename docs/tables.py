@@ -16,7 +16,7 @@ from minisd import AutoencoderKL, CLIPTextModel, UNet2DConditionModel, config
 from minisd.config import CLIPTextConfig, UNetConfig, VAEConfig
 from minisd.schedulers import SCHEDULERS
 from minisd.schedulers.lms import blend
-from minisd.schedulers.names import SAMPLERS
+from minisd.schedulers.names import AUTOMATIC1111, SAMPLERS
 from minisd.schedulers.pndm import BLENDS
 from minisd.tiny import picture_book as book
 from minisd.train import clip, decoder, judge, unet, vae
@@ -211,16 +211,12 @@ def noise_levels() -> str:
 
 def sampler_names() -> str:
     """The names of the samplers in three programs, and the cost of each."""
-    elsewhere = {
-        "pndm": "PLMS", "ddim": "DDIM", "lms": "LMS", "euler": "Euler", "euler-a": "Euler a", "heun": "Heun",
-        "dpm++2m": "DPM++ 2M", "dpm++2m-sde": "DPM++ 2M SDE", "unipc": "UniPC", "lcm": "LCM", "ddpm": "DDPM",
-    }  # fmt: skip
     rows = []
     for name, sampler in SAMPLERS.items():
         scheduler = sampler.from_config(config.SchedulerConfig())
         scheduler.set_timesteps(20)
         curves = "yes" if hasattr(scheduler.config, "use_karras_sigmas") else "no"
-        rows.append([f"`{name}`", elsewhere[name], f"`{sampler.scheduler}`", curves, len(scheduler.timesteps)])
+        rows.append([f"`{name}`", AUTOMATIC1111[name], f"`{sampler.scheduler}`", curves, len(scheduler.timesteps)])
     return table(["`--sampler`", "AUTOMATIC1111", "diffusers", "`--karras`", "calls for 20 steps"], rows, "calls for 20 steps")
 
 

@@ -8,6 +8,7 @@ image_files, flags and generate (the command). On top: editing (start from a pic
 from importlib import import_module
 from typing import Any
 
+from . import exit_status  # isort: skip  # noqa: F401  # from here on Ctrl-C ends commands quietly
 from .tokenizer import CLIPTokenizer  # isort: skip
 from .clip import CLIPTextModel  # isort: skip
 from .unet import UNet2DConditionModel  # isort: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 from .infotext import Infotext, read_infotext
 from .open_image import open_image
-from .schedulers.names import known_as
+from .schedulers.names import AUTOMATIC, known_as
 
 # What a PNG records where it was given, and what it always records; the rest is for the reader.
 GIVEN = (
@@ -31,7 +31,9 @@ KINDS: dict[str, type | UnionType] = {
 CHOICES = {"noise": ("cpu", "cuda"), "dtype": ("float32", "float16", "bfloat16"), "sigmas": ("karras", "exponential")}
 FOR_READERS = ("version", "torch")
 OF_A_MODEL = ("variant", "revision", "tokenizer", "prediction_type", "no_safety_checker")
-AUTOMATIC = {"dpm++2m": "karras", "dpm++2m-sde": "exponential"}  # the σ that "Schedule type: Automatic" chooses
+MADE_BY = {"prompt": "ComfyUI", "workflow": "ComfyUI", "Comment": "NovelAI", "parameters": "Fooocus or SwarmUI"} | dict.fromkeys(
+    ("invokeai_metadata", "sd-metadata"), "InvokeAI"
+)  # other programs, by the names of chunks that hold JSON
 
 # Names in other programs' text, the flags for them, and how to read their values.
 FLAGS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -50,8 +52,13 @@ def settings_in(path: Path, given: argparse.Namespace) -> dict[str, Any]:
     chunks = {name: text for name, text in open_image(path).info.items() if isinstance(text, str)}
     if "minisd" in chunks:
         flags = recorded(chunks["minisd"], path)
-    elif "parameters" in chunks:
+    elif "parameters" in chunks and not is_object(chunks["parameters"]):
         flags = translated(read_infotext(chunks["parameters"]), path, bool(given.image))
+    elif program := next((name for name in MADE_BY if is_object(chunks.get(name, ""))), None):
+        raise ValueError(
+            f'{path} was made by {MADE_BY[program]}, whose settings (chunk "{program}") are not read; give the prompt and the '
+            "settings as flags"
+        )
     else:
         raise ValueError(f"{path} does not say how it was made; --again takes a PNG that minisd or a web user interface wrote")
     if given.model:
@@ -60,6 +67,14 @@ def settings_in(path: Path, given: argparse.Namespace) -> dict[str, Any]:
         flags.pop("sigmas", None)
     prompt = flags.pop("prompt")
     return flags if given.prompts or given.more_prompts or given.from_file else {**flags, "prompts": [prompt]}
+
+
+def is_object(text: str) -> bool:
+    """Whether a text is a JSON object, as that of programs which write no infotext."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def recorded(text: str, path: Path) -> dict[str, Any]:
@@ -118,8 +133,7 @@ def sampler_in(settings: dict[str, str]) -> str | None:
     name, schedule = settings.get("Sampler", ""), settings.get("Schedule type", "")
     try:
         sampler, _ = known_as(name)
-        if schedule == "Automatic":
-            schedule = AUTOMATIC.get(sampler, "")
+        schedule = {"Automatic": AUTOMATIC.get(sampler, ""), "Uniform": ""}.get(schedule, schedule)
         return " ".join(known for known in known_as(f"{name} {schedule}") if known)
     except ValueError:
         return None

@@ -2,17 +2,36 @@
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 EXPLAINED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)  # their messages say what to do
+COMMANDS = ("minisd", "weights_convert")  # packages with commands
+
+
+def stop(*_: object):
+    os._exit(130)
+
+
+def is_command() -> bool:
+    """Whether this process runs one of these commands, and not a program that imports minisd."""
+    program = sys.orig_argv[sys.orig_argv.index("-m") + 1] if sys.argv[:1] == ["-m"] else Path(*sys.argv[:1]).stem
+    return program.split(".")[0] in COMMANDS
+
+
+# Ctrl-C while a command still imports PyTorch ends it without a traceback, too; `exit_status` takes over from here.
+if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, stop)
 
 
 def exit_status(work: Callable[[], None], stopped: str = "stopped") -> int:
     """Do a command's work and return its exit status; `stopped` is what to say after Ctrl-C."""
     open_streams()
+    if signal.getsignal(signal.SIGINT) is stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
             work()

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 
 from . import __version__
+from .config import SchedulerConfig
 from .disk import check_writable, user_path
 from .processes import best_device
-from .schedulers.names import SAMPLERS, SIGMAS, known_as
+from .request import check_eta, check_prompts, check_size, real
+from .schedulers.names import SAMPLERS, SIGMAS, known_as, with_sigmas
+from .schedulers.spacing import check_steps
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NOT_NEEDED = {  # flags of CompVis' scripts, accepted and without effect
@@ -27,6 +30,7 @@ NOT_NEEDED = {  # flags of CompVis' scripts, accepted and without effect
     "laion400m": "--model names another checkpoint",
     "dpm": "--sampler dpm++2m names its successor",
 }
+FACTOR = 8  # pixels a side for one latent, in every Stable Diffusion
 RANDOM = (None, -1)  # of --seed; A1111 writes -1
 STANDARD_INPUT = Path("-")
 SWITCHES = ("fixed_code", "skip_save", "laion400m", "dpm")  # those of them that take no value
@@ -141,6 +145,23 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def check_call(args: argparse.Namespace, prompts: Sequence[str]):
+    """Raise ValueError for what no model could draw, before one is loaded; the call itself checks what depends on the model."""
+    check_prompts([*prompts, args.negative_prompt], None)
+    if args.steps is not None:
+        check_steps(args.steps, SchedulerConfig().num_train_timesteps)
+    if sides := [side for side in (args.height, args.width) if side is not None]:
+        check_size(sides[0], sides[-1], FACTOR)
+    limits = {"guidance_scale": (), "guidance_rescale": (0, 1), "eta": (0, 1), "clip_skip": (0,), "image_guidance_scale": (1,)}
+    for name, limit in limits.items():
+        if (number := getattr(args, name)) is not None:
+            real(name, number, *limit)
+    if args.sampler:
+        name, curve = args.sampler
+        scheduler = with_sigmas(SAMPLERS[name].from_config(SchedulerConfig()), args.sigmas or curve)
+        check_eta(args.eta, scheduler)
+
+
 def what_to_draw(args: argparse.Namespace) -> list[Order]:
     """Every prompt, `num_images` times, each with its seed; under torchrun, this process's share of them."""
     prompts = args.prompts + args.more_prompts
@@ -151,6 +172,7 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
         prompts += prompts_in(args.from_file)
     if not prompts:
         raise ValueError('say what to draw, for example: python -m minisd.generate "an astronaut riding a horse"')
+    check_call(args, prompts)
     if args.out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
         raise ValueError(f"pictures are written as PNG: call it {args.out.with_suffix('.png')}, or name a folder")
     if args.out.is_file() and not names_picture(args.out):

@@ -1,7 +1,8 @@
 """The text in which web user interfaces of Stable Diffusion say how a picture was made ("infotext"), written and read.
 
-A prompt, a line that begins with "Negative prompt:", and a last line of settings, "Steps: 20, Sampler: Euler a, …". Prompts may
-have several lines. A value with a comma, a colon, a quote or a newline stands in quotes, as JSON.
+A prompt, a line that begins with "Negative prompt:", and a last line of settings, "Steps: 20, Sampler: Euler a, …", where samplers
+have AUTOMATIC1111's names. Prompts may have several lines. A value with a comma, a colon, a quote or a newline stands in quotes, as
+JSON.
 """
 
 import json
@@ -9,8 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from .schedulers.names import AUTOMATIC, AUTOMATIC1111
+
 NEGATIVE = "Negative prompt:"
-SETTING = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+NAME = r'[^\s,:"][^,:"]*'
+SETTING = re.compile(rf'\s*({NAME}):\s*("(?:\\.|[^\\"])*"|.*?)\s*(?:$|,(?=\s*{NAME}:)|,\s*$)')
 SHOWN = {"steps": "Steps", "sampler": "Sampler", "guidance_scale": "CFG scale", "seed": "Seed", "size": "Size", "model": "Model"}
 SHOWN |= {"strength": "Denoising strength", "image_guidance_scale": "Image CFG scale"}
 
@@ -24,7 +28,10 @@ class Infotext(NamedTuple):
 
 
 def read_infotext(text: str) -> Infotext:
-    """The last line holds the settings if there are three of them; a prompt alone is understood, too."""
+    """The last line holds the settings if there are three of them; a prompt alone is understood, too.
+
+    A comma that no name and colon follow belongs to the value before it, so that nothing of the line is lost.
+    """
     *lines, last = text.strip().split("\n")
     settings = {name: unquoted(value.strip()) for name, value in SETTING.findall(last)}
     if len(settings) < 3:
@@ -38,6 +45,12 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
     """The text for what minisd knows of a picture."""
     known = {**settings, "size": f"{settings['width']}x{settings['height']}"}
     line = {shown: known[name] for name, shown in SHOWN.items() if known.get(name) is not None}
+    curve, sampler = settings.get("sigmas"), str(settings.get("sampler"))
+    line["Sampler"] = AUTOMATIC1111.get(sampler, sampler)
+    if curve or sampler in AUTOMATIC:
+        line["Schedule type"] = curve.title() if curve else "Uniform"
+    if settings.get("noise") != "cuda":
+        line["RNG"] = "CPU"
     line["Version"] = f"minisd {settings['version']}"
     negative = [f"{NEGATIVE} {settings['negative_prompt']}"] if settings["negative_prompt"] else []
     return "\n".join([settings["prompt"], *negative, ", ".join(f"{name}: {quoted(str(value))}" for name, value in line.items())])

@@ -195,7 +195,7 @@ class StableDiffusionPipeline(Components):
     def encode_words(self, texts: Sequence[list[str] | Tensor], num_images_per_prompt: int) -> Tensor:
         """k lists of prompts, or their states, one after the other → (k · B, T, D), where B counts images."""
         states = [prompts if isinstance(prompts, Tensor) else self.encode_prompt(prompts) for prompts in texts]
-        return torch.cat(states).repeat_interleave(num_images_per_prompt, dim=0)
+        return torch.cat(states).repeat_interleave(num_images_per_prompt, dim=0).to(self.dtype)
 
     def encode_prompt(self, prompts: list[str]) -> Tensor:
         """Prompts → (B, 77, D)."""

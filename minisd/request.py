@@ -148,8 +148,8 @@ def check_eta(eta: Any, scheduler: Any) -> float:
 
 
 def check_latents(latents: Any, shape: tuple[int, ...]):
-    if latents is not None and (not isinstance(latents, Tensor) or latents.shape != shape):
-        found = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+    if latents is not None and (not isinstance(latents, Tensor) or latents.shape != shape or latents.is_meta):
+        found = f"{tuple(latents.shape)} on {latents.device}" if isinstance(latents, Tensor) else type(latents).__name__
         raise ValueError(f"latents must be a tensor of shape {tuple(shape)}, not {found}")
 
 

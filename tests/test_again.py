@@ -10,6 +10,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from minisd.flags import parse
 from minisd.generate import main
+from minisd.infotext import write_infotext
+from minisd.schedulers.names import AUTOMATIC1111, SAMPLERS, SIGMAS
 
 A1111 = """photo of a cat
 Negative prompt: monochrome
@@ -93,6 +95,46 @@ def test_what_cannot_be_honoured_is_named(png, line, sampler, noise, note):
         args = parse(["--again", png("parameters", f"a cat\n{line}")])
     assert (args.sampler, args.noise) == (sampler, noise)
     assert len(caught) == bool(note) and (note or "") in "".join(str(one.message) for one in caught)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("curve", [None, *SIGMAS])
+def test_a_sampler_is_written_as_a1111_calls_it_and_read_back(png, name, curve):
+    text = write_infotext({**HERE, "sampler": name, "sigmas": curve, "guidance_scale": 2.0})
+    assert f"Sampler: {AUTOMATIC1111[name]}, " in text and (not curve or f"Schedule type: {curve.title()}" in text)
+    with pytest.warns(UserWarning, match="also says Model: folder, Version: minisd"):
+        args = parse(["--again", png("parameters", text.replace("Denoising strength: 0.4, ", ""))])
+    assert args.sampler == (name, curve) and args.noise == "cpu"
+
+
+def test_a_decimal_comma_is_named(png):
+    with pytest.warns(UserWarning, match="also says CFG scale: 7,5, which is not used"):
+        args = parse(["--again", png("parameters", "a cat\nSteps: 9, Sampler: DDIM, CFG scale: 7,5, Seed: 1")])
+    assert args.guidance_scale is None and args.seed == 1
+
+
+OTHERS = {
+    "ComfyUI": {"prompt": '{"3": {"class_type": "KSampler"}}', "workflow": '{"nodes": []}'},
+    "NovelAI": {"Software": "NovelAI", "Description": "a cat", "Comment": '{"steps": 28, "sampler": "k_euler_ancestral"}'},
+    "InvokeAI": {"invokeai_metadata": '{"positive_prompt": "a cat"}'},
+    "Fooocus or SwarmUI": {"parameters": '{"prompt": "a cat", "steps": 30}', "fooocus_scheme": "fooocus"},
+}
+
+
+@pytest.mark.parametrize("program", OTHERS)
+def test_pictures_of_other_programs_are_named(tmp_path, program):
+    chunks = PngInfo()
+    for name, text in OTHERS[program].items():
+        chunks.add_text(name, text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "old.png", pnginfo=chunks)
+    with pytest.raises(
+        ValueError, match=f"was made by {program}, whose settings .* are not read; give the prompt and the settings"
+    ):
+        parse(["--again", str(tmp_path / "old.png")])
+    chunks.add_text("parameters", "{red|blue} cat\nSteps: 9, Sampler: DDIM, Seed: 1")  # as some programs write beside their own
+    Image.new("RGB", (8, 8)).save(tmp_path / "old.png", pnginfo=chunks)
+    if program != "Fooocus or SwarmUI":
+        assert parse(["--again", str(tmp_path / "old.png")]).steps == 9
 
 
 def test_strength_counts_with_a_picture(png):

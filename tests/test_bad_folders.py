@@ -155,6 +155,30 @@ def test_a_source_that_is_neither_folder_nor_id(source):
         StableDiffusionPipeline.from_pretrained(source)
 
 
+@pytest.mark.parametrize("source", ["./tiny", "../tiny", "~/tiny", "models/of/tiny"])
+def test_a_folder_tiny_that_is_not_there(source, monkeypatch):
+    monkeypatch.setattr("minisd.weights.find.on_the_hub", lambda *_: pytest.fail("the Hub is asked"))
+    with pytest.raises(CheckpointError, match=f'"{source}" is not a checkpoint folder, .* the built-in model is called "tiny"'):
+        StableDiffusionPipeline.from_pretrained(source)
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_shards_without_their_index_are_named(folder, variant):
+    shard = f"unet/diffusion_pytorch_model{variant}-00001-of-00002.safetensors"
+    (folder / "unet" / WEIGHTS).rename(folder / shard)
+    index = f"unet/{WEIGHTS}.index{variant}.json"
+    sentence = f"there are shards, {shard} and others, without their index; get {index} too"
+    with pytest.raises(CheckpointError, match=re.escape(sentence)):
+        StableDiffusionPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("changes", [{"_class_name": None}, {"_class_name": 5}])
+def test_the_converter_names_an_index_that_names_no_pipeline(folder, tmp_path, capsys, changes):
+    change_json(folder / "model_index.json", **changes)
+    assert convert([str(folder), str(tmp_path / "out.safetensors")]) == 1
+    assert f"model_index.json: _class_name = {changes['_class_name']} is not a string" in capsys.readouterr().err
+
+
 def test_an_id_that_cannot_be_had(tmp_path):
     with pytest.raises(CheckpointError, match='"someone/something" is neither a local folder nor available from the Hub'):
         StableDiffusionPipeline.from_pretrained("someone/something", cache_dir=tmp_path)
@@ -168,6 +192,9 @@ def test_an_id_that_cannot_be_had(tmp_path):
             {"_class_name": "StableDiffusionXLPipeline"},
             "is a StableDiffusionXLPipeline; minisd implements Stable",
         ),
+        ("model_index.json", {"_class_name": None}, "model_index.json: _class_name = None is not a string"),
+        ("model_index.json", {"unet": None}, "names no unet; give one, as in unet=UNet2DConditionModel.from_pretrained(…)"),
+        ("model_index.json", {"vae": [None, None]}, "names no vae; give one, as in vae=AutoencoderKL.from_pretrained(…)"),
         ("model_index.json", {"scheduler": ["diffusers", "DEISMultistepScheduler"]}, "DEISMultistepScheduler is not implemented"),
         ("model_index.json", {"scheduler": None}, "names no scheduler; give one, as in scheduler=DDIMScheduler()"),
         ("model_index.json", {"scheduler": [None, None]}, "names no scheduler"),

@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ import minisd.train.__main__
 import weights_convert.__main__
 from minisd import StableDiffusionPipeline
 from minisd.disk import check_writable, replacing
-from minisd.exit_status import exit_status
+from minisd.exit_status import exit_status, stop
 from minisd.generate import main
 from minisd.train.__main__ import main as train
 from minisd.train.state import finished, write_state
@@ -84,6 +85,34 @@ def test_every_command_ends_in_one_way():
     ):
         assert command.exit_status is exit_status
     assert minisd.second.__main__.main is train
+
+
+COMMANDS = ["generate", "train", "evaluate", "evaluate.curves", "second"]
+
+
+@pytest.mark.parametrize(
+    "command", [*(["-m", f"minisd.{name}"] for name in COMMANDS), ["-m", "weights_convert"], ["minisd"]], ids=str
+)
+def test_ctrl_c_while_pytorch_is_imported_ends_quietly(tmp_path, command):
+    (tmp_path / "torch.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)")
+    (tmp_path / "minisd").write_text("from minisd.generate import main")  # as pip installs it
+    where = [str(tmp_path / "minisd")] if command == ["minisd"] else command
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, *where], cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ("", "") and process.returncode == 130
+
+
+def test_ctrl_c_in_other_programs_is_theirs():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_is_explained_once_the_work_has_begun(capsys):
+    signal.signal(signal.SIGINT, stop)
+    assert exit_status(lambda: signal.raise_signal(signal.SIGINT)) == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,7 @@ def test_settings_of_a_wrong_type_are_named_with_their_file(folder, file, change
     [
         ("vocab.json", {"cat</w>": 1.5}, "vocab = "),
         ("added_tokens.json", {"<toy>": "x"}, "added_tokens.json = {'<toy>': 'x'} is not an object, each value a whole number"),
-        ("special_tokens_map.json", {"pad_token": [1]}, "pad_token = [1] is not a string or an object or null"),
+        ("special_tokens_map.json", {"pad_token": [1]}, "pad_token = [1] is not a string or an object"),
         ("special_tokens_map.json", {"pad_token": {"content": 1}}, "content = 1 is not a string"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "<toy>"}}}, "id = 'x' is not a whole number"),
     ],

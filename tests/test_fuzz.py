@@ -1,4 +1,5 @@
-"""Damaged checkpoints by the hundred: each ends in a sentence or draws. `python tests/test_fuzz.py 10000` tries as many and counts.
+"""Damaged checkpoints by the hundred: each ends in a sentence or draws. `python tests/test_fuzz.py 10000` tries as many and counts;
+`python tests/test_fuzz.py 2600 12600` begins at seed 2600.
 
 A case is a seed: it says which file is harmed, and how.
 """
@@ -168,7 +169,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as root:
         checkpoint = write_checkpoint(Path(root))
         counts: Counter[str] = Counter()
-        for seed in range(int(sys.argv[1])):
+        for seed in range(*map(int, sys.argv[1:])):
             kind, said = outcome(checkpoint, seed)
             counts[kind] += 1
             if kind == "other":

@@ -83,7 +83,7 @@ def test_a_picture_tells_how_to_repeat_it(generate):
     assert repeated != path and np.array_equal(np.array(Image.open(path)), np.array(Image.open(repeated)))
     prompt, negative, line = chunks["parameters"].split("\n")
     assert (prompt, negative) == ("a red ball", "Negative prompt: a dog")
-    assert "Steps: 2, Sampler: ddim, CFG scale: 3.0, Seed: 5, Size: 72x64" in line
+    assert "Steps: 2, Sampler: DDIM, CFG scale: 3.0, Seed: 5, Size: 72x64" in line
 
 
 def test_what_was_loaded_otherwise_is_told_too(generate):
@@ -207,6 +207,33 @@ def test_errors_are_one_sentence_and_leave_nothing(generate, tmp_path, monkeypat
     assert status == 1 and not paths and not list(tmp_path.iterdir())
     assert sentence in said and "Traceback" not in said
     assert said.rstrip().split("\n")[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--steps", "0"], "0 steps are not possible: give a number from 1 to 1000"),
+        (["--steps", "1001"], "1001 steps are not possible"),
+        (["--height", "70"], "height and width must be multiples of 8: 70×70 is not, 72×72 is"),
+        (["--height", "64", "--width", "0"], "64×0 is not, 64×8 is"),
+        (["--guidance-scale", "inf"], "guidance_scale must be a number, not inf"),
+        (["--guidance-rescale", "2"], "guidance_rescale must be from 0 to 1, not 2.0"),
+        (["--eta", "2"], "eta must be from 0 to 1"),
+        (["--eta", "1", "--sampler", "euler"], "eta is a setting of DDIMScheduler; EulerDiscreteScheduler has none"),
+        (["--clip-skip", "-1"], "clip_skip must be 0 or more, not -1"),
+        (["--sampler", "ddim", "--karras"], "ddim has no karras noise levels"),
+        (["--sampler", "Euler a Karras"], "euler-a has no karras noise levels"),
+        (["--negative-prompt", "\udcff"], "is not valid UTF-8 text"),
+        (["--image", "house.png", "--strength", "2"], "strength must be from 0 to 1, not 2.0"),
+        (["--image", "house.png", "--strength", "0.1", "--steps", "5"], "a strength of 0.1 leaves none of 5 steps"),
+        (["--image", "house.png", "--image-guidance-scale", "0.5"], "image_guidance_scale must be 1 or more, not 0.5"),
+    ],
+)
+def test_what_no_model_could_draw_is_refused_before_one_is_loaded(generate, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.setattr("minisd.weights.load.load_pipeline", lambda *_, **__: pytest.fail("the model is loaded"))
+    Image.new("RGB", (64, 64)).save(tmp_path / "house.png")
+    status, paths, said = generate("a cat", *arguments, steps=None)
+    assert status == 1 and not paths and sentence in said and said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_no_steps_and_no_model_are_explained(generate):

@@ -47,6 +47,21 @@ def test_a_quote_that_is_no_json_stays_as_it_is():
     assert read_infotext('x\nSteps: 1, Seed: 2, Note: "a\\qb"').settings["Note"] == '"a\\qb"'
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("Steps: 20, CFG scale: 7,5, Seed: 1", "CFG scale", "7,5"),
+        ("Steps: 20, Seed: 1, CFG scale: 7,5", "CFG scale", "7,5"),
+        ("Steps: 20 or so, more, Seed: 1, RNG: NV,", "Steps", "20 or so, more"),
+        ("Steps: 20, x.y (z): 4, Seed: 1", "x.y (z)", "4"),
+    ],
+)
+def test_nothing_of_a_line_is_lost(line, name, value):
+    """A comma that begins no setting belongs to the value."""
+    settings = read_infotext(f"a cat\n{line}").settings
+    assert settings[name] == value and settings["Seed"] == "1"
+
+
 NASTY = [
     "tiny", "C:\\models\\a, b.safetensors", 'a "model"', "line\nbreak: x", "/models/x, Steps: 3, Seed: 9", '"', '"half', '\\"',
     '"whole"', "a\r\nb", " before", "after ", "\t", "", "a\u2028b", "a\x1cb", "猫, café", '{"a": 1}', "[1]", "null", "\\n",
@@ -73,6 +88,6 @@ def test_what_minisd_writes_is_read_back(model):
     prompt, negative, settings = read_infotext(written)
     assert (prompt, negative) == ("a cat\nand a dog", "a bird")
     assert settings == {
-        "Steps": "20", "Sampler": "pndm", "CFG scale": "2.5", "Seed": "3", "Size": "128x72", "Model": model,
-        "Denoising strength": "0.6", "Version": "minisd 1.2",
+        "Steps": "20", "Sampler": "PLMS", "CFG scale": "2.5", "Seed": "3", "Size": "128x72", "Model": model,
+        "Denoising strength": "0.6", "RNG": "CPU", "Version": "minisd 1.2",
     }  # fmt: skip

@@ -131,7 +131,7 @@ def test_a_pickle(inspect, tmp_path, small_presets):
 
 OTHERS = {
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": "a LoRA, which changes another checkpoint",
-    "unet.down_blocks.0.attentions.0.processor.to_q_lora.down.weight": "no Stable Diffusion",
+    "unet.down_blocks.0.attentions.0.processor.to_q_lora.down.weight": "a LoRA, which changes another checkpoint",
     "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": "Stable Diffusion XL; minisd knows v1 and v2",
     "add_embedding.linear_1.weight": "the UNet of Stable Diffusion XL",
     "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": "Stable Diffusion 3",
@@ -147,6 +147,61 @@ OTHERS = {
 def test_other_kinds_are_recognised(inspect, tmp_path, name, sentence):
     save_file({name: torch.zeros(4, 4)}, tmp_path / "other.safetensors")
     assert inspect(tmp_path / "other.safetensors")["kind"].startswith(sentence)
+
+
+LORA, WORD = "a LoRA, which changes another checkpoint: ", "a textual inversion, a word for another checkpoint: "
+V1, V2 = "for Stable Diffusion v1 (text states 768 wide)", "for Stable Diffusion v2 (text states 1024 wide)"
+TO_K = "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+FIGURES = {
+    "kohya": (
+        {f"lora_unet_{TO_K}.lora_down.weight": (8, 768), f"lora_unet_{TO_K}.alpha": (),
+         "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (4, 768)},
+        f"{LORA}rank 4 to 8, 1 layer of the UNet and 1 layer of the text encoder, {V1}",
+    ),
+    "diffusers": (
+        {f"up_blocks.1.attn2.processor.to_k_lora.{name}.weight": (4, 1024)[::way] for name, way in (("down", 1), ("up", -1))},
+        f"{LORA}rank 4, 1 layer of the UNet, {V2}",
+    ),
+    "PEFT": ({"unet.down.to_k.lora_A.weight": (4, 2048)}, f"{LORA}rank 4, 1 layer of the UNet, for Stable Diffusion XL (text"),
+    "by number": ({"unet:0:down": (1, 320), "text_encoder:0:down": (1, 768), "<s1>": (768,)}, f"{LORA}rank 1, 1 layer of the U"),
+    "LoHa": ({f"lora_unet_{TO_K}.hada_w1_b": (4, 768)}, f"{LORA}rank 4, 1 layer of the UNet, {V1}"),
+    "a convolution": ({"lora_unet_conv_in.lora_down.weight": (4, 4, 3, 3)}, f"{LORA}rank 4, 1 layer of the UNet, for a model t"),
+    "a word": ({"<toy>": (768,)}, f"{WORD}1 vector of 768 numbers, {V1}"),
+    "vectors": ({"emb_params": (8, 1024)}, f"{WORD}8 vectors of 1024 numbers, {V2}"),
+    "XL's words": ({"clip_l": (2, 768), "clip_g": (2, 1280)}, f"{WORD}4 vectors of 768 and 1280 numbers"),
+    "ControlNet": (
+        {"control_model.input_hint_block.0.weight": (16, 3, 3, 3), "control_model.input_blocks.1.1.attn2.to_k.weight": (320, 768)},
+        f"a ControlNet, which steers another checkpoint by pictures of 3 channels, {V1}",
+    ),
+    "diffusers' ControlNet": (
+        {"controlnet_cond_embedding.conv_in.weight": (16, 1, 3, 3), "down_blocks.0.attn2.to_k.weight": (320, 1024)},
+        f"a ControlNet, which steers another checkpoint by pictures of 1 channel, {V2}",
+    ),
+    "VAE": (
+        {"decoder.mid.block_1.conv1.weight": (4, 4, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3)},
+        "a VAE alone, without a UNet and a text encoder: 4 latent channels, 512 channels at its widest",
+    ),
+    "diffusers' VAE": (
+        {"decoder.mid_block.resnets.0.conv1.weight": (4, 4, 3, 3), "decoder.conv_in.weight": (512, 16, 3, 3)},
+        "the VAE of a diffusers folder: 16 latent channels, 512 channels at its widest",
+    ),
+    "previews": ({"conv1.weight": (8, 4, 7, 7), "conv8.weight": (3, 8, 3, 3)}, "a small decoder of latents (VAE approx)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("shapes", "sentence"), FIGURES.values(), ids=FIGURES)
+def test_files_beside_checkpoints_are_told_with_their_figures(inspect, tmp_path, shapes, sentence):
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "other.safetensors")
+    torch.save(tensors, tmp_path / "other.pt")
+    assert inspect(tmp_path / "other.safetensors")["kind"].startswith(sentence)
+    assert inspect(tmp_path / "other.pt")["kind"].startswith(sentence)
+
+
+def test_a_textual_inversion_of_a1111(inspect, tmp_path):
+    vectors = torch.nn.ParameterDict({"*": torch.nn.Parameter(torch.zeros(2, 768))})
+    torch.save({"string_to_token": {"*": 265}, "string_to_param": vectors, "name": "toy"}, tmp_path / "toy.pt")
+    assert inspect(tmp_path / "toy.pt")["kind"] == f"{WORD}2 vectors of 768 numbers, {V1}"
 
 
 @pytest.mark.parametrize(("channels", "sentence"), [(5, "a depth-to-image model"), (7, "an upscaler"), (6, "no")])

@@ -81,6 +81,32 @@ def test_grey_of_16_bits_keeps_them(mode):
     assert torch.equal(read_masks(image)[0, 0], torch.from_numpy(grey >= 32768).float())
 
 
+def as_png(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return Image.open(file)
+
+
+def test_whole_numbers_of_pil_are_bytes_or_16_bits():
+    """Pillow keeps bytes that are converted to "I" as they are, and older versions open a PNG of 16 bits as "I"."""
+    dark = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+    expected = read_pictures(dark)
+    for image in (Image.fromarray(dark), Image.fromarray(dark).convert("I"), Image.fromarray(dark.astype(np.int32))):
+        assert torch.equal(read_pictures(image), expected)
+    assert torch.equal(read_pictures(as_png(Image.fromarray(dark))), expected)
+    deep = as_png(Image.fromarray(dark.astype(np.uint16)))
+    assert deep.mode == "I;16" and torch.allclose(read_pictures(deep), (expected + 1) / 257 - 1, atol=1e-6)
+    older = deep.convert("I")
+    older.format = "PNG"
+    assert torch.equal(read_pictures(older), read_pictures(deep))
+
+
+@pytest.mark.parametrize("number", [-1, 65536])
+def test_whole_numbers_beyond_16_bits_are_refused(number):
+    with pytest.raises(ValueError, match=f"goes from 0 to 65535 here, not from {number} to {number}"):
+        read_masks(Image.new("I", (8, 8), number))
+
+
 def test_grey_is_colour():
     grey = colours().convert("L")
     for given in (grey, np.array(grey), np.array(grey)[..., None], torch.from_numpy(np.array(grey))[None], grey.convert("LA")):
@@ -118,6 +144,7 @@ WRONG = {
     "NaN": (np.full((8, 8, 3), np.nan), ValueError, "goes from 0 to 1, not from nan to nan"),
     "integers": (np.zeros((8, 8, 3), np.int64), TypeError, "not int64"),
     "PIL floats": (Image.new("F", (8, 8)), ValueError, "a PIL image of floats has no known white"),
+    "meta": (torch.zeros(3, 8, 8, device="meta"), ValueError, "a picture on the meta device has no numbers"),
     "two sizes": ([Image.new("RGB", (8, 16)), Image.new("RGB", (16, 8))], ValueError, "must have one size, not 8×16 and 16×8"),
 }
 

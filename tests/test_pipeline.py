@@ -54,6 +54,8 @@ def test_given_latents_must_have_the_right_shape(pipe):
         draw(pipe, latents=randn(1, 4, 8, 9))
     with pytest.raises(ValueError, match=r"latents must be a tensor of shape \(1, 4, 8, 8\), not list"):
         draw(pipe, latents=[])
+    with pytest.raises(ValueError, match=r"latents must be a tensor of shape \(1, 4, 8, 8\), not \(1, 4, 8, 8\) on meta"):
+        draw(pipe, latents=randn(1, 4, 8, 8).to("meta"))
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS.values(), ids=SCHEDULERS)

@@ -6,13 +6,13 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import SMALL, build, diffusers_tensors, randn, small_network, small_pipeline
+from helpers import SMALL, build, diffusers_tensors, randn, seeded, small_network, small_pipeline
 from test_references import CUDA
 from test_safety_checker import small_checker
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from minisd import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
+from minisd import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler, StableDiffusionImg2ImgPipeline
 from minisd.layers import Attention, attention
 from minisd.numerics import warn_if_flat
 
@@ -149,6 +149,20 @@ def test_the_loops_latents_are_float32_and_its_network_is_not(dtype):
 
 
 # Faults
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("words", [{}, {"prompt_weighting": True}], ids=["plain", "weighted"])
+def test_parts_may_differ_in_their_dtype(part, words):
+    """The UNet is given the words in its own."""
+    pipe = small_pipeline("v1")
+    settings = {"num_inference_steps": 4, "output_type": "pt", **words}
+    expected = pipe("a cat", generator=seeded(), **settings).images
+    getattr(pipe, part).to(torch.bfloat16)
+    images = pipe("a cat", generator=seeded(), **settings).images
+    assert not torch.equal(images, expected) and (images - expected).abs().mean() < 0.05
+    edit = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
+    assert edit("a cat", image=expected, strength=0.5, **settings).images.isfinite().all()
 
 
 @pytest.mark.parametrize(

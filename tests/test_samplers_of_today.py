@@ -521,3 +521,48 @@ def test_the_core_imports_none_of_them():
     core = ("configured", "base", "spacing", "noise_levels", "given_list", "sigmas", "ddim", "pndm", "lms")
     assert set(eval(loaded)) == {f"minisd.schedulers.{name}" for name in core}
     assert all(getattr(minisd, name) is SCHEDULERS[name] for name in SCHEDULERS)
+
+
+# The cosine schedule
+
+
+def gaussian_epsilon(x: Tensor, sigma: float) -> Tensor:
+    """The exact ε for data around 0.3, spread by 0.5."""
+    return sigma * (x.double() - 0.3) / (0.25 + sigma**2)
+
+
+def followed(scheduler: Scheduler, x: Tensor) -> Tensor:
+    """Where a sampler ends, told the exact ε at each of its σ."""
+    x = x * float(scheduler.init_noise_sigma)
+    for t, sigma in zip(scheduler.timesteps, scheduler.sigmas):
+        x = scheduler.step(gaussian_epsilon(x, float(sigma)).float(), t, x).prev_sample
+    return x
+
+
+def in_float64(scheduler: Scheduler, x: Tensor, correct: bool) -> Tensor:
+    """The same with Euler's steps, or Heun's, in float64."""
+    levels = list(dict.fromkeys(scheduler.sigmas))
+    x = x.double() * scheduler.init_noise_sigma
+    for sigma, following in pairwise(levels):
+        slope = gaussian_epsilon(x, sigma)
+        tried = x + (following - sigma) * slope
+        if correct and following:
+            slope = (slope + gaussian_epsilon(tried, following)) / 2
+        x = x + (following - sigma) * slope
+    return x
+
+
+@pytest.mark.parametrize(("name", "error"), [("EulerDiscreteScheduler", 5e-4), ("HeunDiscreteScheduler", 0.05)])
+def test_the_first_noise_of_the_cosine_schedule_takes_float32s_digits_away(name, error):
+    """As docs/samplers.md says: not more of them than in diffusers, and none where a trajectory begins at little noise."""
+    x = randn(1, 4, 8, 8)
+    for spacing in ("linspace", "leading"):
+        schedulers = pair(name, beta_schedule="squaredcos_cap_v2", timestep_spacing=spacing)
+        for scheduler in schedulers:
+            scheduler.set_timesteps(30)
+        expected = in_float64(schedulers[0], x, name.startswith("Heun"))
+        ours, theirs = (distance(followed(scheduler, x), expected) for scheduler in schedulers)
+        if spacing == "linspace":
+            assert schedulers[0].sigmas[0] == pytest.approx(20291, abs=1) and 1e-5 < ours < min(error, theirs)
+        else:
+            assert max(ours, theirs) < 1e-6

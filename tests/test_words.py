@@ -45,6 +45,24 @@ def test_brackets_are_weights(prompt):
     assert [weight for _, weight in pieces] == pytest.approx([weight for _, weight in PIECES[prompt]])
 
 
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ("a [red:blue:0.5] ball [cat : 10]", "[red:blue:0.5], [cat : 10]"),
+        ("a [red|blue] ball AND a cat :1.2", "[red|blue], AND"),
+        ("a cat, <lora:axe:0.7> (red [blue|red]:1.2)", "<lora:axe:0.7>, [blue|red]"),
+        ("a [[red]] ball and sand [ratio 3:4 here] \\[a|b] [(c:1.2)] <3", None),
+    ],
+)
+def test_syntax_of_web_interfaces_that_is_not_read_is_named(prompt, named, recwarn):
+    pipe = small_pipeline("v1")
+    embed(pipe, "a cat", prompt, prompt_weighting=True)
+    said = [str(warning.message) for warning in recwarn]
+    assert said == ([f"{named} in a prompt is not implemented, and read as plain text"] if named else [])
+    embed(pipe, "a cat", prompt)
+    assert len(recwarn) == len(said)
+
+
 def test_break_ends_a_section():
     assert sections("a cat BREAK (a dog BREAK hat), BREAKFAST") == [
         [("a cat", 1.0)],
@@ -179,6 +197,7 @@ def test_words_work_from_a_picture_too():
         ({"prompt": "a cat", "clip_skip": 0.5}, TypeError, "clip_skip must be a whole number"),
         ({"prompt": "a cat", "prompt_embeds": randn(1, 77, 48)}, ValueError, "either prompt or prompt_embeds"),
         ({"prompt_embeds": randn(1, 77, 40)}, ValueError, r"prompt_embeds must be .* \(prompts, tokens, 48\), not \(1, 77"),
+        ({"prompt_embeds": randn(1, 77, 48).to("meta")}, ValueError, r"not \(1, 77, 48\) on meta"),
         ({"prompt_embeds": [1]}, ValueError, r"prompt_embeds must be a tensor .* not \[1\]"),
         ({"prompt": "a", "negative_prompt_embeds": randn(2, 77, 48)}, ValueError, "must have one shape"),
         ({"prompt_embeds": randn(1, 80, 48)}, ValueError, "must have one shape"),

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,10 +13,12 @@ from minisd.weights.checkpoint import self_described
 from minisd.weights.compare import Findings, listed
 from minisd.weights.errors import CheckpointError
 from minisd.weights.official import OFFICIAL, of_sha256, of_size, sha256, sha256_for_free
-from minisd.weights.pickles import is_pickle, read_pickle
+from minisd.weights.pickles import content_of, is_pickle, read_pickle
 from minisd.weights.prediction import TOLD_BY, prediction_type
 from minisd.weights.safetensors import Header, finite, header_of, read_header, read_tensors
 from minisd.weights.single_file import Layout, layout_of
+
+from .other_files import INVERSION, other_kind
 
 
 def report(path: Path, full: bool = False) -> str:
@@ -24,10 +27,18 @@ def report(path: Path, full: bool = False) -> str:
     Raises CheckpointError for what is neither a safetensors file nor a pickle of tensors.
     """
     if path.is_file() and is_pickle(path):
-        header = header_of(tensors := read_pickle(path))
+        header = header_of(tensors := pickled(path))
     else:
         header, tensors = read_header(path), read_tensors(path)
     return "\n".join(f"{head:<12}{text}" for head, text in lines(path, header, tensors, full))
+
+
+def pickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickle, also where they are in a dictionary of their own, as a textual inversion's are."""
+    content = content_of(path)
+    vectors: Any = content.get(INVERSION) if isinstance(content, dict) else None
+    found = {f"{INVERSION}.{name}": value for name, value in vectors.items()} if hasattr(vectors, "items") else {}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)} or read_pickle(path)
 
 
 def lines(path: Path, header: Header, tensors: Mapping[str, Tensor], full: bool) -> Iterator[tuple[str, str]]:
@@ -37,7 +48,7 @@ def lines(path: Path, header: Header, tensors: Mapping[str, Tensor], full: bool)
     try:
         layout = layout_of(header)
     except CheckpointError as error:
-        yield "kind", str(error)
+        yield "kind", other_kind(header.shapes, str(error))
     else:
         yield from about_checkpoint(path, header, tensors, layout, full)
     yield "official", about_official(path, full)

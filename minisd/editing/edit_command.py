@@ -12,6 +12,7 @@ from ..open_image import open_image
 from ..pipeline import StableDiffusionPipeline
 from ..tasks import OtherTask
 from . import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline, StableDiffusionInstructPix2PixPipeline
+from .image_request import check_strength
 from .inpaint import put_back
 from .pictures import fitting_size, read_masks, read_pictures, upright
 
@@ -29,6 +30,8 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
         raise ValueError(f"{given[0]} needs --image")
     if args.paste and not args.mask:
         raise ValueError("--paste needs --mask, a picture that is white where to draw")
+    if args.strength is not None:
+        check_strength(args.strength, args.steps or 0)
 
     kind: type[StableDiffusionPipeline] = StableDiffusionImg2ImgPipeline
     if args.mask:

@@ -47,6 +47,8 @@ def separate(given: Any, what: str) -> list[Tensor]:
     if not isinstance(given, np.ndarray | Tensor):
         kinds = f"a {what} is a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
         raise TypeError(f"{kinds}, not {given!r}"[:150] + "; open a file by Image.open")
+    if isinstance(given, Tensor) and given.is_meta:
+        raise ValueError(f"a {what} on the meta device has no numbers; give one on the cpu")
     if given.ndim in (2, 3, 4) and 0 not in given.shape:
         x = first_channels(given, what)
         if x.shape[1] == 4 and isinstance(given, Tensor):
@@ -75,12 +77,19 @@ def upright(image: Image.Image, mode: str) -> Image.Image:
 
 def pixels(image: Image.Image) -> np.ndarray:
     """(H, W, C) with its own depth: bytes, or 16 bits of grey."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] == "I":  # "I;16", or "I", in which PIL keeps 16 bits, too
-        return np.asarray(image).clip(0, 65535).astype(np.uint16)[..., None]
+    opened_as, image = image.format, ImageOps.exif_transpose(image)
+    if image.mode[0] == "I":
+        return grey(np.asarray(image), deep=image.mode != "I" or opened_as == "PNG")[..., None]
     if image.mode == "F":
         raise ValueError("a PIL image of floats has no known white; give its numbers from 0 to 1 as an array")
     return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+
+
+def grey(numbers: np.ndarray, deep: bool) -> np.ndarray:
+    """Whole numbers as 16 bits ("I;16", and a PNG that old versions of Pillow opened as "I"), or as bytes if none is above 255."""
+    if numbers.min() < 0 or numbers.max() > 65535:
+        raise ValueError(f"a PIL image of whole numbers goes from 0 to 65535 here, not from {numbers.min()} to {numbers.max()}")
+    return numbers.astype(np.uint16 if deep or numbers.max() > 255 else np.uint8)
 
 
 def fractions(x: Tensor, what: str) -> Tensor:

@@ -35,6 +35,11 @@ SAMPLERS = {
     "lcm": NamedSampler("LCMScheduler"),
     "ddpm": NamedSampler("DDPMScheduler"),
 }
+AUTOMATIC1111 = {
+    "pndm": "PLMS", "ddim": "DDIM", "lms": "LMS", "euler": "Euler", "euler-a": "Euler a", "heun": "Heun",
+    "dpm++2m": "DPM++ 2M", "dpm++2m-sde": "DPM++ 2M SDE", "unipc": "UniPC", "lcm": "LCM", "ddpm": "DDPM",
+}  # fmt: skip
+AUTOMATIC = {"dpm++2m": "karras", "dpm++2m-sde": "exponential"}  # the σ that "Schedule type: Automatic" chooses there
 ALSO = {"plms": "pndm", "klms": "lms", "eulerancestral": "euler-a", "dpmsolver++": "dpm++2m"}
 SIGMAS = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
 

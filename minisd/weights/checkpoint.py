@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import schedule
 from ..config import SD1_SCHEDULER, UnsupportedConfig
 from ..tokenizer import CLIPTokenizer
+from .added_words import tokenizer_settings
 from .compare import arranged, compare
 from .errors import CheckpointError
 from .fill import NETWORKS, described, from_diffusers, part_of, unfilled
@@ -19,13 +20,13 @@ from .folder import SCHEDULER, SMALL_FILES, Needed, listing, select_in
 from .generations import GENERATIONS
 from .original_names import averaged_places
 from .pickles import is_pickle, read_pickle
-from .pipeline_index import INDEX, PIPELINES
+from .pipeline_index import INDEX, PIPELINES, pipeline_of
 from .prediction import prediction_type
 from .safetensors import Header, header_of, read_header, read_tensors
 from .settings import config_json
 from .single_file import Layout, description, layout_of
 from .texts import json_text, parse_json, read_text
-from .vocabulary import SPECIAL, padding_token, read_tokenizer, special_tokens, tokenizer_texts, vocabulary_files
+from .vocabulary import padding_token, read_tokenizer, tokenizer_texts, vocabulary_files
 
 N = TypeVar("N", bound=nn.Module)
 NO_AVERAGE = "{} holds no moving average; --averaged is for original single files"
@@ -83,8 +84,8 @@ class Checkpoint:
         if not found:
             raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json")
         texts = {Path(name).name: read_text(folder / name) for name in found}
-        texts[SPECIAL] = json_text(special_tokens(padding_token(self.tokenizer_files, str(self.source))))
-        tokenizer = read_tokenizer(CLIPTokenizer, texts, str(folder))
+        pad = padding_token(tokenizer_settings(self.tokenizer_files, str(self.source)))
+        tokenizer = read_tokenizer(CLIPTokenizer, texts, str(folder), pad)
         size, known = len(tokenizer.vocab), self.tensors.get("text_encoder.token_embedding.weight")
         if known is not None and size != len(known):
             text_encoder = f"the text encoder of {self.source} one of {len(known):,}"
@@ -125,9 +126,9 @@ def read_any(source: Path, prediction: str | None = None, averaged: bool = False
 
 def read_whole_folder(folder: Path, given: Collection[str] = ()) -> Checkpoint:
     """Everything in a diffusers folder but the networks that are `given`, what cannot be drawn with included."""
-    kind = parse_json(read_text(folder / INDEX), str(folder / INDEX)).get("_class_name")
+    kind = pipeline_of(parse_json(read_text(folder / INDEX), str(folder / INDEX)), str(folder))
     if kind not in PIPELINES:
-        raise CheckpointError(f"{folder} is a {kind!s:.50}; only Stable Diffusion v1 and v2 can be converted")
+        raise CheckpointError(f"{folder} is a {kind:.50}; only Stable Diffusion v1 and v2 can be converted")
     networks = {part: kind.weights for part, kind in NETWORKS.items() if part not in given}
     if not (folder / "safety_checker" / "config.json").is_file():
         del networks["safety_checker"]

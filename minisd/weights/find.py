@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from .added_words import SPECIAL
 from .errors import CheckpointError
 from .folder import Needed, select, select_in
 from .texts import read_text
-from .vocabulary import SPECIAL
 
 TINY = Path(__file__).parents[1] / "tiny" / "model"
 
@@ -57,8 +57,11 @@ def find(source: str | os.PathLike, needed: Needed, options: HubOptions = HubOpt
     repo = str(source)
     if not folder.exists() and folder.suffix in (".safetensors", ".ckpt"):
         raise CheckpointError(f'there is no file "{source}"; check its name and its folder')
-    if folder.exists() or repo.count("/") != 1 or not all(repo.split("/")):
-        raise CheckpointError(f'"{source}" is not a checkpoint folder, and not an id on the Hub, which looks like "owner/name"')
+    if folder.exists() or repo.count("/") != 1 or not all(repo.split("/")) or repo.startswith((".", "~")):
+        built_in = '; the built-in model is called "tiny"' if folder.name == "tiny" else ""
+        raise CheckpointError(
+            f'"{source}" is not a checkpoint folder, and not an id on the Hub, which looks like "owner/name"{built_in}'
+        )
     if options.revision == "fp16":
         warnings.warn('revision="fp16" is read as variant="fp16": the weights in half precision have moved there', stacklevel=1)
         options = replace(options, revision=None)

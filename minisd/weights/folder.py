@@ -144,6 +144,8 @@ def alternative(names: Collection[str], where: str, stem: str) -> str:
     for name in names:
         if match := re.fullmatch(re.escape(stem) + r"\.(\w+)\.safetensors", name):
             return f'there is {name}; ask for it by variant="{match[1]}"'
+        if match := re.fullmatch(re.escape(stem) + r"(?:\.(\w+))?-\d+-of-\d+\.safetensors", name):
+            return f"there are shards, {name} and others, without their index; get {manifests_of(stem, match[1])[0]} too"
     if any(name.startswith(folder_of(stem)) and name.endswith((".bin", ".ckpt")) for name in names):
         return (
             "there are only pickles, which can run code; convert them safely by "

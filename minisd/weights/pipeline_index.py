@@ -6,7 +6,7 @@ from typing import Any
 from ..config import UnsupportedConfig
 from ..schedulers import SCHEDULERS
 from ..tasks import TASKS
-from .vetting import check, named
+from .vetting import check, named, required
 
 INDEX = "model_index.json"
 PIPELINES = [*(pipeline for _, pipeline, _ in TASKS.values()), "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"]
@@ -32,6 +32,11 @@ def index_json(classes: Mapping[str, str], in_channels: int) -> dict[str, Any]:
     return {"_class_name": TASKS[in_channels][1], "_diffusers_version": "0.10.2", **parts, **rest}
 
 
+def pipeline_of(index: Mapping[str, Any], where: str) -> str:
+    with named(f"{where}/{INDEX}"):
+        return required(index, "_class_name", str)
+
+
 def class_of(index: Mapping[str, Any], part: str, where: str) -> str | None:
     """The class of a part, which stands there as [library, class]; None if the pipeline has no such part."""
     with named(f"{where}/{INDEX}"):
@@ -41,11 +46,13 @@ def class_of(index: Mapping[str, Any], part: str, where: str) -> str | None:
 
 def refuse_unsupported(index: Mapping[str, Any], given: Collection[str], where: str):
     """Raise UnsupportedConfig for a pipeline that minisd does not have, or for its scheduler, unless one is `given`."""
-    kind = index.get("_class_name")
+    kind = pipeline_of(index, where)
     if kind not in PIPELINES:
-        raise UnsupportedConfig(f"{where} is a {kind!s:.50}; minisd implements {', '.join(PIPELINES)}")
+        raise UnsupportedConfig(f"{where} is a {kind:.50}; minisd implements {', '.join(PIPELINES)}")
     for part, classes in CLASSES.items():
         if part not in given and (found := class_of(index, part, where)) not in classes:
+            if found is None:
+                raise UnsupportedConfig(f"{where} names no {part}; give one, as in {part}={classes[0]}.from_pretrained(…)")
             raise UnsupportedConfig(f"{where}: {part} is a {found}, which is not implemented, only {classes[0]}")
     if "scheduler" in given:
         return

@@ -6,16 +6,13 @@ from typing import Any, NamedTuple, TypeVar
 from tokenizers import AddedToken
 
 from ..tokenizer import END, START, CLIPTokenizer
+from .added_words import ADDED, CONFIG, DECODER, FLAGS, SPECIAL, WHOLE, parsed, read_words, tokenizer_settings, word
 from .errors import CheckpointError
 from .texts import json_text, parse_json
-from .vetting import check, fits, get, named, required
+from .vetting import Settings, check, fits, named
 
-VOCABULARIES = (("vocab.json", "merges.txt"), ("tokenizer.json",))  # either is enough
-ADDED, SPECIAL, CONFIG = "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"
-PADDING = (SPECIAL, CONFIG)  # in the official v2 folders they disagree, and the first is right
-COMPANIONS = ("tokenizer.json", ADDED, *PADDING)  # read too, where they are
-
-FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # how an added word is found in a text
+VOCABULARIES = ((WHOLE,), ("vocab.json", "merges.txt"))  # either is enough; as in transformers, the first wins
+COMPANIONS = (WHOLE, ADDED, SPECIAL, CONFIG)  # read too, where they are
 
 T = TypeVar("T", bound=CLIPTokenizer)
 
@@ -43,11 +40,11 @@ def absent_companions(names: Collection[str], folders: Sequence[str]) -> list[st
 
 def read_vocabulary(texts: Mapping[str, str], where: str) -> Vocabulary:
     """The vocabulary in the texts of these files, by their names. Every merge must join two of its tokens to a third."""
-    if "vocab.json" in texts:
+    if WHOLE not in texts:
         file, vocab = "merges.txt", parse_json(texts["vocab.json"], f"in {where}, vocab.json")
         lines: list[Any] = [line for line in texts["merges.txt"].splitlines() if line and not line.startswith("#version")]
     else:
-        file, model = "tokenizer.json", parse_json(texts["tokenizer.json"], f"in {where}, tokenizer.json").get("model")
+        file, model = WHOLE, parsed(texts, WHOLE, where).get("model")
         if not (isinstance(model, dict) and isinstance(model.get("vocab"), dict) and isinstance(model.get("merges"), list)):
             raise CheckpointError(
                 f"in {where}, tokenizer.json holds no byte-pair encoding; take one that CLIP's tokenizer has written"
@@ -66,41 +63,23 @@ def read_vocabulary(texts: Mapping[str, str], where: str) -> Vocabulary:
     return Vocabulary(vocab, merges)
 
 
-def read_added(texts: Mapping[str, str], where: str) -> dict[int, AddedToken]:
-    """The words that were added to the vocabulary, by their ids. As in transformers, a file that says more of a word wins."""
-    found: dict[int, AddedToken] = {}
-    plain = check(ADDED, parse_json(texts.get(ADDED, "{}"), f"in {where}, {ADDED}"), dict[str, int])
-    found |= {id: AddedToken(word, normalized=True) for word, id in plain.items()}
-    whole = parse_json(texts.get("tokenizer.json", "{}"), f"in {where}, tokenizer.json")
-    entries = [(entry.get("id"), entry) for entry in get(whole, "added_tokens", tuple[dict, ...], ())]
-    config = parse_json(texts.get(CONFIG, "{}"), f"in {where}, {CONFIG}")
-    entries += get(config, "added_tokens_decoder", dict[str, dict], {}).items()
-    for id, entry in entries:
-        id = int(id) if isinstance(id, str) and id.isascii() and id.isdigit() else id
-        flags = {flag: get(entry, flag, bool, False) for flag in FLAGS}
-        found[check("id", id, int)] = AddedToken(required(entry, "content", str), **flags)
-    return found
-
-
-def read_tokenizer(kind: type[T], texts: Mapping[str, str], where: str) -> T:
-    """The tokenizer in the texts of these files, by their names."""
+def read_tokenizer(kind: type[T], texts: Mapping[str, str], where: str, pad: str | None = None) -> T:
+    """The tokenizer in the texts of these files, by their names; `pad` overrides the token that pads."""
     with named(f"in {where}", CheckpointError):
         vocab, merges = read_vocabulary(texts, where)
-        pad = padding_token(texts, where)
-        added = {id: word for id, word in read_added(texts, where).items() if word.content not in (START, END, pad, "")}
-    ids = vocab | {word.content: id for id, word in added.items()}
+        settings = tokenizer_settings(texts, where) | ({"pad_token": pad} if pad else {})
+        pad = padding_token(settings)
+        words, ids = read_words(texts, settings, vocab, where)
+    plain = [AddedToken(text, special=True) for text in (START, END, pad)]  # every tokenizer adds these
+    added = [token for token in words if token not in plain or token.content not in vocab]
     try:
-        return kind(ids, merges, pad, list(added.values()))
+        return kind(ids, merges, pad, added)
     except ValueError as error:
         raise CheckpointError(f"in {where}, {error}") from error
 
 
-def padding_token(texts: Mapping[str, str], where: str) -> str:
-    for file in PADDING:
-        token = get(parse_json(texts.get(file, "{}"), f"in {where}, {file}"), "pad_token", str | dict | None, None)
-        if token:
-            return required(token, "content", str) if isinstance(token, dict) else token
-    return END
+def padding_token(settings: Settings) -> str:
+    return word("pad_token", settings.get("pad_token") or END).content
 
 
 def special_tokens(pad: str) -> dict[str, Any]:
@@ -117,9 +96,9 @@ def tokenizer_texts(tokenizer: CLIPTokenizer) -> dict[str, str]:
     texts = {
         "vocab.json": json_text({token: id for token, id in tokenizer.vocab.items() if token not in after}),
         "merges.txt": "\n".join(lines) + "\n",
-        "special_tokens_map.json": json_text(special),
+        SPECIAL: json_text(special),
     }
     if added:
         flags = {id: {"content": word.content, **{flag: getattr(word, flag) for flag in FLAGS}} for id, word in added.items()}
-        texts[ADDED], config["added_tokens_decoder"] = json_text(after), flags
+        texts[ADDED], config[DECODER] = json_text(after), flags
     return texts | {CONFIG: json_text(config)}

@@ -13,6 +13,7 @@ from ..clip import CLIPTextModel
 from ..request import Request, check_prompts, whole
 from ..tokenizer import CLIPTokenizer
 from .chunks import Tokens, framed, weighted_tokens
+from .emphasis import warn_of_unread
 
 if TYPE_CHECKING:
     from ..pipeline import StableDiffusionPipeline
@@ -46,6 +47,8 @@ def embed(
         prompt = [""] * len(prompt_embeds)
         negative_prompt = [negative_prompt] * len(prompt) if isinstance(negative_prompt, str) else negative_prompt
     texts = check_prompts(prompt, negative_prompt)
+    if prompt_weighting:
+        warn_of_unread([*texts[0], *texts[1]])
 
     read = weighted_tokens if prompt_weighting else one_chunk
     rows = [[read(pipe.tokenizer, text) for text in side] for side in texts]
@@ -104,6 +107,6 @@ def check_embeds(text: Any, embeds: Any, name: str, text_encoder: CLIPTextModel)
     if text is not None:
         raise ValueError(f"give either {name} or {name}_embeds")
     width = text_encoder.config.hidden_size
-    if not isinstance(embeds, Tensor) or embeds.dim() != 3 or embeds.shape[2] != width or not len(embeds):
-        found = tuple(embeds.shape) if isinstance(embeds, Tensor) else embeds
+    if not isinstance(embeds, Tensor) or embeds.dim() != 3 or embeds.shape[2] != width or not len(embeds) or embeds.is_meta:
+        found = f"{tuple(embeds.shape)} on {embeds.device}" if isinstance(embeds, Tensor) else embeds
         raise ValueError(f"{name}_embeds must be a tensor of shape (prompts, tokens, {width}), not {found}"[:200])

@@ -1,10 +1,12 @@
 """Weights in a prompt: `(word)` counts 1.1 times, `((word))` 1.21, `[word]` 1/1.1, `(word:1.3)` 1.3. `\\(` is a parenthesis itself.
 
 The notation is that of AUTOMATIC1111's web interface. As there, a bracket that is never closed counts up to the end, a closing
-bracket without an opening one is text, and the word BREAK ends a section.
+bracket without an opening one is text, and the word BREAK ends a section. A warning names the syntax that minisd does not read.
 """
 
 import re
+import warnings
+from collections.abc import Iterable
 
 FACTORS = {"(": 1.1, "[": 1 / 1.1}
 TOKEN = re.compile(
@@ -16,6 +18,14 @@ TOKEN = re.compile(
     | .""",
     re.VERBOSE,
 )
+# [cat:dog:0.5] and [cat:10] (another prompt from a step on), [cat|dog] (in turn), AND (both at once), <lora:name:1>
+UNREAD = re.compile(r"(?<!\\)\[[^\[\]]*(?::\s*[\d.]+\s*|\|[^\[\]]*)\]|\bAND\b|<\w+:[^<>]+>")
+
+
+def warn_of_unread(prompts: Iterable[str]):
+    found = dict.fromkeys(syntax for prompt in prompts for syntax in UNREAD.findall(prompt))
+    if found:
+        warnings.warn(f"{', '.join(found)} in a prompt is not implemented, and read as plain text", stacklevel=5)
 
 
 def weighted(prompt: str) -> list[tuple[str, float]]:
