@@ -8,11 +8,11 @@ ROOT = Path(__file__).parents[1]
 # Modules of each room, and the rooms whose modules they may import. A room never imports what stands on it.
 ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "config": (["config", "tasks", "as_mapping"], set()),
-    "pretrained": (["pretrained"], set()),
+    "pretrained": (["pretrained", "adaptable"], set()),
     "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image", "sheet"], set()),
     "networks": (["layers", "clip", "clip_vision", "unet", "guided_unet", "vae"], {"config", "pretrained", "numerics"}),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
-    "tokenizer": (["tokenizer"], {"pretrained"}),
+    "tokenizer": (["tokenizer", "phrases"], {"pretrained"}),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
     "foreign": (["foreign", "switches"], {"networks", "samplers", "safety"}),
     "pipeline": (
@@ -23,6 +23,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "few steps": (["consistency"], {"networks", "pipeline"}),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline", "system"}),
     "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "system"}),
+    "adapters": (["adapters"], {"networks", "tokenizer", "pipeline", "weights", "system"}),
     "command": (
         ["flags", "generate", "again", "infotext", "image_files"],
         {"numerics", "samplers", "pipeline", "tiny", "processes", "system"},
@@ -43,11 +44,14 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
 }
 LATE = {
     ("pretrained", "weights"),
+    ("pretrained", "adapters"),
+    ("weights", "adapters"),
     ("pipeline", "words"),
     ("samplers", "weights"),
     ("weights", "few steps"),
     ("command", "tiny"),
     ("command", "editing"),
+    ("command", "adapters"),
 }  # imported when a function is called
 
 

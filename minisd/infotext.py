@@ -13,6 +13,7 @@ NEGATIVE = "Negative prompt:"
 SETTING = re.compile(r'\s*(\w[\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 SHOWN = {"steps": "Steps", "sampler": "Sampler", "guidance_scale": "CFG scale", "seed": "Seed", "size": "Size", "model": "Model"}
 SHOWN |= {"strength": "Denoising strength", "image_guidance_scale": "Image CFG scale"}
+SHOWN |= {"lora": "LoRA", "embedding": "Textual inversion"}
 
 
 class Infotext(NamedTuple):
@@ -40,7 +41,11 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
     line = {shown: known[name] for name, shown in SHOWN.items() if known.get(name) is not None}
     line["Version"] = f"minisd {settings['version']}"
     negative = [f"{NEGATIVE} {settings['negative_prompt']}"] if settings["negative_prompt"] else []
-    return "\n".join([settings["prompt"], *negative, ", ".join(f"{name}: {quoted(str(value))}" for name, value in line.items())])
+    return "\n".join([settings["prompt"], *negative, ", ".join(f"{name}: {quoted(shown(value))}" for name, value in line.items())])
+
+
+def shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def quoted(value: str) -> str:

@@ -131,7 +131,7 @@ def test_a_pickle(inspect, tmp_path, small_presets):
 
 OTHERS = {
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": "a LoRA, which changes another checkpoint",
-    "unet.down_blocks.0.attentions.0.processor.to_q_lora.down.weight": "no Stable Diffusion",
+    "unet.down_blocks.0.attentions.0.processor.to_q_lora.down.weight": "a LoRA, which changes another checkpoint",
     "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": "Stable Diffusion XL; minisd knows v1 and v2",
     "add_embedding.linear_1.weight": "the UNet of Stable Diffusion XL",
     "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": "Stable Diffusion 3",

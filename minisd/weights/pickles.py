@@ -1,4 +1,4 @@
-"""Pickles of tensors (.ckpt, .bin), read without running anything. Only `weights_convert` opens them."""
+"""Pickles of tensors (.ckpt, .bin, .pt), read without running anything. Only `weights_convert` and adapters open them."""
 
 import re
 import zipfile
@@ -40,7 +40,18 @@ class Inert:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .ckpt or .bin file, by PyTorch's reader of weights, which builds tensors and containers and runs nothing.
+    """The tensors of a .ckpt or .bin file. Raises CheckpointError as `content_of` does, and where there are none."""
+    content = content_of(path)
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    items = content.items() if isinstance(content, dict) else []
+    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors by name")
+    return tensors
+
+
+def content_of(path: Path) -> Any:
+    """What a pickle holds, by PyTorch's reader of weights, which builds tensors and containers and runs nothing.
 
     Names in TRAINING become an Inert object. Raises CheckpointError for a pickle that asks for anything else, and names it.
     """
@@ -48,7 +59,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     stand_ins: list[Any] = [type(name, (Inert,), {"__module__": module}) for module, name in TRAINING]
     try:
         with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise anything
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
@@ -56,9 +67,3 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
                 "get the model as a .safetensors file"
             ) from error
         raise CheckpointError(f"{path} is damaged or not a pickle of tensors") from error
-    content = content.get("state_dict", content) if isinstance(content, dict) else content
-    items = content.items() if isinstance(content, dict) else []
-    tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors by name")
-    return tensors

@@ -46,8 +46,15 @@ def save_component(component: Component, folder: str | os.PathLike, variant: str
 
 
 def as_written(component: Any) -> Any:
-    """The network inside what torch.compile makes of one."""
-    return getattr(component, "_orig_mod", component)
+    """The network inside what torch.compile makes of one. Raises CheckpointError for LoRAs, which no checkpoint has a place for."""
+    from ..adapters.lora import loras_of
+
+    inside = getattr(component, "_orig_mod", component)
+    if isinstance(inside, nn.Module) and (loras := loras_of(inside)):
+        raise CheckpointError(
+            f"the LoRA {loras[0].name!r} stands beside the weights; fuse_lora writes it into them, unload_lora_weights removes it"
+        )
+    return inside
 
 
 def class_name(component: Component) -> str:

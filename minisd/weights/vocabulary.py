@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import AddedToken
 
+from ..phrases import with_phrases
 from ..tokenizer import END, START, CLIPTokenizer
 from .errors import CheckpointError
 from .texts import json_text, parse_json
@@ -90,7 +91,7 @@ def read_tokenizer(kind: type[T], texts: Mapping[str, str], where: str) -> T:
         added = {id: word for id, word in read_added(texts, where).items() if word.content not in (START, END, pad, "")}
     ids = vocab | {word.content: id for id, word in added.items()}
     try:
-        return kind(ids, merges, pad, list(added.values()))
+        return with_phrases(kind(ids, merges, pad, list(added.values())))
     except ValueError as error:
         raise CheckpointError(f"in {where}, {error}") from error
 
