@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import begun, distance, randn, toy_model, trajectory
+from helpers import begun, distance, randn, small_pipeline, toy_model, trajectory
+from loras import kohya, random_changes, write_lora
 from originals import averaged, original_tensors, write_original
 
 from minisd.evaluate.__main__ import parser as evaluation
@@ -227,6 +228,8 @@ def stand_ins(folders, tmp_path, monkeypatch, small_presets) -> dict[str, Path]:
         shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
     write_original(tmp_path / "v1-5-pruned-emaonly.safetensors", "v1")
     torch.save({"state_dict": averaged(original_tensors("v1"))}, tmp_path / "v1-5-pruned.ckpt")
+    write_lora(tmp_path / "crayons.safetensors", random_changes(small_pipeline("v1"), "attn"), kohya)
+    torch.save({"emb_params": randn(2, 48)}, tmp_path / "easynegative.pt")
     monkeypatch.setattr("minisd.weights.load.VOCABULARY", str(folder))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line has one of its own
     monkeypatch.chdir(tmp_path)

@@ -3,13 +3,13 @@
 import argparse
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..pipeline import StableDiffusionPipeline
+from ..request import real
 from ..weights.pickles import is_pickle
 from ..weights.safetensors import read_header
 from . import lora_file, word_files
@@ -50,9 +50,11 @@ def find_adapters(args: argparse.Namespace, orders: Sequence["Order"]) -> tuple[
     found = Adapters()
     for given in args.lora or ():
         source, scale = source_and_scale(given)
-        name = f"--lora {given}"
+        name = f"--lora {len(found.loras) + 1}"
         found.loras[name], found.scales[name] = find_adapter(source, lora_file.USUAL, companions=(lora_file.CONFIG,)), scale
     found.words = [find_adapter(source, word_files.USUAL) for source in args.embedding or ()]
+    for path in found.words:
+        word_files.read_words(path)
     if args.lora_dir:
         read = [tags_of(order.prompt) for order in orders]
         found.loras |= lora_files(args.lora_dir, dict.fromkeys(name for _, scales in read for name in scales))
@@ -69,7 +71,8 @@ def find_adapters(args: argparse.Namespace, orders: Sequence["Order"]) -> tuple[
 def source_and_scale(given: str) -> tuple[str, float]:
     """FILE or FILE:SCALE."""
     source, colon, number = given.rpartition(":")
-    if colon and not Path(given).exists():
-        with suppress(ValueError):
-            return source, float(number)
-    return given, 1.0
+    try:
+        scale = float(number)
+    except ValueError:
+        return given, 1.0
+    return (source, real("the scale of --lora", scale)) if colon and not Path(given).exists() else (given, 1.0)

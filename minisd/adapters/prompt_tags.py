@@ -36,7 +36,7 @@ def lora_files(folder: Path, names: Iterable[str]) -> dict[str, Path]:
             files.setdefault(path.stem, []).append(path)
     for name in names:
         if name not in files:
-            raise ValueError(f"there is no LoRA {name!r:.60} in {folder}; there is {listed(files, 10) or 'none'}")
+            raise ValueError(f"there is no LoRA {name!r:.60} in {folder}; there is {listed(sorted(files), 10) or 'none'}")
         if len(files[name]) > 1:
             raise ValueError(f"{files[name][0]} and {files[name][1]} have one name: rename one of them")
     return {name: files[name][0] for name in names}

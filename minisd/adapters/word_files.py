@@ -58,11 +58,12 @@ def chunk_in(path: Path) -> Any:
 def words_in(content: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(content, Tensor):
         return {path.stem: content}
-    if isinstance(content, dict) and isinstance(params := content.get("string_to_param"), dict) and len(params) == 1:
+    params: Any = content.get("string_to_param") if isinstance(content, dict) else None
+    if hasattr(params, "values") and len(params := list(params.values())) == 1:
         if (name := content.get("name", path.stem)) != path.stem:
             note = f"{path} calls its word {name!r:.60}; it is loaded as {path.stem!r}, the name of the file, unless token=…"
             warnings.warn(note, stacklevel=1)
-        content = {path.stem: next(iter(params.values()))}
+        content = {path.stem: params[0]}
     if not isinstance(content, dict) or not content or not all(isinstance(vectors, Tensor) for vectors in content.values()):
         raise CheckpointError(f"{path} holds no textual inversion")
     if {"clip_l", "clip_g"} <= content.keys():

@@ -58,7 +58,7 @@ def content_of(path: Path) -> Any:
     # The reader goes by the names of these classes
     stand_ins: list[Any] = [type(name, (Inert,), {"__module__": module}) for module, name in TRAINING]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with torch.serialization.safe_globals([*stand_ins, torch.nn.ParameterDict]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise anything
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):

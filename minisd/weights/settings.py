@@ -54,8 +54,8 @@ def read_text(settings: Settings) -> CLIPTextConfig:
 
 
 def text_json(config: CLIPTextConfig) -> dict[str, Any]:
-    """The ids are right, unlike 0, 2 and 1 in the official files, which are not read."""
-    end = config.vocab_size - 1
+    """The ids are right, unlike 0, 2 and 1 in the official files, which are not read. Added words come after CLIP's own."""
+    end = min(config.vocab_size, CLIPTextConfig.vocab_size) - 1
     special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **asdict(config), **special}
 
