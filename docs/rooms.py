@@ -10,7 +10,10 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "config": (["config", "tasks", "as_mapping"], set()),
     "pretrained": (["pretrained", "adaptable"], set()),
     "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image", "sheet"], set()),
-    "networks": (["layers", "clip", "clip_vision", "unet", "guided_unet", "vae"], {"config", "pretrained", "numerics"}),
+    "networks": (
+        ["layers", "clip", "clip_vision", "unet", "guided_unet", "controlnet", "vae"],
+        {"config", "pretrained", "numerics"},
+    ),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
     "tokenizer": (["tokenizer", "phrases"], {"pretrained"}),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),

@@ -17,8 +17,12 @@ from .schedulers.names import known_as
 GIVEN = (
     "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "noise", "image", "mask", "strength", "paste",
     "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale", "lora", "lora_dir", "embedding",
+    "control", "control_image", "control_scale",
 )  # fmt: skip
-LISTS = ("lora", "embedding")  # flags that may be given several times
+LISTS = {  # flags that may be given several times
+    **dict.fromkeys(("lora", "embedding", "control", "control_image"), str),
+    "control_scale": int | float,
+}
 RECORDED = (
     "prompt", "negative_prompt", "model", "sampler", "sigmas", "steps", "guidance_scale", "eta", "seed", "width", "height", "dtype",
     *GIVEN,
@@ -88,7 +92,7 @@ def fits(name: str, value: Any) -> bool:
     if name in CHOICES:
         return value in CHOICES[name]
     if name in LISTS and isinstance(value, list):
-        return all(isinstance(item, str) for item in value)
+        return all(isinstance(item, LISTS[name]) and not isinstance(item, bool) for item in value)
     return isinstance(value, KINDS.get(name, str)) and isinstance(value, bool) == (KINDS.get(name) is bool)
 
 

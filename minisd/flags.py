@@ -78,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--image-guidance-scale", type=float, metavar="W", help="for InstructPix2Pix: how closely to keep to the picture"
     )
+    p.add_argument("--control", action="append", metavar="WHERE", help="a ControlNet: a file, a folder, or an id on the Hub")
+    p.add_argument("--control-image", action="append", metavar="PICTURE", help="what it sees, for example white edges on black")
+    p.add_argument("--control-scale", action="append", type=float, metavar="S", help="its strength (default: 1)")
     p.add_argument(
         "--again", type=user_path, metavar="PNG", help="take the settings of a picture that minisd or a web interface wrote"
     )

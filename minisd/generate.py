@@ -96,7 +96,11 @@ def run(args: argparse.Namespace):
 
 
 def load(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
-    """The pipeline for text, or the one for a picture."""
+    """The pipeline for text, the one for a picture, or the one with ControlNets."""
+    if args.control or args.control_image or args.control_scale:
+        from .editing.control_command import load_controlled
+
+        return load_controlled(args, **options)
     if not (args.image or args.mask or args.paste or {args.strength, args.image_guidance_scale} != {None}):
         return StableDiffusionPipeline.from_pretrained(args.model, **options)
     from .editing.edit_command import load_for
@@ -105,7 +109,11 @@ def load(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
 
 
 def size_or_picture(pipe: StableDiffusionPipeline, images: int, args: argparse.Namespace) -> dict[str, Any]:
-    """What the images start from: nothing but a size, or a picture."""
+    """What the images start from: nothing but a size, a picture, or what ControlNets see."""
+    if args.control:
+        from .editing.control_command import control_for
+
+        return control_for(args, pipe)
     if not args.image:
         return {"height": args.height, "width": args.width}
     from .editing.edit_command import pictures_for

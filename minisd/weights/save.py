@@ -18,7 +18,7 @@ from ..schedulers import Scheduler
 from ..tokenizer import CLIPTokenizer
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
-from .fill import NETWORKS, part_of
+from .fill import KINDS, part_of
 from .folder import DEFAULTS
 from .names import to_diffusers
 from .pipeline_index import INDEX, index_json
@@ -60,7 +60,7 @@ def as_written(component: Any) -> Any:
 def class_name(component: Component) -> str:
     """The class that diffusers knows a component by: of a network or a class derived elsewhere, the one that it extends."""
     if isinstance(component, nn.Module):
-        return NETWORKS[part_of(type(component))].network.__name__
+        return KINDS[part_of(type(component))].network.__name__
     return next(kind.__name__ for kind in type(component).__mro__ if kind.__module__.startswith("minisd."))
 
 
@@ -85,7 +85,7 @@ def write_weights(
     """The weights of a network, by their names in it, under diffusers' names."""
     part = part_of(type(network))
     named = to_diffusers(part, tensors, convolutions=not getattr(network.config, "use_linear_projection", True))
-    file = ".".join(filter(None, (NETWORKS[part].weights, variant, "safetensors")))
+    file = ".".join(filter(None, (KINDS[part].weights, variant, "safetensors")))
     write_tensors(folder / file, named, dtype)
 
 

@@ -22,7 +22,9 @@ FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 READS_TEXT = r"model\.diffusion_model\..*\.attn2\.to_k\.weight"
 
 # A piece of a name that only files of this kind have.
-CONTROLNET = "a ControlNet, which steers another checkpoint and is none itself"
+CONTROLNET = (
+    "a ControlNet, which steers another checkpoint and is none itself: load it by ControlNetModel.from_single_file (--control)"
+)
 LORA = "a LoRA, which changes another checkpoint and is none itself: load that, then this by load_lora_weights (--lora)"
 OTHERS = {
     **dict.fromkeys(("lora_", "lora.", ":up", "hada_", "lokr_"), LORA),
