@@ -184,6 +184,11 @@ def test_several_controlnets_as_in_diffusers(folders, measure):
     given = {"num_inference_steps": 2, "latents": X[:1], "output_type": "latent", "controlnet_conditioning_scale": [0.5, 1.0]}
     images = [PIXELS, PIXELS.rotate(90)]
     assert measure(pipe(PROMPTS[0], images, **given).images, theirs(PROMPTS[0], images, **given).images) < 1e-4
+    pipe.unet.half()
+    with pytest.raises(
+        ValueError, match=r"the ControlNet is in torch.float32 on cpu, and the UNet in torch.float16 on cpu: pipe.to"
+    ):
+        pipe(PROMPTS[0], images)
     assert {p.dtype for net in pipe.to(torch.float64).controlnets for p in net.parameters()} == {torch.float64}
     with pytest.raises(ValueError, match="2 ControlNets need a list of 2 images"):
         pipe(PROMPTS[0], PIXELS)

@@ -216,6 +216,18 @@ def test_attentions_come_before_resnet_blocks_in_cloneofsimos_order():
     assert paths[-1] == "mid_block.resnet_2.conv2"
 
 
+def test_a_damaged_note_is_named(pipe, tmp_path):
+    changes = {place: sides for place, sides in random_changes(pipe, "attn2.to_q").items() if place[0] == "unet"}
+    for note, says in {
+        '{"unet.lora_alpha": "4"}': "unet.lora_alpha = '4' is not a number",
+        '{"unet.alpha_pattern": {"(": 4}}': r"alpha_pattern '\(' is no pattern",
+        "[": "is not valid JSON",
+    }.items():
+        file = write_lora(tmp_path / "lora.safetensors", changes, peft, notes={"lora_adapter_metadata": note})
+        with pytest.raises(CheckpointError, match=says):
+            pipe.load_lora_weights(file)
+
+
 # What a pipeline does
 
 
@@ -316,6 +328,19 @@ def test_pickles_of_tensors_are_read(pipe, tmp_path):
     assert distance(predictions(pipe)[1], before[1]) < 1e-5
 
 
+def test_ids_on_the_hub_are_found_in_the_cache(pipe, tmp_path):
+    snapshot = tmp_path / "models--somebody--lora" / "snapshots" / "0123"
+    (snapshot / "sub").mkdir(parents=True)
+    (tmp_path / "models--somebody--lora" / "refs").mkdir()
+    (tmp_path / "models--somebody--lora" / "refs" / "main").write_text("0123")
+    kohya_file(pipe, tmp_path).rename(snapshot / "sub" / "mine.safetensors")
+    hub = {"cache_dir": tmp_path, "local_files_only": True}
+    with pytest.raises(CheckpointError, match=r"somebody/lora has no pytorch_lora_weights.safetensors and .*weight_name"):
+        pipe.load_lora_weights("somebody/lora", **hub)
+    pipe.load_lora_weights("somebody/lora", weight_name="mine.safetensors", subfolder="sub", **hub)
+    assert any(isinstance(module, LoRA) for module in pipe.unet.modules())
+
+
 # Files that do not fit
 
 
@@ -378,6 +403,8 @@ def test_files_that_are_not_there(pipe, tmp_path):
         pipe.load_lora_weights(tmp_path)
     with pytest.raises(CheckpointError, match="is not fully cached"):
         pipe.load_lora_weights("somebody/lora", local_files_only=True)
+    with pytest.raises(TypeError, match="unknown argument prefix; known are weight_name, subfolder, revision"):
+        pipe.load_lora_weights(file, prefix="unet")
     with pytest.raises(ValueError, match="scale must be a number, not 'x'"):
         pipe.load_lora_weights(file, "x")
     with pytest.raises(ValueError, match="there is no adapter 'x'; none is loaded"):

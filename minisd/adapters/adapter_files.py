@@ -8,6 +8,7 @@ from typing import Any
 from ..weights.errors import CheckpointError
 from ..weights.find import HubOptions, find
 from ..weights.folder import Needed, within
+from ..weights.load import HUB, checked_keywords
 
 SUFFIXES = (".safetensors", ".bin", ".pt")
 BASES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}  # by the width of their text states
@@ -25,6 +26,7 @@ def find_adapter(
 
     `companions` are downloaded with it. Raises CheckpointError with the way out.
     """
+    options = HubOptions(**checked_keywords(hub, ("weight_name", "subfolder", *HUB)))
     path = Path(source).expanduser()
     if path.is_file():
         return path
@@ -32,7 +34,7 @@ def find_adapter(
         raise CheckpointError(f'there is no file "{source}"; check its name and its folder')
     names = [within(subfolder, name) for name in ([weight_name] if weight_name else usual)]
     needed = Needed(optional=(*names, *(within(subfolder, name) for name in companions)))
-    folder = find(source, needed, HubOptions(**hub))
+    folder = find(source, needed, options)
     files = [folder / name for name in names if (folder / name).is_file()]
     if not weight_name and path.is_dir() and not files:  # a folder may hold one file, under any name
         files = [file for file in sorted((folder / subfolder).glob("*")) if file.suffix in SUFFIXES]

@@ -1,8 +1,8 @@
 """A LoRA file: read, recognised, and checked against the networks that it is to change, before any of them changes."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from re import fullmatch, match
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ def refuse_others(path: Path, tensors: Mapping[str, Tensor], networks: Mapping[s
             raise CheckpointError(f"{path} is {kind}, which minisd does not implement; only LoRA is")
     config: Any = networks["unet"].config
     for name, tensor in tensors.items():
-        if match(READS_TEXT, name) and tensor.ndim > 1 and tensor.shape[1] != config.cross_attention_dim:
+        if re.match(READS_TEXT, name) and tensor.ndim > 1 and tensor.shape[1] != config.cross_attention_dim:
             base, ours = BASES.get(tensor.shape[1], "another base"), config.cross_attention_dim
             raise CheckpointError(
                 f"{path} is a LoRA for {base}: it reads text states {tensor.shape[1]} wide, and this model's are {ours} wide"
@@ -175,5 +175,12 @@ def alpha_of(path: Path, sides: dict[str, str], tensors: Mapping[str, Tensor], s
     with named(str(path), CheckpointError):
         patterns = get(settings, f"{prefix}alpha_pattern", dict[str, float], {})
         alpha = get(settings, f"{prefix}lora_alpha", float, rank)
-        own = (alpha for pattern, alpha in patterns.items() if layer and fullmatch(rf"(.*\.)?({pattern})", layer.layer))
-        return next(own, alpha) * (rank**0.5 if settings.get(f"{prefix}use_rslora") else 1)
+        stretch = rank**0.5 if get(settings, f"{prefix}use_rslora", bool, False) else 1.0
+    for pattern, own in patterns.items():
+        try:
+            if layer and re.fullmatch(rf"(.*\.)?({pattern})", layer.layer):
+                alpha = own
+                break
+        except re.error as error:
+            raise CheckpointError(f"{path} is damaged: alpha_pattern {pattern!r:.60} is no pattern ({error})") from None
+    return alpha * stretch

@@ -45,6 +45,10 @@ class ControlRequest(Request):
         several: Any = [image] if nets == 1 else image
         if not isinstance(several, list | tuple) or len(several) != nets:
             raise ValueError(f"{nets} ControlNets need a list of {nets} images")
+        for net in pipe.controlnets:
+            if (found := net.conv_in.weight).dtype != pipe.dtype or found.device != pipe.device:
+                theirs, ours = f"{found.dtype} on {found.device}", f"{pipe.dtype} on {pipe.device}"
+                raise ValueError(f"the ControlNet is in {theirs}, and the UNet in {ours}: pipe.to({pipe.dtype}) moves all parts")
         images = [read_pictures(one) / 2 + 0.5 for one in several]
         if len({one.shape[-2:] for one in images}) > 1:
             raise ValueError("the images of several ControlNets must have one size")
