@@ -63,7 +63,7 @@ def run(args: argparse.Namespace):
     say = (lambda *words: None) if args.quiet else (lambda *words: print(*words, file=sys.stderr))
     if args.model == "tiny":
         for prompt in dict.fromkeys([*(order.text for order in orders), args.negative_prompt]):
-            for hint in unknown_words(prompt):
+            for hint in unknown_words(adapters.without_words(prompt)):
                 say("note:", hint)
 
     for flag, why in NOT_NEEDED.items():

@@ -22,7 +22,8 @@ def files(tmp_path_factory):
     (folder / "more").mkdir()
     write_lora(folder / "one.safetensors", random_changes(pipe, "attn", 1), kohya)
     write_lora(folder / "more" / "two.v2.safetensors", random_changes(pipe, "attn", 2), kohya)
-    torch.save({"emb_params": randn(2, 48)}, folder / "easy.pt")
+    for word in ("easy", "cat"):
+        torch.save({"emb_params": randn(2, 48)}, folder / f"{word}.pt")
     return folder
 
 
@@ -78,7 +79,7 @@ def test_without_a_folder_a_tag_is_text(generate):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["<lora:three:1>", "--lora-dir", "."], "there is no LoRA 'three' in .; there is easy, one, two.v2"),
+        (["<lora:three:1>", "--lora-dir", "."], "there is no LoRA 'three' in .; there is cat, easy, one, two.v2"),
         (["<lora:one:x>", "--lora-dir", "."], "<lora:one:x> cannot be read; write <lora:name:scale>, for example <lora:one:0.8>"),
         (["<lora::1>", "--lora-dir", "."], "<lora::1> cannot be read"),
         (["a", "--lora-dir", "none"], "--lora-dir none is not a folder"),
@@ -86,7 +87,7 @@ def test_without_a_folder_a_tag_is_text(generate):
         (["a", "--lora", "one.safetensors:nan"], "the scale of --lora must be a number, not nan"),
         (["a", "--lora", "easy.pt"], "easy.pt is no LoRA: emb_params is in it"),
         (["a", "--embedding", "one.safetensors"], "one.safetensors is a LoRA; load it by load_lora_weights (--lora)"),
-        (["a", "--embedding", "easy.pt", "--embedding", "easy.pt"], "easy.pt: the tokenizer knows the word 'easy' already"),
+        (["a cat", "--embedding", "cat.pt"], "cat.pt: the tokenizer knows the word 'cat' already"),
     ],
     ids=str,
 )
@@ -94,6 +95,13 @@ def test_what_does_not_fit_is_one_sentence(generate, tmp_path, arguments, says):
     status, pictures, _, said = generate(*arguments)
     assert (status, pictures) == (1, []) and says in said and "Traceback" not in said
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_built_in_model_knows_an_added_word(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"<zorp>": randn(128)}, "learned_embeds.bin")
+    assert main(["a <zorp> on the beach", "--embedding", "learned_embeds.bin", "--steps", "1"]) == 0
+    assert "zorp" not in capsys.readouterr().err
 
 
 def test_damaged_settings_are_named(tmp_path):

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Adapters:
-    """What the flags ask for: the files of LoRAs by the names of their adapters, the scales of `--lora`, and files of words."""
+    """What the flags ask for: the files of LoRAs by the names of their adapters, the scales of `--lora`, and each file's words."""
 
     loras: dict[str, Path] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
-    words: list[Path] = field(default_factory=list)
+    words: dict[Path, list[str]] = field(default_factory=dict)
 
     def load(self, pipe: StableDiffusionPipeline):
         for path in self.words:
             pipe.load_textual_inversion(path)
         for name, path in self.loras.items():
             pipe.load_lora_weights(path, adapter_name=name)
+
+    def without_words(self, prompt: str) -> str:
+        """What of a prompt the model knew before."""
+        for word in (word for words in self.words.values() for word in words):
+            prompt = prompt.replace(word, "")
+        return prompt
 
     def batches(self, pipe: StableDiffusionPipeline, orders: Sequence["Order"], size: int) -> Iterator[list["Order"]]:
         """At most `size` orders at a time, all with the same LoRAs, which are set before."""
@@ -52,9 +58,9 @@ def find_adapters(args: argparse.Namespace, orders: Sequence["Order"]) -> tuple[
         source, scale = source_and_scale(given)
         name = f"--lora {len(found.loras) + 1}"
         found.loras[name], found.scales[name] = find_adapter(source, lora_file.USUAL, companions=(lora_file.CONFIG,)), scale
-    found.words = [find_adapter(source, word_files.USUAL) for source in args.embedding or ()]
-    for path in found.words:
-        word_files.read_words(path)
+    for source in args.embedding or ():
+        path = find_adapter(source, word_files.USUAL)
+        found.words[path] = list(word_files.read_words(path))
     if args.lora_dir:
         read = [tags_of(order.prompt) for order in orders]
         found.loras |= lora_files(args.lora_dir, dict.fromkeys(name for _, scales in read for name in scales))

@@ -141,7 +141,7 @@ def fitted(path: Path, layer: Layer, sides: dict[str, str], tensors: Mapping[str
     down, up = tensors[sides["down"]], tensors[sides["up"]]
     for name, dtype in header_of({name: tensors[name] for name in sides.values()}).dtypes.items():
         if name != sides.get("alpha") and dtype not in WEIGHTS:
-            raise CheckpointError(f"{path} does not fit: {name} is stored as {dtype}, as no weights are")
+            raise CheckpointError(f"{path} does not fit: {name} is stored as {dtype}, which is no dtype of weights")
         if not finite(tensors[name]):
             raise CheckpointError(f"{path} is damaged: {name} holds NaN or infinity")
     rank = len(down) if down.ndim else 0
