@@ -204,7 +204,7 @@ PLACES = {  # of each room in the figure: column, and row from the bottom
     "safety": (1.3, 2.2), "weights": (-1, 3), "pipeline": (1.75, 3.2), "tiny": (0.3, 3.4),
     "evaluate": (0, 4.4), "processes": (0.75, 4.4), "command": (1.75, 4.4),
     "words": (3, 2.6), "few steps": (3, 3.2), "editing": (2.9, 3.9), "explain": (2.9, 4.7), "foreign": (2.4, 2.2),
-    "fast": (0.3, 2.6), "system": (1.6, 5.7),
+    "fast": (0.3, 2.6), "adapters": (-1, 4.2), "system": (1.6, 5.7),
     "train": (-0.4, 5.3), "lessons": (-0.4, 6.2),
 }  # fmt: skip
 

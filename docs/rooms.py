@@ -8,11 +8,14 @@ ROOT = Path(__file__).parents[1]
 # The modules of each room, and the rooms that they may import. Imports never form a cycle.
 ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "config": (["config", "tasks", "as_mapping"], set()),
-    "pretrained": (["pretrained"], set()),
+    "pretrained": (["pretrained", "adaptable"], set()),
     "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image", "sheet"], set()),
-    "networks": (["layers", "clip", "clip_vision", "unet", "guided_unet", "vae"], {"config", "pretrained", "numerics"}),
+    "networks": (
+        ["layers", "clip", "clip_vision", "unet", "guided_unet", "controlnet", "vae"],
+        {"config", "pretrained", "numerics"},
+    ),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
-    "tokenizer": (["tokenizer"], {"pretrained"}),
+    "tokenizer": (["tokenizer", "phrases"], {"pretrained"}),
     "fast": (["fast"], set()),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
     "foreign": (["foreign", "switches"], {"config", "networks", "samplers", "safety", "fast"}),
@@ -24,6 +27,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "few steps": (["consistency"], {"networks", "pipeline"}),
     "editing": (["editing"], {"config", "numerics", "networks", "samplers", "pipeline", "system"}),
     "weights": (["weights"], {"config", "pretrained", "networks", "numerics", "samplers", "tokenizer", "safety", "fast", "system"}),
+    "adapters": (["adapters"], {"networks", "tokenizer", "pipeline", "weights", "fast", "system"}),
     "command": (
         ["flags", "generate", "again", "infotext", "image_files"],
         {"config", "numerics", "samplers", "pipeline", "fast", "tiny", "processes", "system"},
@@ -44,11 +48,14 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
 }
 LATE = {
     ("pretrained", "weights"),
+    ("pretrained", "adapters"),
+    ("weights", "adapters"),
     ("pipeline", "words"),
     ("samplers", "weights"),
     ("weights", "few steps"),
     ("command", "tiny"),
     ("command", "editing"),
+    ("command", "adapters"),
 }  # imported when a function is called
 
 

@@ -16,8 +16,13 @@ from .schedulers.names import AUTOMATIC, known_as
 # What a PNG records where it was given, and what it always records; the rest is for the reader.
 GIVEN = (
     "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "noise", "image", "mask", "strength", "paste",
-    "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale",
+    "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale", "lora", "lora_dir", "embedding",
+    "control", "control_image", "control_scale",
 )  # fmt: skip
+LISTS = {  # flags that may be given several times
+    **dict.fromkeys(("lora", "embedding", "control", "control_image"), str),
+    "control_scale": int | float,
+}
 RECORDED = (
     "prompt", "negative_prompt", "model", "sampler", "sigmas", "steps", "guidance_scale", "eta", "seed", "width", "height", "dtype",
     *GIVEN,
@@ -26,7 +31,7 @@ KINDS: dict[str, type | UnionType] = {
     **dict.fromkeys(("steps", "seed", "width", "height", "clip_skip"), int),
     **dict.fromkeys(("guidance_scale", "eta", "strength", "image_guidance_scale", "guidance_rescale"), int | float),
     **dict.fromkeys(("no_safety_checker", "paste", "prompt_weighting"), bool),
-    "grid": list,
+    **dict.fromkeys(("grid", *LISTS), list),
 }  # the others are texts
 CHOICES = {"noise": ("cpu", "cuda"), "dtype": ("float32", "float16", "bfloat16"), "sigmas": ("karras", "exponential")}
 FOR_READERS = ("version", "torch")
@@ -65,6 +70,9 @@ def settings_in(path: Path, given: argparse.Namespace) -> dict[str, Any]:
         flags = {name: value for name, value in flags.items() if name not in OF_A_MODEL}
     if given.sampler:
         flags.pop("sigmas", None)
+    for name in LISTS:
+        if getattr(given, name):
+            flags.pop(name, None)
     prompt = flags.pop("prompt")
     return flags if given.prompts or given.more_prompts or given.from_file else {**flags, "prompts": [prompt]}
 
@@ -98,6 +106,8 @@ def fits(name: str, value: Any) -> bool:
         return True
     if name in CHOICES:
         return value in CHOICES[name]
+    if name in LISTS and isinstance(value, list):
+        return all(isinstance(item, LISTS[name]) and not isinstance(item, bool) for item in value)
     return isinstance(value, KINDS.get(name, str)) and isinstance(value, bool) == (KINDS.get(name) is bool)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from tqdm import tqdm
 
+from .adaptable import Adaptable
 from .clip import CLIPTextModel
 from .foreign import ForeignParts
 from .pretrained import PretrainedPipeline
@@ -16,11 +17,11 @@ from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL
 
 
-class Components(ForeignParts, Switches, PretrainedPipeline):
+class Components(ForeignParts, Switches, Adaptable, PretrainedPipeline):
     """What a pipeline is made of. `num_inference_steps` and `guidance_scale` are the defaults of a call.
 
     `scheduler` and `safety_checker` are properties, in foreign.py, which also accept those of diffusers. Memory switches are in
-    switches.py, loading and saving in pretrained.py.
+    switches.py, loading and saving in pretrained.py, LoRA and textual inversion in adaptable.py.
     """
 
     vae: AutoencoderKL

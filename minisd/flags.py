@@ -4,8 +4,8 @@ import argparse
 import os
 import random
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,12 @@ SWITCHES = ("fixed_code", "skip_save", "laion400m", "dpm")  # those of them that
 
 @dataclass(frozen=True)
 class Order:
-    """One picture to draw: what, and from which noise."""
+    """One picture to draw: what, and from which noise. `text` is the prompt without the tags that name `loras` and their scales."""
 
     prompt: str
     seed: int
+    text: str
+    loras: Mapping[str, float] = field(default_factory=dict)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--negative-prompt", default="", metavar="TEXT", help="what to avoid")
     p.add_argument("--prompt-weighting", action="store_true", help='read "(word:1.3)", "[word]" and BREAK; prompts of any length')
+    p.add_argument(
+        "--lora", action="append", metavar="FILE[:SCALE]", help="add a LoRA to the model; several add up (default scale: 1)"
+    )
+    p.add_argument("--lora-dir", type=user_path, metavar="FOLDER", help='read "<lora:name:0.8>" in prompts: a file of this folder')
+    p.add_argument("--embedding", action="append", metavar="FILE", help="add a word to the model: a textual inversion")
     p.add_argument("--clip-skip", type=int, metavar="N", help="leave out the last N layers of the text encoder")
     model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
     p.add_argument(
@@ -75,6 +82,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--image-guidance-scale", type=float, metavar="W", help="for InstructPix2Pix: how closely to keep to the picture"
     )
+    p.add_argument("--control", action="append", metavar="WHERE", help="a ControlNet: a file, a folder, or an id on the Hub")
+    p.add_argument("--control-image", action="append", metavar="PICTURE", help="what it sees, for example white edges on black")
+    p.add_argument("--control-scale", action="append", type=float, metavar="S", help="its strength (default: 1)")
     p.add_argument(
         "--again", type=user_path, metavar="PNG", help="take the settings of a picture that minisd or a web interface wrote"
     )
@@ -187,7 +197,7 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
     seed = random.randrange(2**32) if args.seed in RANDOM else args.seed
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed must be from 0 to {2**63 - 1}, or -1 for a random one, not {seed}")
-    orders = [Order(prompt, seed + i) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
+    orders = [Order(prompt, seed + i, prompt) for i, prompt in enumerate(p for p in prompts for _ in range(count))]
     return orders[rank::world]
 
 

@@ -58,10 +58,13 @@ def run(args: argparse.Namespace):
     orders = what_to_draw(args)
     if not orders:  # under torchrun, with fewer pictures than processes
         return
+    from .adapters.adapter_command import find_adapters
+
+    adapters, orders = find_adapters(args, orders)
     say = (lambda *words: None) if args.quiet else (lambda *words: print(*words, file=sys.stderr))
     if args.model == "tiny":
-        for prompt in dict.fromkeys([*(order.prompt for order in orders), args.negative_prompt]):
-            for hint in unknown_words(prompt):
+        for prompt in dict.fromkeys([*(order.text for order in orders), args.negative_prompt]):
+            for hint in unknown_words(adapters.without_words(prompt)):
                 say("note:", hint)
 
     for flag, why in NOT_NEEDED.items():
@@ -76,14 +79,15 @@ def run(args: argparse.Namespace):
     half = device.startswith("cuda") and args.precision != "full"
     dtype = DTYPES[args.dtype or ("float16" if half else "float32")]
     pipe = load(args, dtype=dtype, **how_to_load(args)).to(device)
+    adapters.load(pipe)
     pipe.scheduler = with_sigmas(pipe.scheduler, args.sigmas or (args.sampler and args.sampler[1]))
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
     say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
     started, pictures = time.perf_counter(), []
     with arithmetic(pipe.device, pipe.dtype):
-        for first in range(0, len(orders), BATCH):
-            pictures += write(pipe, orders[first : first + BATCH], args, say)
+        for batch in adapters.batches(pipe, orders, BATCH):
+            pictures += write(pipe, batch, args, say)
     if args.grid:
         columns = args.num_images if args.num_images > 1 else math.ceil(len(pictures) ** 0.5)
         pictures += [Image.new("RGB", pictures[0].size, "white")] * (-len(pictures) % columns)
@@ -94,7 +98,11 @@ def run(args: argparse.Namespace):
 
 
 def load(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
-    """The pipeline for text, or the one for a picture."""
+    """The pipeline for text, the one for a picture, or the one with ControlNets."""
+    if args.control or args.control_image or args.control_scale:
+        from .editing.control_command import load_controlled
+
+        return load_controlled(args, **options)
     if not (args.image or args.mask or args.paste or {args.strength, args.image_guidance_scale} != {None}):
         return StableDiffusionPipeline.from_pretrained(args.model, **options)
     from .editing.edit_command import load_for
@@ -103,7 +111,11 @@ def load(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
 
 
 def size_or_picture(pipe: StableDiffusionPipeline, images: int, args: argparse.Namespace) -> dict[str, Any]:
-    """What the images start from: nothing but a size, or a picture."""
+    """What the images start from: nothing but a size, a picture, or what ControlNets see."""
+    if args.control:
+        from .editing.control_command import control_for
+
+        return control_for(args, pipe)
     if not args.image:
         return {"height": args.height, "width": args.width}
     from .editing.edit_command import pictures_for
@@ -136,7 +148,7 @@ def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Names
     """Of each order the picture, if asked the film of what the model guessed at every step, and whether the checker hides both."""
     start = size_or_picture(pipe, len(batch), args)
     steps = pipe.denoise(
-        [order.prompt for order in batch],
+        [order.text for order in batch],
         **start,
         num_inference_steps=args.steps,
         guidance_scale=args.guidance_scale,
@@ -197,7 +209,7 @@ def file_name(out: Path, order: Order, suffix: str = "") -> Path:
     """The name that was asked for, or one that tells prompt and seed."""
     if names_picture(out):
         return out.with_stem(out.stem + suffix)
-    words = "-".join(re.findall(r"\w+", order.prompt.lower()))[:60].encode()[:NAME].decode(errors="ignore") or "picture"
+    words = "-".join(re.findall(r"\w+", order.text.lower()))[:60].encode()[:NAME].decode(errors="ignore") or "picture"
     return out / f"{words}-{order.seed}{suffix}.png"
 
 

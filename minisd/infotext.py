@@ -17,6 +17,7 @@ NAME = r'[^\s,:"][^,:"]*'
 SETTING = re.compile(rf'\s*({NAME}):\s*("(?:\\.|[^\\"])*"|.*?)\s*(?:$|,(?=\s*{NAME}:)|,\s*$)')
 SHOWN = {"steps": "Steps", "sampler": "Sampler", "guidance_scale": "CFG scale", "seed": "Seed", "size": "Size", "model": "Model"}
 SHOWN |= {"strength": "Denoising strength", "image_guidance_scale": "Image CFG scale"}
+SHOWN |= {"lora": "LoRA", "embedding": "Textual inversion"}
 
 
 class Infotext(NamedTuple):
@@ -53,7 +54,11 @@ def write_infotext(settings: Mapping[str, Any]) -> str:
         line["RNG"] = "CPU"
     line["Version"] = f"minisd {settings['version']}"
     negative = [f"{NEGATIVE} {settings['negative_prompt']}"] if settings["negative_prompt"] else []
-    return "\n".join([settings["prompt"], *negative, ", ".join(f"{name}: {quoted(str(value))}" for name, value in line.items())])
+    return "\n".join([settings["prompt"], *negative, ", ".join(f"{name}: {quoted(shown(value))}" for name, value in line.items())])
+
+
+def shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 def quoted(value: str) -> str:

@@ -44,6 +44,7 @@ class PretrainedPipeline:
     """A pipeline that can be loaded from a checkpoint with all its parts, and saved as one."""
 
     unet_channels: ClassVar[tuple[int, ...]] = (4,)  # input channels of the UNets that it draws with
+    not_in_checkpoints: ClassVar[tuple[str, ...]] = ()  # parts that must be given by keyword
 
     @classmethod
     def from_pretrained(cls, source: str | os.PathLike, **options) -> Self:

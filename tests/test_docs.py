@@ -19,9 +19,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import begun, distance, randn, toy_model, trajectory
+from helpers import begun, distance, randn, small_network, small_pipeline, toy_model, trajectory
+from loras import kohya, random_changes, write_lora
 from originals import averaged, original_tensors, write_original
+from PIL import Image
 
+from minisd import ControlNetModel
 from minisd.evaluate.__main__ import parser as evaluation
 from minisd.evaluate.curves import parser as curves
 from minisd.generate import main as generate
@@ -227,11 +230,16 @@ def stand_ins(folders, tmp_path, monkeypatch, small_presets) -> dict[str, Path]:
         shutil.copy(weights, weights.with_suffix(".fp16.safetensors"))
     write_original(tmp_path / "v1-5-pruned-emaonly.safetensors", "v1")
     torch.save({"state_dict": averaged(original_tensors("v1"))}, tmp_path / "v1-5-pruned.ckpt")
+    write_lora(tmp_path / "crayons.safetensors", random_changes(small_pipeline("v1"), "attn"), kohya)
+    torch.save({"emb_params": randn(2, 48)}, tmp_path / "easynegative.pt")
+    ControlNetModel.from_unet(small_network("unet", "v1")).save_pretrained(tmp_path / "control")
+    Image.new("RGB", (64, 64)).save(tmp_path / "edges.png")
     monkeypatch.setattr("minisd.weights.load.VOCABULARY", str(folder))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line has one of its own
     monkeypatch.chdir(tmp_path)
     few_steps = ("SimianLuo/LCM_Dreamshaper_v7", "stabilityai/sd-turbo")
-    return dict.fromkeys(("CompVis/stable-diffusion-v1-4", "path/to/a/diffusers/folder", "my-model", *few_steps), folder)
+    stand_ins = dict.fromkeys(("CompVis/stable-diffusion-v1-4", "path/to/a/diffusers/folder", "my-model", *few_steps), folder)
+    return stand_ins | {"lllyasviel/control_v11p_sd15_canny": tmp_path / "control"}
 
 
 def programs(text: str, language: str, stand_ins: dict[str, Path]) -> list[str]:

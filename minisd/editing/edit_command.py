@@ -1,7 +1,9 @@
 """The command line's pictures: `--image`, `--strength`, `--mask`, `--paste`, `--image-guidance-scale`."""
 
 import argparse
+import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -52,7 +54,7 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
 
 def pictures_for(args: argparse.Namespace, pipe: StableDiffusionPipeline, images: int) -> dict[str, Any]:
     """The picture, its mask and its scales as arguments of `pipe.denoise`, for that many images: each has its own seed."""
-    image = fitted(args, pipe)
+    image = fitted(args.image, pipe, args.width, args.height)
     given: dict[str, Any] = {"image": [image] * images}
     if args.mask:
         given["mask_image"] = [upright(open_image(args.mask), "L").resize(image.size, Image.Resampling.NEAREST)] * images
@@ -60,16 +62,16 @@ def pictures_for(args: argparse.Namespace, pipe: StableDiffusionPipeline, images
     return given | {name: value for name, value in settings.items() if value is not None}
 
 
-def fitted(args: argparse.Namespace, pipe: StableDiffusionPipeline) -> Image.Image:
+def fitted(path: Path, pipe: StableDiffusionPipeline, wide: int | None, high: int | None) -> Image.Image:
     """The picture in the size asked for, or else in the nearest that the model can draw; says so if it changes."""
-    image = upright(open_image(args.image), "RGB")
+    image = upright(open_image(path), "RGB")
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    high, wide = sides(pipe.unet.config.sample_size)
-    width, height = fitting_size(*image.size, factor, most=high * wide * factor**2)
-    size = (args.width or width, args.height or height)
+    area = math.prod(sides(pipe.unet.config.sample_size)) * factor**2
+    width, height = fitting_size(*image.size, factor, most=area)
+    size = (wide or width, high or height)
     if size != image.size:
         before, after = (f"{side[0]}×{side[1]}" for side in (image.size, size))
-        warnings.warn(f"{args.image} is {before} and was fitted to {after}; --width and --height choose another size", stacklevel=2)
+        warnings.warn(f"{path} is {before} and was fitted to {after}; --width and --height choose another size", stacklevel=2)
     return image.resize(size, Image.Resampling.LANCZOS)
 
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..clip import CLIPTextModel
 from ..config import CLIPTextConfig, UNetConfig, VAEConfig
+from ..controlnet import ControlNetConfig, ControlNetModel
 from ..fast.convolution import speed_up
 from ..guided_unet import GuidedUNet, GuidedUNetConfig
 from ..safety_checker import SafetyCheckerConfig, StableDiffusionSafetyChecker
@@ -29,7 +30,7 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class NetworkKind(NamedTuple):
-    """A network that a checkpoint can have; `weights` is how its file of weights is named in a diffusers folder."""
+    """A network and how it is saved; `weights` is how its file of weights is named in a diffusers folder."""
 
     network: type[nn.Module]
     config: type
@@ -43,11 +44,13 @@ NETWORKS = {
     "text_encoder": NetworkKind(CLIPTextModel, CLIPTextConfig, "model"),
     "safety_checker": NetworkKind(StableDiffusionSafetyChecker, SafetyCheckerConfig, "model"),
 }
+ALONE = {"controlnet": NetworkKind(ControlNetModel, ControlNetConfig, "diffusion_pytorch_model")}  # never part of a checkpoint
+KINDS = NETWORKS | ALONE
 
 
 def part_of(network: type[nn.Module]) -> str:
-    """The name in NETWORKS of a class, or of the class that it is derived from."""
-    return next(part for part, kind in NETWORKS.items() if issubclass(network, kind.network))
+    """The name in KINDS of a class, or of the class that it is derived from."""
+    return next(part for part, kind in KINDS.items() if issubclass(network, kind.network))
 
 
 class Unfilled(TorchFunctionMode):
@@ -70,7 +73,7 @@ def unfilled(network: type[N], config: Any) -> N:
 def described(network: type[N], settings: Settings, where: str) -> N:
     """The empty network that a config.json describes. Raises UnsupportedConfig, which names the file."""
     with named(where):
-        config: Any = read_config(NETWORKS[part_of(network)].config, settings)
+        config: Any = read_config(KINDS[part_of(network)].config, settings)
         kind: Any = GuidedUNet if isinstance(config, GuidedUNetConfig) else network
         return unfilled(kind, config)
 

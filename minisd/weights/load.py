@@ -18,7 +18,7 @@ from ..tasks import refuse_other_tasks
 from ..tokenizer import CLIPTokenizer
 from .checkpoint import Checkpoint, read_folder, read_part, read_single_file
 from .errors import CheckpointError
-from .fill import NETWORKS, fill, part_of
+from .fill import KINDS, NETWORKS, fill, part_of
 from .find import HubOptions, find, find_file
 from .folder import DEFAULTS, SCHEDULER, Needed, select_in, within
 from .pipeline_index import INDEX, class_of, refuse_unsupported
@@ -56,9 +56,11 @@ def checked_keywords(keywords: Mapping[str, Any], names: Collection[str]) -> dic
     return rest
 
 
-def replacements(keywords: Mapping[str, Any]) -> dict[str, Any]:
+def replacements(kind: type[PretrainedPipeline], keywords: Mapping[str, Any]) -> dict[str, Any]:
     """The parts among the keywords of a loader. Raises TypeError for names that no part has, and for names of files."""
-    parts = checked_keywords(keywords, REPLACEABLE)
+    parts = checked_keywords(keywords, (*REPLACEABLE, *kind.not_in_checkpoints))
+    if lacking := [name for name in kind.not_in_checkpoints if name not in parts]:
+        raise TypeError(f"a {kind.__name__} needs {lacking[0]}=…, which no checkpoint holds")
     for name, part in parts.items():
         if isinstance(part, str | os.PathLike):
             raise TypeError(f"pass a loaded {name}, for example {name}=….from_pretrained({str(part)!r}), not the name of a file")
@@ -118,7 +120,7 @@ def load_tokenizer(kind: type[T], source: str | os.PathLike, subfolder: str, hub
 def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, variant: str | None = None, **options: Any) -> N:
     dtype, hub = pop_dtype(options), HubOptions(**checked_keywords(options, HUB))
     variants = ("fp16", None) if hub.revision == "fp16" else (variant,)
-    needed = Needed(networks={subfolder: NETWORKS[part_of(kind)].weights}, variants=variants)
+    needed = Needed(networks={subfolder: KINDS[part_of(kind)].weights}, variants=variants)
     folder = find(source, needed, hub)
     network, tensors = read_part(kind, folder, subfolder, select_in(folder, needed).weights[subfolder])
     return fill(network, tensors, dtype)
@@ -141,7 +143,7 @@ def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None 
         if asked := variant or options.pop("revision", None):
             raise ValueError(f"{source} is a single file, which has no variants and no revisions; leave out {asked!r}")
         return load_single_file(kind, source, **options)
-    dtype, hub, given = pop_dtype(options), pop_hub_options(options), replacements(options)
+    dtype, hub, given = pop_dtype(options), pop_hub_options(options), replacements(kind, options)
     path = find(source, Needed((INDEX,)), hub) / INDEX
     index = parse_json(read_text(path), str(path))
     refuse_unsupported(index, given, str(source))
@@ -173,7 +175,7 @@ def load_single_file(
         options["tokenizer"] = tokenizer
     if "revision" in options:
         raise TypeError("unknown argument revision: a single file has no revisions")
-    dtype, hub, given = pop_dtype(options), pop_hub_options(options), replacements(options)
+    dtype, hub, given = pop_dtype(options), pop_hub_options(options), replacements(kind, options)
     source = find_file(source, hub)
     checkpoint = read_single_file(source, prediction_type, given=given.keys() - {"unet"})  # which tells what the file is
     if checkpoint.decided.startswith("guessed"):

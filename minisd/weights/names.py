@@ -29,6 +29,16 @@ CLIP = [
 ]
 RULES = {
     "unet": [*BOTH, ("mid_block.attentions.0.", "mid_block.attention."), *TRANSFORMER],
+    "controlnet": [
+        *BOTH,
+        ("mid_block.attentions.0.", "mid_block.attention."),
+        *TRANSFORMER,
+        ("controlnet_cond_embedding.conv_in.", "hint.0."),
+        *((f"controlnet_cond_embedding.blocks.{i}.", f"hint.{i + 1}.") for i in range(6)),
+        ("controlnet_cond_embedding.conv_out.", "hint.7."),
+        ("controlnet_down_blocks.", "zero_convs."),
+        ("controlnet_mid_block.", "mid_zero_conv."),
+    ],
     "vae": [
         *BOTH,
         ("mid_block.attentions.0.group_norm.", "mid_block.attention.norm."),
@@ -54,6 +64,7 @@ RULES = {
 # Other spellings of the same names: the official float32 VAEs have the first, text encoders come with and without a prefix.
 SPELLINGS = {
     "unet": [],
+    "controlnet": [],
     "vae": [(r"\.query\.", ".to_q."), (r"\.key\.", ".to_k."), (r"\.value\.", ".to_v."), (r"\.proj_attn\.", ".to_out.0.")],
     "text_encoder": [(r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1.")],
     "safety_checker": [(r"^vision_model\.(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.vision_model.\1.")],
@@ -62,6 +73,7 @@ SPELLINGS = {
 # Tensors that no network here needs: the numbers 0 to 76 or 0 to 256, and the other half of a full CLIP.
 NOT_NEEDED = {
     "unet": "",
+    "controlnet": "",
     "vae": "",
     "text_encoder": r"text_model\.embeddings\.position_ids|vision_model\..*|(text|visual)_projection\.weight|logit_scale",
     "safety_checker": r"vision_model\.vision_model\.embeddings\.position_ids",
@@ -118,8 +130,8 @@ def diffusers_places(part: str, names: Iterable[str]) -> tuple[dict[str, Place],
 
 
 def to_diffusers(part: str, tensors: Mapping[str, Tensor], convolutions: bool = False) -> dict[str, Tensor]:
-    """The way back; `convolutions` stores the UNet's proj_in and proj_out as v1 checkpoints do."""
+    """The way back; `convolutions` stores a UNet's or ControlNet's proj_in and proj_out as v1 checkpoints do."""
     named = {diffusers_name(part, name): tensor for name, tensor in tensors.items()}
-    if part == "unet" and convolutions:
+    if part in ("unet", "controlnet") and convolutions:
         named = {n: t[:, :, None, None] if CONVOLUTIONS.search(n) else t for n, t in named.items()}
     return named

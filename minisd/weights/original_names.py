@@ -52,6 +52,12 @@ UNET = [
     *unet_blocks(),
     *((f".{resnet}.{theirs}.", f".{resnet}.{ours}.") for resnet in RESNETS for theirs, ours in INSIDE.items()),
 ]
+CONTROLNET = [
+    *((f"input_hint_block.{2 * i}.", f"hint.{i}.") for i in range(8)),
+    *((f"zero_convs.{i}.0.", f"zero_convs.{i}.") for i in range(LEVELS * (LAYERS + 1))),
+    ("middle_block_out.0.", "mid_zero_conv."),
+    *UNET,
+]
 VAE = [
     *((f"encoder.down.{i}.", f"encoder.down_blocks.{i}.") for i in range(LEVELS)),
     # The decoder's levels are numbered from the image; minisd numbers them as they are executed, towards it.
@@ -79,7 +85,11 @@ OPENCLIP = [
 ]
 
 # The prefix of each part's names, and the rules for the rest of them. v1's text encoder is named as in diffusers.
-IMAGES = {"unet": ("model.diffusion_model.", UNET), "vae": ("first_stage_model.", VAE)}
+IMAGES = {
+    "unet": ("model.diffusion_model.", UNET),
+    "vae": ("first_stage_model.", VAE),
+    "controlnet": ("control_model.", CONTROLNET),
+}
 LAYOUTS = {
     "v1": {**IMAGES, "text_encoder": ("cond_stage_model.transformer.", RULES["text_encoder"])},
     "v2": {**IMAGES, "text_encoder": ("cond_stage_model.model.", OPENCLIP)},

@@ -1,4 +1,4 @@
-"""Pickles of tensors (.ckpt, .bin, .pt), read without running anything. Only `weights_convert` and adapters open them."""
+"""Pickles of tensors (.ckpt, .bin, .pt), read without running anything: for `weights_convert`, adapters and ControlNets only."""
 
 import re
 import zipfile

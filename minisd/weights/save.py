@@ -18,7 +18,7 @@ from ..schedulers import Scheduler
 from ..tokenizer import CLIPTokenizer
 from .checkpoint import Checkpoint
 from .errors import CheckpointError
-from .fill import NETWORKS, part_of
+from .fill import KINDS, part_of
 from .folder import DEFAULTS
 from .names import to_diffusers
 from .pipeline_index import INDEX, index_json
@@ -46,14 +46,21 @@ def save_component(component: Component, folder: str | os.PathLike, variant: str
 
 
 def as_written(component: Any) -> Any:
-    """The network inside what torch.compile makes of one."""
-    return getattr(component, "_orig_mod", component)
+    """The network inside what torch.compile makes of one. Raises CheckpointError for LoRAs, which no checkpoint has a place for."""
+    from ..adapters.lora import loras_of
+
+    inside = getattr(component, "_orig_mod", component)
+    if isinstance(inside, nn.Module) and (loras := loras_of(inside)):
+        raise CheckpointError(
+            f"the LoRA {loras[0].name!r} stands beside the weights; fuse_lora writes it into them, unload_lora_weights removes it"
+        )
+    return inside
 
 
 def class_name(component: Component) -> str:
     """The class that diffusers knows a component by: of a network or a class derived elsewhere, the one that it extends."""
     if isinstance(component, nn.Module):
-        return NETWORKS[part_of(type(component))].network.__name__
+        return KINDS[part_of(type(component))].network.__name__
     return next(kind.__name__ for kind in type(component).__mro__ if kind.__module__.startswith("minisd."))
 
 
@@ -78,7 +85,7 @@ def write_weights(
     """The weights of a network, by their names in it, under diffusers' names."""
     part = part_of(type(network))
     named = to_diffusers(part, tensors, convolutions=not getattr(network.config, "use_linear_projection", True))
-    file = ".".join(filter(None, (NETWORKS[part].weights, variant, "safetensors")))
+    file = ".".join(filter(None, (KINDS[part].weights, variant, "safetensors")))
     write_tensors(folder / file, named, dtype)
 
 

@@ -13,13 +13,14 @@ from ..config import (
     UnsupportedConfig,
     VAEConfig,
 )
+from ..controlnet import ControlNetConfig
 from ..guided_unet import GuidedUNetConfig
 from ..safety_checker import SafetyCheckerConfig
 from .sampler_settings import scheduler_json
 from .vetting import Settings, check, checked, get, refuse_blocks, refuse_uneven, refuse_unknown, refuse_unless, required, single
 
 Config = CLIPTextConfig | CLIPVisionConfig | SafetyCheckerConfig | UNetConfig | VAEConfig | SchedulerConfig
-C = TypeVar("C", CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, UNetConfig, VAEConfig)
+C = TypeVar("C", CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, UNetConfig, ControlNetConfig, VAEConfig)
 PER_LEVEL = tuple[int, ...]  # a number for each level
 
 
@@ -54,8 +55,8 @@ def read_text(settings: Settings) -> CLIPTextConfig:
 
 
 def text_json(config: CLIPTextConfig) -> dict[str, Any]:
-    """The ids are right, unlike 0, 2 and 1 in the official files, which are not read."""
-    end = config.vocab_size - 1
+    """The ids are right, unlike 0, 2 and 1 in the official files, which are not read. Added words come after CLIP's own."""
+    end = min(config.vocab_size, CLIPTextConfig.vocab_size) - 1
     special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **asdict(config), **special}
 
@@ -160,6 +161,29 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
     }
 
 
+# ControlNet
+
+CONTROLNET_IMPLEMENTED = {
+    "conditioning_channels": 3, "controlnet_conditioning_channel_order": "rgb", "global_pool_conditions": False, "in_channels": 4,
+}  # fmt: skip
+CONTROLNET_LACKS = ("out_channels", "sample_size", "up_block_types")  # what only the way up needs
+
+
+def read_controlnet(settings: Settings) -> ControlNetConfig:
+    refuse_unless(settings, CONTROLNET_IMPLEMENTED)
+    default = [DOWN[cross] for cross in UNetConfig().cross_attention]
+    down = get(settings, "down_block_types", tuple[str, ...], default)
+    own = {"conditioning_embedding_out_channels", *CONTROLNET_IMPLEMENTED}
+    mirrored = {"up_block_types": [block.replace("Down", "Up") for block in reversed(down)]}
+    unet = read_unet({name: value for name, value in settings.items() if name not in own} | mirrored)
+    return ControlNetConfig(**vars(unet) | checked(ControlNetConfig, {name: settings[name] for name in own & settings.keys()}))
+
+
+def controlnet_json(config: ControlNetConfig) -> dict[str, Any]:
+    shared = {name: value for name, value in unet_json(config).items() if name not in CONTROLNET_LACKS}
+    return {**shared, **CONTROLNET_IMPLEMENTED, "_class_name": "ControlNetModel"}
+
+
 # VAE
 
 VAE_IMPLEMENTED = {"act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True, "mid_block_add_attention": True}
@@ -190,6 +214,7 @@ READERS: dict[type, Callable[[Settings], Any]] = {
     CLIPVisionConfig: read_vision,
     SafetyCheckerConfig: read_safety_checker,
     UNetConfig: read_unet,
+    ControlNetConfig: read_controlnet,
     VAEConfig: read_vae,
 }
 WRITERS: dict[type, Callable[[Any], dict[str, Any]]] = {
@@ -197,6 +222,7 @@ WRITERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     CLIPVisionConfig: vision_json,
     SafetyCheckerConfig: safety_checker_json,
     UNetConfig: unet_json,
+    ControlNetConfig: controlnet_json,
     VAEConfig: vae_json,
     SchedulerConfig: scheduler_json,
 }

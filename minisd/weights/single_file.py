@@ -22,9 +22,12 @@ FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 READS_TEXT = r"model\.diffusion_model\..*\.attn2\.to_k\.weight"
 
 # A piece of a name that only files of this kind have.
-CONTROLNET = "a ControlNet, which steers another checkpoint and is none itself"
+CONTROLNET = (
+    "a ControlNet, which steers another checkpoint and is none itself: load it by ControlNetModel.from_single_file (--control)"
+)
+LORA = "a LoRA, which changes another checkpoint and is none itself: load that, then this by load_lora_weights (--lora)"
 OTHERS = {
-    "lora_": "a LoRA, which changes another checkpoint and is none itself; minisd has no use for it yet",
+    **dict.fromkeys(("lora_", "lora.", ":up", "hada_", "lokr_"), LORA),
     "conditioner.embedders.": "Stable Diffusion XL; minisd knows v1 and v2",
     "add_embedding.": "the UNet of Stable Diffusion XL; minisd knows v1 and v2",
     "joint_blocks.": "Stable Diffusion 3; minisd knows v1 and v2",
@@ -34,7 +37,7 @@ OTHERS = {
     "controlnet_cond_embedding.": CONTROLNET,
     "input_hint_block.": CONTROLNET,
     "label_emb.": "a UNet conditioned on classes, as unCLIP's and the upscaler's are; minisd knows text to image",
-    "emb_params": "a textual inversion, a word for another checkpoint",
+    "emb_params": "a textual inversion, a word for another checkpoint: load_textual_inversion (--embedding)",
     "concept_embeds": "the safety checker of a diffusers folder; name the folder that holds all parts",
 }
 ALONE = {

@@ -6,21 +6,26 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
+from ..controlnet import ControlNetConfig
 from .checkpoint import read_part, read_single_file
 from .compare import Spell, arranged, compare
 from .errors import CheckpointError
-from .fill import NETWORKS, part_of, shapes_of, unfilled
+from .fill import ALONE, KINDS, NETWORKS, part_of, shapes_of, unfilled
 from .folder import Needed, select_in
 from .generations import GENERATIONS
 from .names import Place, diffusers_name, diffusers_places
 from .original_names import LAYOUTS, original_name, original_places
+from .pickles import is_pickle, read_pickle
 from .prediction import TOLD_BY, prediction_type
-from .safetensors import Header, read_header, read_tensors
+from .safetensors import Header, header_of, read_header, read_tensors
 
 N = TypeVar("N", bound=nn.Module)
 
 # A name that only files in diffusers' layout have; text encoders of v1 have the same names in both.
-OF_DIFFUSERS = {"unet": "time_embedding.linear_1.weight", "vae": "decoder.mid_block.resnets.0.conv1.weight"}
+OF_DIFFUSERS = {
+    **dict.fromkeys(("unet", "controlnet"), "time_embedding.linear_1.weight"),
+    "vae": "decoder.mid_block.resnets.0.conv1.weight",
+}
 
 
 def read_network(kind: type[N], path: Path) -> tuple[N, dict[str, Tensor]]:
@@ -28,10 +33,14 @@ def read_network(kind: type[N], path: Path) -> tuple[N, dict[str, Tensor]]:
     part = part_of(kind)
     if path.is_dir():
         return read_network_folder(kind, path, part)
-    header = read_header(path)
+    if part in ALONE and is_pickle(path):  # as ControlNets were published
+        tensors = read_pickle(path)
+        header = header_of(tensors)
+    else:
+        header, tensors = read_header(path), {}
     if part not in LAYOUTS["v1"]:
         raise CheckpointError(f"a {kind.__name__} is not published as a single file; name its folder")
-    if "minisd" in header.metadata:
+    if "minisd" in header.metadata and part in NETWORKS:
         checkpoint = read_single_file(path, given=NETWORKS.keys() - {part})
         return unfilled(kind, checkpoint.networks[part].config), checkpoint.take(part)
     misfits = []
@@ -41,7 +50,7 @@ def read_network(kind: type[N], path: Path) -> tuple[N, dict[str, Tensor]]:
         findings = compare(header, places, unexpected, shapes_of(network), spell)
         if not findings.refused:
             findings.warn(str(path))
-            return network, arranged(read_tensors(path), places, shapes_of(network))
+            return network, arranged(tensors or read_tensors(path), places, shapes_of(network))
         misfits.append(findings)
     closest = min(misfits, key=lambda findings: sum(map(len, findings)))
     raise CheckpointError(f"{path} does not fit a {kind.__name__} of Stable Diffusion: {closest}")
@@ -50,7 +59,7 @@ def read_network(kind: type[N], path: Path) -> tuple[N, dict[str, Tensor]]:
 def read_network_folder(kind: type[N], folder: Path, part: str) -> tuple[N, dict[str, Tensor]]:
     """The network in a folder, or in that of its part."""
     subfolder = part if (folder / part).is_dir() else ""
-    selection = select_in(folder, Needed(networks={subfolder: NETWORKS[part].weights}, variants=(None, "fp16"), pickles=True))
+    selection = select_in(folder, Needed(networks={subfolder: KINDS[part].weights}, variants=(None, "fp16"), pickles=True))
     if selection.missing:
         raise CheckpointError(selection.missing)
     return read_part(kind, folder, subfolder, selection.weights[subfolder])
@@ -73,6 +82,8 @@ def located(part: str, names: Collection[str], generation: str) -> tuple[dict[st
 
 def config_of(part: str, generation: str, header: Header, places: dict[str, Place], path: Path):
     """The configuration of a network of v1 or v2; for a UNet, by its input channels and what it predicts."""
+    if part == "controlnet":
+        return ControlNetConfig(**vars(GENERATIONS[generation].configs(4)["unet"]))
     shape = header.shapes.get(places["conv_in.weight"].name, ()) if "conv_in.weight" in places else ()
     in_channels = shape[1] if part == "unet" and len(shape) == 4 else 4
     told_by = places.get(TOLD_BY.removeprefix("unet."))

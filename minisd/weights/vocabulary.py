@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import AddedToken
 
+from ..phrases import with_phrases
 from ..tokenizer import END, START, CLIPTokenizer
 from .added_words import ADDED, CONFIG, DECODER, FLAGS, SPECIAL, WHOLE, parsed, read_words, tokenizer_settings, word
 from .errors import CheckpointError
@@ -73,7 +74,7 @@ def read_tokenizer(kind: type[T], texts: Mapping[str, str], where: str, pad: str
     plain = [AddedToken(text, special=True) for text in (START, END, pad)]  # every tokenizer adds these
     added = [token for token in words if token not in plain or token.content not in vocab]
     try:
-        return kind(ids, merges, pad, added)
+        return with_phrases(kind(ids, merges, pad, added))
     except ValueError as error:
         raise CheckpointError(f"in {where}, {error}") from error
 

@@ -1,0 +1,84 @@
+"""The command line's adapters: `--lora`, `--lora-dir` with `<lora:name:0.8>` in prompts, and `--embedding`."""
+
+import argparse
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..pipeline import StableDiffusionPipeline
+from ..request import real
+from ..weights.pickles import is_pickle
+from ..weights.safetensors import read_header
+from . import lora_file, word_files
+from .adapter_files import find_adapter
+from .prompt_tags import lora_files, tags_of
+
+if TYPE_CHECKING:
+    from ..flags import Order
+
+
+@dataclass
+class Adapters:
+    """What the flags ask for: the files of LoRAs by the names of their adapters, the scales of `--lora`, and each file's words."""
+
+    loras: dict[str, Path] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    words: dict[Path, list[str]] = field(default_factory=dict)
+
+    def load(self, pipe: StableDiffusionPipeline):
+        for path in self.words:
+            pipe.load_textual_inversion(path)
+        for name, path in self.loras.items():
+            pipe.load_lora_weights(path, adapter_name=name)
+
+    def without_words(self, prompt: str) -> str:
+        """What of a prompt the model knew before."""
+        for word in (word for words in self.words.values() for word in words):
+            prompt = prompt.replace(word, "")
+        return prompt
+
+    def batches(self, pipe: StableDiffusionPipeline, orders: Sequence["Order"], size: int) -> Iterator[list["Order"]]:
+        """At most `size` orders at a time, all with the same LoRAs, which are set before."""
+        for _, group in groupby(orders, lambda order: order.loras):
+            alike = list(group)
+            scales = {**self.scales, **alike[0].loras}
+            if self.loras:
+                pipe.set_adapters(list(scales), list(scales.values()))
+            for first in range(0, len(alike), size):
+                yield alike[first : first + size]
+
+
+def find_adapters(args: argparse.Namespace, orders: Sequence["Order"]) -> tuple[Adapters, list["Order"]]:
+    """The files, which are there and can be read, and the orders without tags. Nothing of a model is loaded before."""
+    found = Adapters()
+    for given in args.lora or ():
+        source, scale = source_and_scale(given)
+        name = f"--lora {len(found.loras) + 1}"
+        found.loras[name], found.scales[name] = find_adapter(source, lora_file.USUAL, companions=(lora_file.CONFIG,)), scale
+    for source in args.embedding or ():
+        path = find_adapter(source, word_files.USUAL)
+        found.words[path] = list(word_files.read_words(path))
+    if args.lora_dir:
+        read = [tags_of(order.prompt) for order in orders]
+        found.loras |= lora_files(args.lora_dir, dict.fromkeys(name for _, scales in read for name in scales))
+        orders = [replace(order, text=text, loras=scales) for order, (text, scales) in zip(orders, read)]
+    if tagged := next((text for text in (*(order.text for order in orders), args.negative_prompt) if "<lora:" in text), None):
+        where = "in the negative prompt" if args.lora_dir else "without --lora-dir, the folder of LoRAs,"
+        warnings.warn(f"<lora:…> {where} is read as text: {tagged!r:.60}", stacklevel=1)
+    for path in found.loras.values():
+        if not is_pickle(path):
+            read_header(path)
+    return found, list(orders)
+
+
+def source_and_scale(given: str) -> tuple[str, float]:
+    """FILE or FILE:SCALE."""
+    source, colon, number = given.rpartition(":")
+    try:
+        scale = float(number)
+    except ValueError:
+        return given, 1.0
+    return (source, real("the scale of --lora", scale)) if colon and not Path(given).exists() else (given, 1.0)

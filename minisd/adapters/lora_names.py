@@ -1,0 +1,73 @@
+"""How LoRA files name the layers that they change, and minisd's paths for these layers.
+
+    kohya-ss    lora_unet_down_blocks_0_….lora_down.weight, or with CompVis' names lora_unet_input_blocks_1_1_….lora_down.weight
+    diffusers   unet.down_blocks.0.….attn1.processor.to_q_lora.down.weight, later ….attn1.to_q.lora.down.weight
+    peft        unet.down_blocks.0.….attn1.to_q.lora_A.weight, or base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight
+    cloneofsimo unet:17:down (lora_by_number.py)
+
+Only the two ends of a name are parsed. For the rest each layer of a network says how it may be called; dots count as underscores.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from torch import nn
+
+from ..weights.names import diffusers_name
+from ..weights.original_names import original_name
+from .lora import layers_of
+
+PREFIX = re.compile(r"base_model\.model\.|(?P<part>unet|text_encoder)\.|lora_(?P<kohya>unet|te1?)_|")
+ENDING = re.compile(
+    r"(?P<layer>.+?)"
+    r"(?:\.alpha|(?:\.lora_|\.lora\.|_lora\.|\.lora_linear_layer\.)(?P<side>down|up|A|B)(?:\.default(?:_\d+)?)?\.weight)"
+)
+SIDES = {"down": "down", "A": "down", "up": "up", "B": "up", None: "alpha"}
+
+
+class Named(NamedTuple):
+    """A tensor of a LoRA file: `side` is "down", "up" or "alpha" of a `layer`, whose `part` not every file names."""
+
+    part: str | None
+    layer: str
+    side: str
+
+
+def parsed(name: str) -> Named | None:
+    """None for a name that no tensor of a LoRA has."""
+    prefix = PREFIX.match(name)
+    assert prefix is not None  # the pattern may be empty
+    ending = ENDING.fullmatch(name, prefix.end())
+    if not ending:
+        return None
+    kohya = prefix["kohya"] and ("unet" if prefix["kohya"] == "unet" else "text_encoder")
+    return Named(prefix["part"] or kohya, ending["layer"].replace(".processor", ""), SIDES[ending["side"]])
+
+
+def spellings(networks: Mapping[str, nn.Module]) -> dict[str, list[tuple[str, str]]]:
+    """The layers, each as its part and its path, by all names that a file may have for them."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for part, network in networks.items():
+        for path in layers_of(network):
+            for name in {name.replace(".", "_") for name in names_of(part, path)}:
+                found.setdefault(name, []).append((part, path))
+    return found
+
+
+def names_of(part: str, path: str) -> Iterator[str]:
+    """What programs call a layer: diffusers and transformers, CompVis, and diffusers before it used peft."""
+    name = diffusers_name(part, f"{path}.weight").removesuffix(".weight")
+    yield name
+    yield name.removeprefix("text_model.")
+    yield original_name(f"{part}.{path}.weight", "v1").removeprefix("model.diffusion_model.").removesuffix(".weight")
+    if part == "unet":
+        yield name.removesuffix(".0")  # to_out.0
+    else:
+        yield re.sub(r"(q|k|v|out)_proj$", r"to_\1", name)
+
+
+def place_of(named: Named, found: Mapping[str, list[tuple[str, str]]]) -> tuple[str, str] | None:
+    """Part and path of the layer; without a part in the file's name, the UNet's comes first."""
+    places = found.get(named.layer.replace(".", "_"), [])
+    return next((place for place in places if named.part in (None, place[0])), None)

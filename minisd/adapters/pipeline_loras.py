@@ -1,0 +1,82 @@
+"""The LoRAs of a pipeline: loaded, weighed against each other, fused and removed. They stand in its networks, nowhere else."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..request import real
+from .adapter_files import find_adapter
+from .lora import LoRA, attach, fuse, fused, layers_of, loras_of, remove, unfuse
+from .lora_file import CONFIG, USUAL, read_lora
+from .textual_inversion import add_words, checked_words
+
+if TYPE_CHECKING:
+    from ..components import Components
+
+
+def networks_of(pipe: "Components") -> dict[str, nn.Module]:
+    """The networks that LoRAs change; of what torch.compile made of one, the network inside."""
+    networks: dict[str, nn.Module] = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
+    return {part: getattr(network, "_orig_mod", network) for part, network in networks.items()}
+
+
+def loaded(pipe: "Components") -> dict[str, list[LoRA]]:
+    """The LoRAs beside the weights, by the names of their adapters."""
+    found: dict[str, list[LoRA]] = {}
+    for network in networks_of(pipe).values():
+        for lora in loras_of(network):
+            found.setdefault(lora.name, []).append(lora)
+    return found
+
+
+def load_lora(pipe: "Components", source: str | os.PathLike, scale: Any, adapter_name: str | None, **where: Any):
+    networks = networks_of(pipe)
+    layers = {part: layers_of(network) for part, network in networks.items()}
+    taken = {*loaded(pipe), *(lora.name for inside in layers.values() for layer in inside.values() for lora in fused(layer))}
+    name = adapter_name or next(name for i in range(len(taken) + 1) if (name := f"default_{i}") not in taken)
+    if name in taken:
+        raise ValueError(f"there is an adapter {name!r} already; give this one another adapter_name")
+    path = find_adapter(source, USUAL, companions=(CONFIG,), **where)
+    content = read_lora(path, networks, name, real("scale", scale))
+    words = checked_words(pipe, content.words, str(path))
+    for (part, inside), lora in content.loras.items():
+        attach(layers[part][inside], lora)
+    add_words(pipe, words)
+
+
+def set_adapters(pipe: "Components", names: str | Sequence[str], weights: Any = None):
+    """The scale of each named adapter, by default 1; those that are not named get 0."""
+    names = [names] if isinstance(names, str) else list(names)
+    weights = [1.0 if weights is None else weights] * len(names) if not isinstance(weights, list | tuple) else list(weights)
+    found = loaded(pipe)
+    if unknown := [name for name in names if name not in found]:
+        raise ValueError(f"there is no adapter {unknown[0]!r}; {', '.join(map(repr, found)) or 'none'} is loaded")
+    if len(weights) != len(names):
+        raise ValueError(f"{len(weights)} weights for {len(names)} adapters")
+    scales = {name: real("the weight of an adapter", weight) for name, weight in zip(names, weights)}
+    for name, loras in found.items():
+        for lora in loras:
+            lora.scale = scales.get(name, 0.0)
+
+
+def fuse_loras(pipe: "Components", scale: Any):
+    scale = real("lora_scale", scale)
+    if not loaded(pipe):
+        raise ValueError("there is no LoRA to fuse; load one by load_lora_weights")
+    for network in networks_of(pipe).values():
+        for layer in layers_of(network).values():
+            fuse(layer, scale)
+
+
+def unfuse_loras(pipe: "Components"):
+    for network in networks_of(pipe).values():
+        for layer in layers_of(network).values():
+            unfuse(layer)
+
+
+def unload_loras(pipe: "Components"):
+    for network in networks_of(pipe).values():
+        for layer in layers_of(network).values():
+            remove(layer)

@@ -1,0 +1,130 @@
+"""Textual inversion: new words, each one or several vectors that stand where CLIP's word embeddings stand (Gal et al. 2022, §4).
+
+Nothing else changes: the table of embeddings gets rows, and the tokenizer gets words for them.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor, nn
+
+from ..clip import CLIPTextModel
+from ..phrases import phrases_of, with_phrases
+from ..tokenizer import CLIPTokenizer
+from ..weights.compare import WEIGHTS
+from ..weights.errors import CheckpointError
+from ..weights.safetensors import DTYPE_NAMES, finite
+from .adapter_files import BASES, find_adapter
+from .word_files import USUAL, read_words
+
+if TYPE_CHECKING:
+    from ..components import Components
+
+
+def text_encoder_of(pipe: "Components") -> CLIPTextModel:
+    return getattr(pipe.text_encoder, "_orig_mod", pipe.text_encoder)
+
+
+def added_words(tokenizer: CLIPTokenizer) -> dict[str, int]:
+    """The words after CLIP's own, with their ids."""
+    ids = {word.content: tokenizer.vocab[word.content] for word in tokenizer.added}
+    return {word: id for word, id in ids.items() if id > tokenizer.end_id}
+
+
+def load_words(pipe: "Components", source: str | os.PathLike, token: str | None, **where: Any):
+    path = find_adapter(source, USUAL, **where)
+    words = read_words(path, token)
+    if again := [word for word in words if word in pipe.tokenizer.vocab]:
+        raise ValueError(f"{path}: the tokenizer knows the word {again[0]!r:.60} already; give another by token=…")
+    add_words(pipe, checked_words(pipe, words, str(path)))
+
+
+def checked_words(pipe: "Components", words: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Words with vectors (n, D) that fit the pipeline; those that it has already, with the same vectors, are left out.
+
+    Raises CheckpointError for vectors that are damaged or of another base, and ValueError for words that are known.
+    """
+    table, vocab = text_encoder_of(pipe).token_embedding.weight, pipe.tokenizer.vocab
+    fitting = {}
+    for word, vectors in words.items():
+        if (
+            DTYPE_NAMES.get(vectors.dtype) not in WEIGHTS
+            or vectors.ndim not in (1, 2)
+            or not vectors.numel()
+            or not finite(vectors)
+        ):
+            raise CheckpointError(f"{where} is damaged: {word!r:.60} is not one or several vectors of finite numbers")
+        width, ours = vectors.shape[-1], table.shape[1]
+        if width != ours:
+            base = f", as of {BASES[width]}" if width in BASES else ""
+            raise CheckpointError(f"{where} does not fit: its words are {width} wide{base}, and this model's are {ours} wide")
+        rows = vectors.detach().reshape(-1, width)
+        own = [vocab[piece] for piece in pieces_of(word, len(rows)) if piece in vocab]
+        if own and len(own) == len(rows) and torch.equal(table[own], rows.to(table)):
+            continue
+        fitting[word] = rows
+    check_names(pipe.tokenizer, {word: len(rows) for word, rows in fitting.items()})
+    return fitting
+
+
+def check_names(tokenizer: CLIPTokenizer, words: Mapping[str, int]):
+    """Raise ValueError for words that a text cannot say, or that say something else already. Case does not count."""
+    known, before = {token.lower() for token in tokenizer.vocab}, [word.content for word in tokenizer.added]
+    for word, count in words.items():
+        if not word or word != " ".join(word.split()):
+            raise ValueError(f"{word!r:.60} is no word for a prompt; give one by token=…")
+        if taken := next((piece for piece in pieces_of(word, count) if {piece.lower(), f"{piece.lower()}</w>"} & known), None):
+            raise ValueError(f"the tokenizer knows the word {taken!r:.60} already; give another by token=…, or unload that one")
+        known |= {piece.lower() for piece in pieces_of(word, count)}
+    new = {word: pieces_of(word, count) for word, count in words.items()}
+    together = phrases_of([*before, *(piece for pieces in new.values() for piece in pieces)])
+    if together != phrases_of(before) | {word: pieces for word, pieces in new.items() if len(pieces) > 1}:
+        raise ValueError(f"{min(words)!r:.60} would continue a word that is there; give another by token=…")
+
+
+def pieces_of(word: str, count: int) -> list[str]:
+    return [word, *(f"{word}_{i}" for i in range(1, count))]
+
+
+def add_words(pipe: "Components", words: Mapping[str, Tensor]):
+    """Add checked words. Pipelines that share the tokenizer and the text encoder know them, too."""
+    if not words:
+        return
+    table = text_encoder_of(pipe).token_embedding.weight
+    pieces = [piece for word, rows in words.items() for piece in pieces_of(word, len(rows))]
+    ids = {piece: len(table) + i for i, piece in enumerate(pieces)}
+    set_table(pipe, torch.cat([table.data, *(rows.to(table) for rows in words.values())]))
+    added = [*pipe.tokenizer.added, *(AddedToken(piece, normalized=True) for piece in pieces)]
+    set_words(pipe.tokenizer, pipe.tokenizer.vocab | ids, added)
+
+
+def remove_words(pipe: "Components", words: str | Sequence[str] | None = None):
+    """Remove added words, by default all; the ids after them move up. Raises ValueError for a word that was never added."""
+    known = added_words(pipe.tokenizer)
+    words = [words] if isinstance(words, str) else list(known) if words is None else list(words)
+    if unknown := [word for word in words if word not in known]:
+        raise ValueError(f"{unknown[0]!r:.60} was never added; {', '.join(map(repr, known)) or 'no word'} was")
+    phrases = phrases_of(known)
+    gone = {known[piece] for word in words for piece in phrases.get(word, [word])}
+    table = text_encoder_of(pipe).token_embedding.weight
+    kept = [row for row in range(len(table)) if row not in gone]
+    moved = {row: i for i, row in enumerate(kept)}
+    set_table(pipe, table.data[kept])
+    vocab = {token: moved.get(id, id) for token, id in pipe.tokenizer.vocab.items() if id not in gone}
+    set_words(pipe.tokenizer, vocab, [word for word in pipe.tokenizer.added if word.content in vocab])
+
+
+def set_table(pipe: "Components", rows: Tensor):
+    text_encoder = text_encoder_of(pipe)
+    table = text_encoder.token_embedding
+    table.weight, table.num_embeddings = nn.Parameter(rows, table.weight.requires_grad), len(rows)
+    text_encoder.config = replace(text_encoder.config, vocab_size=len(rows))
+
+
+def set_words(tokenizer: CLIPTokenizer, vocab: dict[str, int], added: Sequence[AddedToken]):
+    """Give a tokenizer other words, in place: pipelines may share it."""
+    vars(tokenizer).update(vars(with_phrases(CLIPTokenizer(vocab, tokenizer.merges, tokenizer.pad, added))))

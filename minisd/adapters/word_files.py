@@ -1,0 +1,76 @@
+"""The files of textual inversion: words and their vectors, as diffusers and web interfaces write them."""
+
+import base64
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..open_image import open_image
+from ..weights.errors import CheckpointError
+from ..weights.pickles import content_of, is_pickle
+from ..weights.safetensors import read_tensors
+from .lora_names import parsed
+
+USUAL = ("learned_embeds.safetensors", "learned_embeds.bin")
+CHUNK = "sd-ti-embedding"  # of a PNG that AUTOMATIC1111's web interface wrote
+PNG = b"\x89PNG"
+
+
+def read_words(path: Path, token: str | None = None) -> dict[str, Tensor]:
+    """Words with vectors (D,) or (n, D), not checked. `token` is the word of a file that has one.
+
+    Only diffusers' files say what their word is. For the others it is the name of the file, as in web interfaces.
+    """
+    content = content_in(path)
+    words = words_in(content, path)
+    if token is None:
+        return words
+    if len(words) != 1:
+        raise ValueError(f"{path} holds {len(words)} words, {', '.join(words)}: leave out token={token!r}")
+    return {token: next(iter(words.values()))}
+
+
+def content_in(path: Path) -> Any:
+    with path.open("rb") as file:
+        if file.read(4) == PNG:
+            return chunk_in(path)
+    return content_of(path) if is_pickle(path) else read_tensors(path)
+
+
+def chunk_in(path: Path) -> Any:
+    """What a picture of a textual inversion holds: JSON in base64, in which tensors are lists."""
+
+    def tensor(found: dict) -> Any:
+        return torch.tensor(found["TORCHTENSOR"], device="cpu") if "TORCHTENSOR" in found else found
+
+    try:
+        return json.loads(base64.b64decode(open_image(path).info[CHUNK]), object_hook=tensor)
+    except KeyError:
+        raise CheckpointError(f"{path} is a picture without a textual inversion (chunk {CHUNK!r})") from None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: its textual inversion (chunk {CHUNK!r}) cannot be read") from error
+
+
+def words_in(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Tensor):
+        return {path.stem: content}
+    params: Any = content.get("string_to_param") if isinstance(content, dict) else None
+    if hasattr(params, "values") and len(params := list(params.values())) == 1:
+        if (name := content.get("name", path.stem)) != path.stem:
+            note = f"{path} calls its word {name!r:.60}; it is loaded as {path.stem!r}, the name of the file, unless token=…"
+            warnings.warn(note, stacklevel=1)
+        content = {path.stem: params[0]}
+    if not isinstance(content, dict) or not content or not all(isinstance(vectors, Tensor) for vectors in content.values()):
+        raise CheckpointError(f"{path} holds no textual inversion")
+    if {"clip_l", "clip_g"} <= content.keys():
+        raise CheckpointError(f"{path} is a textual inversion for Stable Diffusion XL; minisd knows v1 and v2")
+    for name, vectors in content.items():
+        if parsed(name):
+            raise CheckpointError(f"{path} is a LoRA; load it by load_lora_weights (--lora)")
+        if vectors.ndim not in (1, 2) or name.endswith((".weight", ".bias")):
+            raise CheckpointError(f"{path} is no textual inversion: {name} is in it")
+    return {path.stem if name == "emb_params" else name: vectors for name, vectors in content.items()}

@@ -1,0 +1,46 @@
+"""The command line's ControlNets: `--control`, `--control-image`, `--control-scale`, one of each for every ControlNet."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..controlnet import ControlNetModel
+from ..disk import user_path
+from ..open_image import open_image
+from ..pipeline import StableDiffusionPipeline
+from .controlled import StableDiffusionControlNetPipeline
+from .edit_command import fitted
+
+
+def load_controlled(args: argparse.Namespace, dtype: torch.dtype, **options: Any) -> StableDiffusionControlNetPipeline:
+    """The checkpoint with the ControlNets, which are loaded first, as they are smaller."""
+    nets, images, scales = args.control or (), args.control_image or (), args.control_scale or ()
+    if args.image:
+        raise ValueError("--control draws from text; leave out --image")
+    if len(nets) != len(images) or len(scales) not in (0, len(nets)):
+        raise ValueError("every --control needs a --control-image, and if one has a --control-scale, all do")
+    for image in images:
+        open_image(user_path(image))
+    controlnets = [load_net(net, dtype) for net in nets]
+    return StableDiffusionControlNetPipeline.from_pretrained(
+        args.model, dtype=dtype, controlnet=controlnets if len(controlnets) > 1 else controlnets[0], **options
+    )
+
+
+def load_net(source: str, dtype: torch.dtype) -> ControlNetModel:
+    """From a single file, a folder, or an id on the Hub."""
+    is_file = Path(source).expanduser().is_file() or source.startswith("https://")
+    return (ControlNetModel.from_single_file if is_file else ControlNetModel.from_pretrained)(source, dtype=dtype)
+
+
+def control_for(args: argparse.Namespace, pipe: StableDiffusionPipeline) -> dict[str, Any]:
+    """The images and strengths as arguments of `pipe.denoise`; all images get the size of the first."""
+    width, height = args.width, args.height
+    images = []
+    for path in args.control_image:
+        images.append(fitted(user_path(path), pipe, width, height))
+        width, height = images[0].size
+    given: dict[str, Any] = {"image": images if len(images) > 1 else images[0]}
+    return given | ({"controlnet_conditioning_scale": args.control_scale} if args.control_scale else {})

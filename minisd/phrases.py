@@ -1,0 +1,48 @@
+"""Words of several vectors: where a text says `tok`, and `tok_1`, `tok_2` were added beside it, CLIP reads all three."""
+
+from collections.abc import Iterable
+from typing import NamedTuple, TypeVar
+
+from tokenizers import Tokenizer
+
+from .tokenizer import CLIPTokenizer
+
+T = TypeVar("T", bound=CLIPTokenizer)
+
+
+class Ids(NamedTuple):
+    ids: list[int]
+
+
+class Phrases:
+    """A byte-pair encoding in which the id of a word stands for the ids of its phrase."""
+
+    def __init__(self, bpe: Tokenizer, phrases: dict[int, list[int]]):
+        self.bpe, self.phrases = bpe, phrases
+
+    def encode(self, text: str) -> Ids:
+        return Ids([id for first in self.bpe.encode(text).ids for id in self.phrases.get(first, [first])])
+
+    def decode(self, ids: list[int]) -> str:
+        return self.bpe.decode(ids)
+
+
+def phrases_of(words: Iterable[str]) -> dict[str, list[str]]:
+    """`tok` → tok, tok_1, tok_2, … of each word that has such companions."""
+    words, phrases = set(words), {}
+    for word in words:
+        phrase = [word]
+        while (following := f"{word}_{len(phrase)}") in words:
+            phrase.append(following)
+        if len(phrase) > 1:
+            phrases[word] = phrase
+    return phrases
+
+
+def with_phrases(tokenizer: T) -> T:
+    """The same tokenizer, which reads the phrases among its added words."""
+    phrases = phrases_of(word.content for word in tokenizer.added)
+    if phrases:
+        ids = {tokenizer.vocab[word]: [tokenizer.vocab[piece] for piece in phrase] for word, phrase in phrases.items()}
+        tokenizer.bpe = Phrases(tokenizer.bpe, ids)  # type: ignore[assignment]
+    return tokenizer
