@@ -67,23 +67,23 @@ def checked_words(pipe: "Components", words: Mapping[str, Tensor], where: str) -
         if own and len(own) == len(rows) and torch.equal(table[own], rows.to(table)):
             continue
         fitting[word] = rows
-    check_names(pipe.tokenizer, {word: len(rows) for word, rows in fitting.items()})
+    check_names(pipe.tokenizer, {word: len(rows) for word, rows in fitting.items()}, where)
     return fitting
 
 
-def check_names(tokenizer: CLIPTokenizer, words: Mapping[str, int]):
+def check_names(tokenizer: CLIPTokenizer, words: Mapping[str, int], where: str):
     """Raise ValueError for words that a text cannot say, or that say something else already. Case does not count."""
     known, before = {token.lower() for token in tokenizer.vocab}, [word.content for word in tokenizer.added]
     for word, count in words.items():
         if not word or word != " ".join(word.split()):
-            raise ValueError(f"{word!r:.60} is no word for a prompt; give one by token=…")
+            raise ValueError(f"{where}: {word!r:.60} is no word for a prompt; give one by token=…")
         if taken := next((piece for piece in pieces_of(word, count) if {piece.lower(), f"{piece.lower()}</w>"} & known), None):
-            raise ValueError(f"the tokenizer knows the word {taken!r:.60} already; give another by token=…, or unload that one")
+            raise ValueError(f"{where}: the tokenizer knows the word {taken!r:.60} already; give another by token=…")
         known |= {piece.lower() for piece in pieces_of(word, count)}
     new = {word: pieces_of(word, count) for word, count in words.items()}
     together = phrases_of([*before, *(piece for pieces in new.values() for piece in pieces)])
     if together != phrases_of(before) | {word: pieces for word, pieces in new.items() if len(pieces) > 1}:
-        raise ValueError(f"{min(words)!r:.60} would continue a word that is there; give another by token=…")
+        raise ValueError(f"{where}: {min(words)!r:.60} would continue a word that is there; give another by token=…")
 
 
 def pieces_of(word: str, count: int) -> list[str]:

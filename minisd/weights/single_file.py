@@ -40,7 +40,7 @@ OTHERS = {
     "emb_params": "a textual inversion, a word for another checkpoint: load_textual_inversion (--embedding)",
     "concept_embeds": "the safety checker of a diffusers folder; name the folder that holds all parts",
 }
-ALONE = {
+OF_ONE_NETWORK = {
     "time_embedding.linear_1.weight": "the UNet of a diffusers folder; name the folder that holds all parts",
     "decoder.mid_block.resnets.0.conv1.weight": "the VAE of a diffusers folder; name the folder that holds all parts",
     "decoder.mid.block_1.conv1.weight": "a VAE alone, without a UNet and a text encoder",
@@ -122,7 +122,7 @@ def identify(shapes: Shapes) -> tuple[str, int]:
     for piece, kind in OTHERS.items():
         if any(piece in name for name in shapes):
             raise CheckpointError(kind)
-    for name, kind in ALONE.items():
+    for name, kind in OF_ONE_NETWORK.items():
         if name in shapes and FIRST not in shapes:
             raise CheckpointError(kind)
     if FIRST not in shapes:
