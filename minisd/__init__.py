@@ -30,6 +30,7 @@ LATER = {  # imported when they are asked for: the modules above do without them
     "LCMScheduler": "schedulers",
     "UniPCMultistepScheduler": "schedulers",
     "ControlNetModel": "controlnet",
+    "AutoencoderTiny": "taesd",
     "LatentConsistencyModelPipeline": "consistency",
     "StableDiffusionControlNetPipeline": "editing",
     "StableDiffusionImg2ImgPipeline": "editing",
@@ -39,6 +40,7 @@ LATER = {  # imported when they are asked for: the modules above do without them
 
 __all__ = [
     "AutoencoderKL",
+    "AutoencoderTiny",
     "CLIPTextModel",
     "CLIPTokenizer",
     "CheckpointError",

@@ -208,7 +208,7 @@ class StableDiffusionPipeline(Components):
         If half precision is too little for the VAE alone, `pipe.vae.to(torch.float32)` is enough. Raises FloatingPointError for
         NaN or infinity, and warns about images of a single colour.
         """
-        dtype = self.vae.post_quant_conv.weight.dtype
+        dtype = next(self.vae.parameters()).dtype
         images = self.vae.decode((latents / self.vae.config.scaling_factor).to(dtype)).sample
         raise_unless_finite(images, "what the VAE decoded", dtype)
         warn_if_flat(images)

@@ -226,7 +226,6 @@ def test_each_image_has_its_own_noise_and_control(pipe):
         ({"control_guidance_end": 2}, "control_guidance_end must be from 0 to 1, not 2"),
         ({"controlnet_conditioning_scale": math.nan}, "controlnet_conditioning_scale must be a number, not nan"),
     ],
-    ids=str,
 )
 def test_wrong_arguments_are_named(pipe, given, says):
     with pytest.raises((ValueError, TypeError), match=says):

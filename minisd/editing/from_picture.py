@@ -29,7 +29,7 @@ class FromPicture(StableDiffusionPipeline):
 
     def gaussian(self, image: Tensor) -> DiagonalGaussian:
         """What the VAE makes of pictures (k, 3, H, W): a Gaussian over unscaled latents."""
-        return self.vae.encode(image.to(self.device, self.vae.quant_conv.weight.dtype)).latent_dist
+        return self.vae.encode(image.to(self.device, next(self.vae.parameters()).dtype)).latent_dist
 
 
 def noisy(scheduler: Scheduler, clean: Tensor, noise: Tensor, index: int) -> Tensor:

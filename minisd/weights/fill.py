@@ -17,6 +17,7 @@ from ..controlnet import ControlNetConfig, ControlNetModel
 from ..fast.convolution import speed_up
 from ..guided_unet import GuidedUNet, GuidedUNetConfig
 from ..safety_checker import SafetyCheckerConfig, StableDiffusionSafetyChecker
+from ..taesd import AutoencoderTiny, TAESDConfig
 from ..unet import UNet2DConditionModel
 from ..vae import AutoencoderKL
 from .compare import Spell, arranged, compare
@@ -44,7 +45,10 @@ NETWORKS = {
     "text_encoder": NetworkKind(CLIPTextModel, CLIPTextConfig, "model"),
     "safety_checker": NetworkKind(StableDiffusionSafetyChecker, SafetyCheckerConfig, "model"),
 }
-ALONE = {"controlnet": NetworkKind(ControlNetModel, ControlNetConfig, "diffusion_pytorch_model")}  # never part of a checkpoint
+ALONE = {  # never part of a checkpoint
+    "controlnet": NetworkKind(ControlNetModel, ControlNetConfig, "diffusion_pytorch_model"),
+    "taesd": NetworkKind(AutoencoderTiny, TAESDConfig, "diffusion_pytorch_model"),
+}
 KINDS = NETWORKS | ALONE
 
 

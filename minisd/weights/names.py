@@ -39,6 +39,7 @@ RULES = {
         ("controlnet_down_blocks.", "zero_convs."),
         ("controlnet_mid_block.", "mid_zero_conv."),
     ],
+    "taesd": [],
     "vae": [
         *BOTH,
         ("mid_block.attentions.0.group_norm.", "mid_block.attention.norm."),
@@ -65,6 +66,7 @@ RULES = {
 SPELLINGS = {
     "unet": [],
     "controlnet": [],
+    "taesd": [],
     "vae": [(r"\.query\.", ".to_q."), (r"\.key\.", ".to_k."), (r"\.value\.", ".to_v."), (r"\.proj_attn\.", ".to_out.0.")],
     "text_encoder": [(r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1.")],
     "safety_checker": [(r"^vision_model\.(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.vision_model.\1.")],
@@ -74,6 +76,7 @@ SPELLINGS = {
 NOT_NEEDED = {
     "unet": "",
     "controlnet": "",
+    "taesd": "",
     "vae": "",
     "text_encoder": r"text_model\.embeddings\.position_ids|vision_model\..*|(text|visual)_projection\.weight|logit_scale",
     "safety_checker": r"vision_model\.vision_model\.embeddings\.position_ids",

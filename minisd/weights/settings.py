@@ -16,11 +16,12 @@ from ..config import (
 from ..controlnet import ControlNetConfig
 from ..guided_unet import GuidedUNetConfig
 from ..safety_checker import SafetyCheckerConfig
+from ..taesd import TAESDConfig
 from .sampler_settings import scheduler_json
 from .vetting import Settings, check, checked, get, refuse_blocks, refuse_uneven, refuse_unknown, refuse_unless, required, single
 
 Config = CLIPTextConfig | CLIPVisionConfig | SafetyCheckerConfig | UNetConfig | VAEConfig | SchedulerConfig
-C = TypeVar("C", CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, UNetConfig, ControlNetConfig, VAEConfig)
+C = TypeVar("C", CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, UNetConfig, ControlNetConfig, VAEConfig, TAESDConfig)
 PER_LEVEL = tuple[int, ...]  # a number for each level
 
 
@@ -209,6 +210,31 @@ def vae_json(config: VAEConfig) -> dict[str, Any]:
     return {"_class_name": "AutoencoderKL", **asdict(config), **blocks}
 
 
+# TAESD
+
+TAESD_IMPLEMENTED = {
+    "act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2, "latent_magnitude": 3, "latent_shift": 0.5,
+    "shift_factor": 0.0,
+}  # fmt: skip
+TAESD_WIDTHS = ("encoder_block_out_channels", "decoder_block_out_channels")
+
+
+def read_taesd(settings: Settings) -> TAESDConfig:
+    refuse_unless(settings, TAESD_IMPLEMENTED)
+    refuse_unknown(settings, {"force_upcast", *TAESD_WIDTHS, *TAESD_IMPLEMENTED, *TAESDConfig.__dataclass_fields__})
+    default = TAESDConfig()
+    widths = [get(settings, name, PER_LEVEL, default.block_out_channels) for name in TAESD_WIDTHS]
+    blocks = [get(settings, name, PER_LEVEL, getattr(default, name)) for name in ("num_encoder_blocks", "num_decoder_blocks")]
+    if len({width for each in widths for width in each}) != 1 or len({len(each) for each in widths + blocks}) != 1:
+        raise UnsupportedConfig(f"{' and '.join(TAESD_WIDTHS)} must be one width, and as many as there are groups of blocks")
+    return TAESDConfig(**checked(TAESDConfig, {**settings, "block_out_channels": widths[1]}))
+
+
+def taesd_json(config: TAESDConfig) -> dict[str, Any]:
+    widths = dict.fromkeys(TAESD_WIDTHS, config.block_out_channels)
+    return {"_class_name": "AutoencoderTiny", **asdict(config), **widths, **TAESD_IMPLEMENTED}
+
+
 READERS: dict[type, Callable[[Settings], Any]] = {
     CLIPTextConfig: read_text,
     CLIPVisionConfig: read_vision,
@@ -216,6 +242,7 @@ READERS: dict[type, Callable[[Settings], Any]] = {
     UNetConfig: read_unet,
     ControlNetConfig: read_controlnet,
     VAEConfig: read_vae,
+    TAESDConfig: read_taesd,
 }
 WRITERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     CLIPTextConfig: text_json,
@@ -224,5 +251,6 @@ WRITERS: dict[type, Callable[[Any], dict[str, Any]]] = {
     UNetConfig: unet_json,
     ControlNetConfig: controlnet_json,
     VAEConfig: vae_json,
+    TAESDConfig: taesd_json,
     SchedulerConfig: scheduler_json,
 }
