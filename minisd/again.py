@@ -17,7 +17,7 @@ from .schedulers.names import AUTOMATIC, known_as
 GIVEN = (
     "variant", "revision", "tokenizer", "prediction_type", "no_safety_checker", "noise", "image", "mask", "strength", "paste",
     "image_guidance_scale", "prompt_weighting", "clip_skip", "guidance_rescale", "lora", "lora_dir", "embedding",
-    "control", "control_image", "control_scale",
+    "control", "control_image", "control_scale", "low_memory",
 )  # fmt: skip
 LISTS = {  # flags that may be given several times
     **dict.fromkeys(("lora", "embedding", "control", "control_image"), str),
@@ -30,7 +30,7 @@ RECORDED = (
 KINDS: dict[str, type | UnionType] = {
     **dict.fromkeys(("steps", "seed", "width", "height", "clip_skip"), int),
     **dict.fromkeys(("guidance_scale", "eta", "strength", "image_guidance_scale", "guidance_rescale"), int | float),
-    **dict.fromkeys(("no_safety_checker", "paste", "prompt_weighting"), bool),
+    **dict.fromkeys(("no_safety_checker", "paste", "prompt_weighting", "low_memory"), bool),
     **dict.fromkeys(("grid", *LISTS), list),
 }  # the others are texts
 CHOICES = {"noise": ("cpu", "cuda"), "dtype": ("float32", "float16", "bfloat16"), "sigmas": ("karras", "exponential")}

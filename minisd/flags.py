@@ -126,6 +126,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--gif", action="store_true", help="write a film of each picture's making, too: the guess at every step")
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
+    p.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="weights in float16, one picture at a time, large ones decoded in tiles, which may shift their colours a little",
+    )
     p.add_argument("--precision", choices=["full", "autocast"], help=argparse.SUPPRESS)
     for flag in NOT_NEEDED:
         switch: dict[str, Any] = {"action": "store_const", "const": True} if flag in SWITCHES else {}

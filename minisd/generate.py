@@ -77,16 +77,18 @@ def run(args: argparse.Namespace):
 
     device = device_of(args.device)
     half = device.startswith("cuda") and args.precision != "full"
-    dtype = DTYPES[args.dtype or ("float16" if half else "float32")]
+    dtype = DTYPES[args.dtype or ("float16" if half or args.low_memory else "float32")]
     pipe = load(args, dtype=dtype, **how_to_load(args)).to(device)
     adapters.load(pipe)
+    if args.low_memory:
+        pipe.enable_vae_tiling()
     pipe.scheduler = with_sigmas(pipe.scheduler, args.sigmas or (args.sampler and args.sampler[1]))
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
     say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
     started, pictures = time.perf_counter(), []
     with arithmetic(pipe.device, pipe.dtype):
-        for batch in adapters.batches(pipe, orders, BATCH):
+        for batch in adapters.batches(pipe, orders, 1 if args.low_memory else BATCH):
             pictures += write(pipe, batch, args, say)
     if args.grid:
         columns = args.num_images if args.num_images > 1 else math.ceil(len(pictures) ** 0.5)

@@ -163,6 +163,17 @@ def test_a_folder_is_loaded_as_told(generate, folders, tmp_path):
     assert generate("a cat", "--seed", "1", "--variant", "fp16", "--no-safety-checker", model=tmp_path / "half")[0] == 0
 
 
+def test_low_memory_is_half_precision_one_by_one_in_tiles(generate, tmp_path):
+    settings = ("--seed", "1", "--steps", "2", "--num-images", "2", "--low-memory", "--height", "128", "--width", "72")
+    status, paths, _ = generate("a cat", *settings)
+    about = json.loads(Image.open(tmp_path / paths[0]).info["minisd"])
+    assert status == 0 and len(paths) == 2 and about["dtype"] == "float16" and about["low_memory"] is True
+    whole = np.array(Image.open(tmp_path / paths[0])).astype(int)
+    generate("a cat", *settings[:4], "--height", "128", "--width", "72", "--dtype", "float16", "--out", "whole.png")
+    plain = np.array(Image.open(tmp_path / "whole.png")).astype(int)
+    assert 0 < abs(whole - plain).mean() < 10  # seams of tiles that are 64 pixels wide
+
+
 def test_quiet_says_only_the_paths(generate):
     assert generate("a cat", "--seed", "1", "--quiet") == (0, ["a-cat-1.png"], "")
 
