@@ -33,7 +33,7 @@ def error(ours: Tensor, truth: Tensor) -> float:
 
 @torch.inference_mode()
 def main():
-    print(f"{torch.get_num_threads()} threads\n")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| channels | side | PyTorch | ratio | least | error of PyTorch's | of Winograd's |\n|" + 7 * "---|")
     for batch, channels, out_channels, side in SIZES:
         torch.manual_seed(0)
