@@ -14,7 +14,12 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode", "docstring
 root_doc = "docs/index"
 include_patterns = ["docs/**", "notebooks/*.ipynb"]
 exclude_patterns = [".*", "runs", "minisd", "weights_convert", "tests", "notebooks/src", "docs/_build"]
-exclude_patterns += ["docs/benchmark.md", "docs/convolutions.md", "docs/parity_figures.md", "docs/tiny_model/training.md"]  # included by other pages
+exclude_patterns += [
+    "docs/benchmark.md",
+    "docs/convolutions.md",
+    "docs/parity_figures.md",
+    "docs/tiny_model/training.md",
+]  # included by other pages
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

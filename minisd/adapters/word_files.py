@@ -45,7 +45,7 @@ def chunk_in(path: Path) -> Any:
     """What a picture of a textual inversion holds: JSON in base64, in which tensors are lists."""
 
     def tensor(found: dict) -> Any:
-        return torch.tensor(found["TORCHTENSOR"], device="cpu") if "TORCHTENSOR" in found else found
+        return torch.tensor(found["TORCHTENSOR"], dtype=torch.float32, device="cpu") if "TORCHTENSOR" in found else found
 
     try:
         return json.loads(base64.b64decode(open_image(path).info[CHUNK]), object_hook=tensor)

@@ -41,7 +41,7 @@ def emulates(dtype: torch.dtype) -> bool:
 
 def seconds(dtype: torch.dtype) -> float:
     """The least time that a product of two matrices takes in three."""
-    matrix, times = torch.ones(256, 256, dtype=dtype), []
+    matrix, times = torch.ones(256, 256, dtype=dtype, device="cpu"), []
     for _ in range(3):
         started = time.perf_counter()
         matrix @ matrix
