@@ -11,7 +11,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "pretrained": (["pretrained", "adaptable"], set()),
     "numerics": (["schedule", "noise", "cuda_noise", "numerics", "image", "sheet"], set()),
     "networks": (
-        ["layers", "clip", "clip_vision", "unet", "guided_unet", "controlnet", "vae", "taesd"],
+        ["layers", "clip", "clip_vision", "unet", "guided_unet", "controlnet", "vae", "taesd", "compiled"],
         {"config", "pretrained", "numerics"},
     ),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .compiled import uncompiled
 from .config import UNetConfig
 from .layers import timestep_embedding
 from .pretrained import Pretrained
@@ -78,6 +79,7 @@ class ControlNetModel(Pretrained, nn.Module):
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel) -> Self:
         """A new one with the UNet's weights, to be trained. It changes nothing yet."""
+        unet = uncompiled(unet)
         shared = {name: getattr(unet.config, name) for name in UNetConfig.__dataclass_fields__}
         controlnet = cls(ControlNetConfig(**shared)).to(unet.conv_in.weight)
         weights = unet.state_dict()
@@ -139,7 +141,7 @@ class SteeredUNet(UNet2DConditionModel):
 
 def steered(unet: Any) -> SteeredUNet:
     """The same network, also inside what torch.compile made of it, as a UNet that takes residuals. Raises TypeError for others."""
-    inside = getattr(unet, "_orig_mod", unet)
+    inside = uncompiled(unet)
     if type(inside) not in (UNet2DConditionModel, SteeredUNet):
         raise TypeError(f"a ControlNet steers a UNet2DConditionModel, not a {type(inside).__name__}")
     inside.__class__ = SteeredUNet

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 
 EXPLAINED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)  # their messages say what to do
 COMMANDS = ("minisd", "weights_convert")  # packages with commands
+MODULE = re.compile(r"\0-[bBdEhiIOPqRsSuvx]*m\0?([^\0]*)")  # Python's option -m, alone or behind others, and its module
 
 
 def stop(*_: object):
@@ -18,7 +20,8 @@ def stop(*_: object):
 
 def is_command() -> bool:
     """Whether this process runs one of these commands, and not a program that imports minisd."""
-    program = sys.orig_argv[sys.orig_argv.index("-m") + 1] if sys.argv[:1] == ["-m"] else Path(*sys.argv[:1]).stem
+    module = MODULE.search("\0".join(sys.orig_argv)) if sys.argv[:1] == ["-m"] else None
+    program = module[1] if module else Path(*sys.argv[:1]).stem
     return program.split(".")[0] in COMMANDS
 
 

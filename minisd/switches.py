@@ -4,8 +4,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .compiled import uncompiled
 from .config import sides
 from .fast.tiles import in_tiles
 from .vae import AutoencoderKL, DecoderOutput, DiagonalGaussian, EncoderOutput
@@ -43,38 +44,35 @@ def tile_sizes(vae: AutoencoderKL) -> tuple[int, int]:
     return side, side // 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+def switch(vae: nn.Module, **changed: bool):
+    """Switch `one_by_one` or `tiled` on or off, and leave the other as it is. Pipelines that share the VAE share its switches."""
+    vae = uncompiled(vae)
+    if isinstance(vae, AutoencoderKL):  # AutoencoderTiny takes little memory without
+        switches = {"one_by_one": False, "tiled": False, **getattr(vars(vae).get("decode"), "keywords", {}), **changed}
+        for method in (encode, decode):
+            vars(vae).pop(method.__name__, None)
+            if any(switches.values()):
+                setattr(vae, method.__name__, partial(method, vae, **switches))
+
+
 class Switches:
     """Memory switches. Attention here is a fused kernel, which never holds all scores at once, so slicing it would save nothing."""
 
     vae: AutoencoderKL
-    vae_slicing = False
-    vae_tiling = False
-
-    def switch_vae(self):
-        """Give the VAE the methods for what is switched on."""
-        for method in (encode, decode):
-            vars(self.vae).pop(method.__name__, None)
-            if self.vae_slicing or self.vae_tiling:
-                switched = partial(method, self.vae, one_by_one=self.vae_slicing, tiled=self.vae_tiling)
-                setattr(self.vae, method.__name__, switched)
 
     def enable_vae_slicing(self):
         """Encode and decode the images of a batch one by one: the same images, in the memory of one."""
-        self.vae_slicing = True
-        self.switch_vae()
+        switch(self.vae, one_by_one=True)
 
     def disable_vae_slicing(self):
-        self.vae_slicing = False
-        self.switch_vae()
+        switch(self.vae, one_by_one=False)
 
     def enable_vae_tiling(self):
         """Encode and decode large images in overlapping tiles with blended seams: nearly the same, in the memory of one tile."""
-        self.vae_tiling = True
-        self.switch_vae()
+        switch(self.vae, tiled=True)
 
     def disable_vae_tiling(self):
-        self.vae_tiling = False
-        self.switch_vae()
+        switch(self.vae, tiled=False)
 
     def enable_attention_slicing(self, slice_size: Any = "auto"):
         """Has no effect: the fused kernel of attention never holds all scores."""

@@ -92,7 +92,15 @@ COMMANDS = ["generate", "train", "evaluate", "evaluate.curves", "second"]
 
 
 @pytest.mark.parametrize(
-    "command", [*(["-m", f"minisd.{name}"] for name in COMMANDS), ["-m", "weights_convert"], ["minisd"]], ids=str
+    "command",
+    [
+        *(["-m", f"minisd.{name}"] for name in COMMANDS),
+        ["-mminisd.generate"],
+        ["-Bm", "minisd.generate"],
+        ["-m", "weights_convert"],
+        ["minisd"],
+    ],
+    ids=str,
 )
 def test_ctrl_c_while_pytorch_is_imported_ends_quietly(tmp_path, command):
     (tmp_path / "torch.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)")

@@ -106,6 +106,8 @@ def test_a_new_one_has_the_unets_weights_and_changes_nothing(kind):
     assert not any(output.any() for output in (*down, middle))
     middle.sum().backward()
     assert net.mid_zero_conv.weight.grad.any()  # it can learn
+    compiled = ControlNetModel.from_unet(torch.compile(unet, backend="eager"))
+    assert torch.equal(compiled.conv_in.weight, unet.conv_in.weight)
 
 
 # Files
@@ -242,10 +244,25 @@ def test_parts_that_do_not_fit(pipe, folders, tmp_path):
         ValueError, match="this ControlNet is for another base: its cross_attention_dim is 64, and the UNet's is 48"
     ):
         StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=other)
-    with pytest.raises(TypeError, match="a controlnet is a ControlNetModel or a list of them"):
-        StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=3)
+    nine = ControlNetConfig(**{**vars(pipe.controlnet.config), "in_channels": 9})
+    with pytest.raises(ValueError, match="its in_channels is 9, and the UNet's is 4"):
+        StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=unfilled(ControlNetModel, nine))
+    with pytest.raises(UnsupportedConfig, match="in_channels = 9 is not implemented"):
+        read_config(ControlNetConfig, config_json(nine))
+    for wrong in (3, [], [pipe.controlnet, None]):
+        with pytest.raises(TypeError, match="a controlnet is a ControlNetModel or a list of them"):
+            StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=wrong)
     with pytest.raises(NotImplementedError, match=r"controlnet.save_pretrained\(folder\)"):
         pipe.save_pretrained(tmp_path / "x")
+
+
+def test_networks_that_are_replaced_or_compiled(pipe):
+    expected = draw(pipe, image=PIXELS, steps=1)
+    other = StableDiffusionControlNetPipeline.from_pipe(
+        small_pipeline("v1"), controlnet=torch.compile(pipe.controlnet, backend="eager")
+    )
+    other.unet = small_pipeline("v1").unet
+    assert distance(draw(other, image=PIXELS, steps=1), expected) < 1e-5
 
 
 # The command
@@ -272,6 +289,8 @@ def test_the_command(folders, tmp_path, monkeypatch, capsys):
         "image": (["--control", "edges"], "every --control needs a --control-image"),
         "scale": ([*control, *control, "--control-scale", "1"], "every --control needs a --control-image, and if one has"),
         "from a picture": ([*control, "--image", "edges.png"], "--control draws from text; leave out --image"),
+        "strength": ([*control, "--strength", "0.5"], "--control draws from text; leave out --strength"),
+        "paste": ([*control, "--paste"], "--control draws from text; leave out --paste"),
         "missing": (["--control", "edges", "--control-image", "x.png"], "x.png: No such file|cannot read the picture"),
         "no net": (["--control", "none.safetensors", "--control-image", "edges.png"], "there is no file"),
     }.values():

@@ -48,6 +48,7 @@ def test_winograds_products_are_those_of_the_paper():
 def test_only_convolutions_that_gain_become_fast():
     few = convolution((CHANNELS - 1, CHANNELS))
     others = [convolution(stride=2), convolution(padding=0), nn.Conv2d(256, 256, 1), few, nn.Linear(256, 256)]
+    others += [convolution(bias=False), convolution(groups=2), convolution(dilation=2), convolution(padding_mode="circular")]
     assert not any(isinstance(fast(layer), FastConv2d) for layer in others)
     assert isinstance(fast(convolution()), FastConv2d)
 
@@ -68,6 +69,21 @@ def test_changed_weights_are_transformed_again():
     assert distance(ours(x) - ours.bias[:, None, None], 2 * (conv(x) - conv.bias[:, None, None])) < 2e-6
     ours.weight = nn.Parameter(conv.weight.clone(), requires_grad=False)
     assert distance(ours(x), conv(x)) < 2e-6
+    for layer in (ours, conv):
+        layer.weight.data += randn(CHANNELS, 1, 1, 1)  # PyTorch does not count this change
+    assert distance(ours(x), conv(x)) < 2e-6
+
+
+def test_moved_weights_leave_nothing_behind():
+    ours = fast(convolution())
+    ours(randn(1, CHANNELS, 4, 4))
+    assert ours.half().transformed is None
+
+
+@pytest.mark.parametrize("shape", [(0, CHANNELS, 4, 4), (CHANNELS, 4, 4)], ids=str)
+def test_odd_batches_take_the_plain_way(shape):
+    conv, x = convolution(), randn(*shape)
+    assert torch.equal(fast(conv)(x), conv(x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

@@ -169,6 +169,17 @@ def test_slicing_gives_the_same_images_one_by_one(pipe):
     assert sizes == [3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3]
 
 
+def test_pipelines_that_share_a_vae_share_its_switches(pipe):
+    other = StableDiffusionPipeline.from_pipe(pipe)
+    pipe.enable_vae_tiling()
+    other.enable_vae_slicing()
+    assert pipe.vae.decode.keywords == {"one_by_one": True, "tiled": True}
+    other.disable_vae_tiling()
+    pipe.vae = torch.compile(pipe.vae, backend="eager")
+    pipe.disable_vae_slicing()
+    assert not {"encode", "decode"} & vars(other.vae).keys()
+
+
 def test_switches_without_effect(pipe):
     before = draw(pipe)
     for name in ("attention_slicing", "xformers_memory_efficient_attention"):

@@ -288,6 +288,24 @@ def test_a_fused_lora_is_saved_and_stays(tmp_path):
         pipe.fuse_lora()
 
 
+def test_a_fused_lora_has_no_scale_to_set(pipe, tmp_path):
+    pipe.load_lora_weights(kohya_file(pipe, tmp_path))
+    pipe.fuse_lora()
+    try:
+        with pytest.raises(ValueError, match="the adapter 'default_0' is fused with the weights; call unfuse_lora"):
+            pipe.set_adapters("default_0", 0.5)
+    finally:
+        pipe.unfuse_lora()
+
+
+def test_a_layer_of_another_class_is_refused_before_anything_changes(tmp_path):
+    pipe = small_pipeline("v1")
+    pipe.unet.mid_block.attention.proj_in.__class__ = type("Quantized", (nn.Linear,), {})
+    with pytest.raises(CheckpointError, match="this model has no place for lora_unet_mid_block_attentions_0_proj_in"):
+        pipe.load_lora_weights(kohya_file(small_pipeline("v1"), tmp_path, only="mid_block.attention"))
+    assert not any(isinstance(module, LoRA) for module in pipe.unet.modules())
+
+
 def test_a_lora_moves_with_its_layer_and_is_shared_with_it(pipe, tmp_path):
     pipe.load_lora_weights(kohya_file(pipe, tmp_path), adapter_name="one")
     other = StableDiffusionPipeline.from_pipe(pipe)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from helpers import PROMPTS, distance, draw, randn, random_tensors, seeded, small_pipeline
+from helpers import PROMPTS, distance, draw, randn, random_tensors, seeded, small_network, small_pipeline
 
-from minisd import AutoencoderTiny, StableDiffusionImg2ImgPipeline, UnsupportedConfig
+from minisd import AutoencoderKL, AutoencoderTiny, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline, UnsupportedConfig
 from minisd.taesd import TAESDConfig
 from minisd.weights.fill import load_strictly, shapes_of, unfilled
 
@@ -61,8 +61,21 @@ def test_it_takes_the_place_of_the_vae(vae, theirs, kind):
     assert torch.equal(draw(pipe), latents)  # it has no part in the loop
     assert distance(pipe.decode(latents), theirs.decode(latents).sample) < 1e-5
     picture = pipe(PROMPTS[0], num_inference_steps=2).images[0]
+    pipe.enable_vae_slicing()
+    pipe.enable_vae_tiling()  # neither has an effect
+    assert distance(pipe.decode(latents), theirs.decode(latents).sample) < 1e-5
     again = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
     assert again(PROMPTS[0], image=picture, num_inference_steps=4).images[0].size == picture.size
+
+
+def test_a_pipeline_with_it_is_saved_and_loaded(vae, tmp_path):
+    pipe = small_pipeline("v1")
+    pipe.vae = vae
+    pipe.save_pretrained(tmp_path, variant="fp16")
+    again = StableDiffusionPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16)
+    assert again.vae.config == vae.config and torch.equal(again.vae.decoder.layers[0].weight, vae.decoder.layers[0].weight.half())
+    given = StableDiffusionPipeline.from_pretrained(tmp_path, variant="fp16", vae=small_network("vae", "v1"))
+    assert isinstance(given.vae, AutoencoderKL)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from minisd import CheckpointError, CLIPTokenizer, StableDiffusionPipeline
+from minisd.adapters.textual_inversion import set_table
 from minisd.adapters.word_files import read_words
 from minisd.config import SD1_TEXT
 from minisd.weights.settings import config_json
@@ -139,6 +140,20 @@ def test_one_of_several_is_unloaded(pipe, tmp_path):
         pipe.unload_textual_inversion(["<two>", "<one>"])
     pipe.unload_textual_inversion(["<two>"])
     assert torch.equal(pipe.encode_prompt(PROMPTS), small_pipeline("v1").encode_prompt(PROMPTS))
+
+
+def test_added_words_follow_the_vocabulary_and_not_spare_rows_of_the_table(tmp_path):
+    pipe = small_pipeline("v1")
+    table = torch.cat([pipe.text_encoder.token_embedding.weight, VECTORS[:2]])
+    set_table(pipe, table)
+    save_file({"<w>": VECTORS[2]}, tmp_path / "w.safetensors")
+    pipe.load_textual_inversion(tmp_path / "w.safetensors")
+    assert ids(pipe, "<w>") == [SIZE]
+    pipe.save_pretrained(tmp_path / "saved")
+    again = StableDiffusionPipeline.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again.encode_prompt(["<w>"]), pipe.encode_prompt(["<w>"]))
+    pipe.unload_textual_inversion()
+    assert torch.equal(pipe.text_encoder.token_embedding.weight, table)
 
 
 def test_token_names_the_word(pipe, tmp_path):

@@ -1,6 +1,7 @@
 """The command line's adapters: `--lora`, `--lora-dir` with `<lora:name:0.8>` in prompts, and `--embedding`."""
 
 import argparse
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Adapters:
-    """What the flags ask for: the files of LoRAs by the names of their adapters, the scales of `--lora`, and each file's words."""
+    """What the flags ask for: files of LoRAs and scales of `--lora`, by the names of the adapters, and the words in each file."""
 
     loras: dict[str, Path] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
@@ -35,9 +36,9 @@ class Adapters:
             pipe.load_lora_weights(path, adapter_name=name)
 
     def without_words(self, prompt: str) -> str:
-        """What of a prompt the model knew before."""
+        """A prompt without the words that `--embedding` adds. Case does not count."""
         for word in (word for words in self.words.values() for word in words):
-            prompt = prompt.replace(word, "")
+            prompt = re.sub(re.escape(word), "", prompt, flags=re.IGNORECASE)
         return prompt
 
     def batches(self, pipe: StableDiffusionPipeline, orders: Sequence["Order"], size: int) -> Iterator[list["Order"]]:
@@ -52,7 +53,7 @@ class Adapters:
 
 
 def find_adapters(args: argparse.Namespace, orders: Sequence["Order"]) -> tuple[Adapters, list["Order"]]:
-    """The files, which are there and can be read, and the orders without tags. Nothing of a model is loaded before."""
+    """Find and check the files before a model is loaded; also returns the orders, whose texts have no tags any more."""
     found = Adapters()
     for given in args.lora or ():
         source, scale = source_and_scale(given)
@@ -66,8 +67,10 @@ def find_adapters(args: argparse.Namespace, orders: Sequence["Order"]) -> tuple[
         found.loras |= lora_files(args.lora_dir, dict.fromkeys(name for _, scales in read for name in scales))
         orders = [replace(order, text=text, loras=scales) for order, (text, scales) in zip(orders, read)]
     if tagged := next((text for text in (*(order.text for order in orders), args.negative_prompt) if "<lora:" in text), None):
-        where = "in the negative prompt" if args.lora_dir else "without --lora-dir, the folder of LoRAs,"
-        warnings.warn(f"<lora:…> {where} is read as text: {tagged!r:.60}", stacklevel=1)
+        why = "without --lora-dir, the folder of LoRAs,"
+        if args.lora_dir:
+            why = "in the negative prompt" if tagged == args.negative_prompt else 'without a closing ">"'
+        warnings.warn(f"<lora:…> {why} is read as text: {tagged!r:.60}", stacklevel=1)
     for path in found.loras.values():
         if not is_pickle(path):
             read_header(path)

@@ -24,7 +24,7 @@ class LoRA(nn.Module):
         super().__init__()
         self.name, self.rank, self.alpha, self.scale = name, rank, rank if alpha is None else alpha, 1.0
         if isinstance(layer, nn.Conv2d):
-            window: dict[str, Any] = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding")}
+            window: dict[str, Any] = {setting: getattr(layer, setting) for setting in ("kernel_size", "stride", "padding")}
             self.down: Layer = nn.Conv2d(layer.in_channels, rank, **window, bias=False)
             self.up: Layer = nn.Conv2d(rank, layer.out_channels, 1, bias=False)
         else:
@@ -121,7 +121,7 @@ def fused(layer: Layer) -> list[LoRA]:
 
 def layers_of(network: nn.Module) -> dict[str, Layer]:
     """The layers that a LoRA can change, by their paths; those of LoRAs are not among them."""
-    layers = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    layers = {name: module for name, module in network.named_modules() if type(module) in (*ADAPTED, *ADAPTED.values())}
     return {name: layer for name, layer in layers.items() if ".loras." not in name}
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..compiled import uncompiled
 from ..request import real
 from .adapter_files import find_adapter
 from .lora import LoRA, attach, fuse, fused, layers_of, loras_of, remove, unfuse
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def networks_of(pipe: "Components") -> dict[str, nn.Module]:
     """The networks that LoRAs change; of what torch.compile made of one, the network inside."""
     networks: dict[str, nn.Module] = {"unet": pipe.unet, "text_encoder": pipe.text_encoder}
-    return {part: getattr(network, "_orig_mod", network) for part, network in networks.items()}
+    return {part: uncompiled(network) for part, network in networks.items()}
 
 
 def loaded(pipe: "Components") -> dict[str, list[LoRA]]:
@@ -31,10 +32,16 @@ def loaded(pipe: "Components") -> dict[str, list[LoRA]]:
     return found
 
 
+def names_of_fused(pipe: "Components") -> set[str]:
+    """The names of adapters that have become the weights."""
+    layers = [layer for network in networks_of(pipe).values() for layer in layers_of(network).values()]
+    return {lora.name for layer in layers for lora in fused(layer)}
+
+
 def load_lora(pipe: "Components", source: str | os.PathLike, scale: Any, adapter_name: str | None, **where: Any):
     networks = networks_of(pipe)
     layers = {part: layers_of(network) for part, network in networks.items()}
-    taken = {*loaded(pipe), *(lora.name for inside in layers.values() for layer in inside.values() for lora in fused(layer))}
+    taken = {*loaded(pipe), *names_of_fused(pipe)}
     name = adapter_name or next(name for i in range(len(taken) + 1) if (name := f"default_{i}") not in taken)
     if name in taken:
         raise ValueError(f"there is an adapter {name!r} already; give this one another adapter_name")
@@ -52,6 +59,8 @@ def set_adapters(pipe: "Components", names: str | Sequence[str], weights: Any = 
     weights = [1.0 if weights is None else weights] * len(names) if not isinstance(weights, list | tuple) else list(weights)
     found = loaded(pipe)
     if unknown := [name for name in names if name not in found]:
+        if unknown[0] in names_of_fused(pipe):
+            raise ValueError(f"the adapter {unknown[0]!r} is fused with the weights; call unfuse_lora to change its scale")
         raise ValueError(f"there is no adapter {unknown[0]!r}; {', '.join(map(repr, found)) or 'none'} is loaded")
     if len(weights) != len(names):
         raise ValueError(f"{len(weights)} weights for {len(names)} adapters")

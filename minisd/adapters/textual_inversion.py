@@ -12,7 +12,7 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
-from ..clip import CLIPTextModel
+from ..compiled import uncompiled
 from ..phrases import phrases_of, with_phrases
 from ..tokenizer import CLIPTokenizer
 from ..weights.compare import WEIGHTS
@@ -23,10 +23,6 @@ from .word_files import USUAL, read_words
 
 if TYPE_CHECKING:
     from ..components import Components
-
-
-def text_encoder_of(pipe: "Components") -> CLIPTextModel:
-    return getattr(pipe.text_encoder, "_orig_mod", pipe.text_encoder)
 
 
 def added_words(tokenizer: CLIPTokenizer) -> dict[str, int]:
@@ -48,7 +44,7 @@ def checked_words(pipe: "Components", words: Mapping[str, Tensor], where: str) -
 
     Raises CheckpointError for vectors that are damaged or of another base, and ValueError for words that are known.
     """
-    table, vocab = text_encoder_of(pipe).token_embedding.weight, pipe.tokenizer.vocab
+    table, vocab = uncompiled(pipe.text_encoder).token_embedding.weight, pipe.tokenizer.vocab
     fitting = {}
     for word, vectors in words.items():
         if (
@@ -94,10 +90,10 @@ def add_words(pipe: "Components", words: Mapping[str, Tensor]):
     """Add checked words. Pipelines that share the tokenizer and the text encoder know them, too."""
     if not words:
         return
-    table = text_encoder_of(pipe).token_embedding.weight
+    table, size = uncompiled(pipe.text_encoder).token_embedding.weight, max(pipe.tokenizer.vocab.values()) + 1
     pieces = [piece for word, rows in words.items() for piece in pieces_of(word, len(rows))]
-    ids = {piece: len(table) + i for i, piece in enumerate(pieces)}
-    set_table(pipe, torch.cat([table.data, *(rows.to(table) for rows in words.values())]))
+    ids = {piece: size + i for i, piece in enumerate(pieces)}
+    set_table(pipe, torch.cat([table.data[:size], *(rows.to(table) for rows in words.values()), table.data[size:]]))
     added = [*pipe.tokenizer.added, *(AddedToken(piece, normalized=True) for piece in pieces)]
     set_words(pipe.tokenizer, pipe.tokenizer.vocab | ids, added)
 
@@ -110,7 +106,7 @@ def remove_words(pipe: "Components", words: str | Sequence[str] | None = None):
         raise ValueError(f"{unknown[0]!r:.60} was never added; {', '.join(map(repr, known)) or 'no word'} was")
     phrases = phrases_of(known)
     gone = {known[piece] for word in words for piece in phrases.get(word, [word])}
-    table = text_encoder_of(pipe).token_embedding.weight
+    table = uncompiled(pipe.text_encoder).token_embedding.weight
     kept = [row for row in range(len(table)) if row not in gone]
     moved = {row: i for i, row in enumerate(kept)}
     set_table(pipe, table.data[kept])
@@ -119,7 +115,7 @@ def remove_words(pipe: "Components", words: str | Sequence[str] | None = None):
 
 
 def set_table(pipe: "Components", rows: Tensor):
-    text_encoder = text_encoder_of(pipe)
+    text_encoder = uncompiled(pipe.text_encoder)
     table = text_encoder.token_embedding
     table.weight, table.num_embeddings = nn.Parameter(rows, table.weight.requires_grad), len(rows)
     text_encoder.config = replace(text_encoder.config, vocab_size=len(rows))

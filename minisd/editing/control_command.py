@@ -11,14 +11,14 @@ from ..disk import user_path
 from ..open_image import open_image
 from ..pipeline import StableDiffusionPipeline
 from .controlled import StableDiffusionControlNetPipeline
-from .edit_command import fitted
+from .edit_command import EDITING, fitted
 
 
 def load_controlled(args: argparse.Namespace, dtype: torch.dtype, **options: Any) -> StableDiffusionControlNetPipeline:
     """The checkpoint with the ControlNets, which are loaded first, as they are smaller."""
     nets, images, scales = args.control or (), args.control_image or (), args.control_scale or ()
-    if args.image:
-        raise ValueError("--control draws from text; leave out --image")
+    if given := [flag for flag in ("image", *EDITING) if getattr(args, flag) not in (None, False)]:
+        raise ValueError(f"--control draws from text; leave out --{given[0].replace('_', '-')}")
     if len(nets) != len(images) or len(scales) not in (0, len(nets)):
         raise ValueError("every --control needs a --control-image, and if one has a --control-scale, all do")
     for image in images:

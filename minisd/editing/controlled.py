@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor, nn
 
+from ..compiled import uncompiled
 from ..controlnet import ControlNetModel, ControlNetOutput, steered
 from ..noise import Generators, randn
 from ..pipeline import StableDiffusionPipeline, StableDiffusionPipelineOutput, Steps, guide, rescale
@@ -80,7 +81,7 @@ def for_nets(name: str, given: float | Sequence[float], nets: int, *limits: floa
 
 
 class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
-    """Draws from text what one or several ControlNets allow."""
+    """Text to image, steered by one or several ControlNets."""
 
     not_in_checkpoints = ("controlnet",)
 
@@ -88,10 +89,10 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
         """As for text. Raises TypeError or ValueError for a ControlNet that does not fit the UNet."""
         super().__init__(*parts, **named)
         self.controlnet = controlnet
-        for net in self.controlnets:
-            if not isinstance(net, ControlNetModel):
+        for net in self.controlnets or [controlnet]:
+            if not isinstance(uncompiled(net), ControlNetModel):
                 raise TypeError(f"a controlnet is a ControlNetModel or a list of them, not {net!r}"[:200])
-            for name in ("cross_attention_dim", "block_out_channels", "layers_per_block"):
+            for name in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):
                 ours, theirs = getattr(self.unet.config, name), getattr(net.config, name)
                 if ours != theirs:
                     raise ValueError(f"this ControlNet is for another base: its {name} is {theirs}, and the UNet's is {ours}")
@@ -159,12 +160,13 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
         # Images: for each latent of the batch, with the prompt and without
         images = [for_each(image, request.shape[0]).repeat(len(request.texts), 1, 1, 1) for image in request.images]
         images = [image.to(self.device, self.dtype) for image in images]
+        unet = steered(self.unet)
 
         # Loop: the ControlNets see the latents that the UNet sees
         def predict(x: Tensor, t: Tensor) -> Tensor:
             x = torch.cat([x] * len(request.texts))
             residuals = self.steer(x, t, context, images, next(strengths))
-            eps = self.unet(x, t, encoder_hidden_states=context, **residuals).sample
+            eps = unet(x, t, encoder_hidden_states=context, **residuals).sample
             return self.guided(eps.float(), request) if request.guided else eps
 
         yield from self.loop(scheduler, latents, predict, partial(scheduler.step, **request.step_settings))

@@ -14,6 +14,7 @@ from ..guided_unet import GuidedUNet
 from ..pretrained import PretrainedPipeline
 from ..schedulers import SCHEDULERS, Scheduler
 from ..schedulers.names import NamedSampler
+from ..taesd import AutoencoderTiny
 from ..tasks import refuse_other_tasks
 from ..tokenizer import CLIPTokenizer
 from .checkpoint import Checkpoint, read_folder, read_part, read_single_file
@@ -146,6 +147,8 @@ def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None 
     dtype, hub, given = pop_dtype(options), pop_hub_options(options), replacements(kind, options)
     path = find(source, Needed((INDEX,)), hub) / INDEX
     index = parse_json(read_text(path), str(path))
+    if "vae" not in given and class_of(index, "vae", str(source)) == AutoencoderTiny.__name__:
+        given["vae"] = load_network(AutoencoderTiny, source, "vae", variant, dtype=dtype, **vars(hub))
     refuse_unsupported(index, given, str(source))
     if "unet" not in given and (path := find(source, Needed((INDEX,), (UNET,)), hub) / UNET).is_file():
         refuse_other_unets(parse_json(read_text(path), str(path)), kind, source)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..compiled import uncompiled
 from ..disk import sync
 from ..safety_checker import MEAN, STD
 from ..schedulers import Scheduler
@@ -49,7 +50,7 @@ def as_written(component: Any) -> Any:
     """The network inside what torch.compile makes of one. Raises CheckpointError for LoRAs, which no checkpoint has a place for."""
     from ..adapters.lora import loras_of
 
-    inside = getattr(component, "_orig_mod", component)
+    inside = uncompiled(component)
     if isinstance(inside, nn.Module) and (loras := loras_of(inside)):
         raise CheckpointError(
             f"the LoRA {loras[0].name!r} stands beside the weights; fuse_lora writes it into them, unload_lora_weights removes it"

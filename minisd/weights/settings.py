@@ -182,7 +182,7 @@ def read_controlnet(settings: Settings) -> ControlNetConfig:
 
 def controlnet_json(config: ControlNetConfig) -> dict[str, Any]:
     shared = {name: value for name, value in unet_json(config).items() if name not in CONTROLNET_LACKS}
-    return {**shared, **CONTROLNET_IMPLEMENTED, "_class_name": "ControlNetModel"}
+    return {**CONTROLNET_IMPLEMENTED, **shared, "_class_name": "ControlNetModel"}
 
 
 # VAE
