@@ -89,7 +89,8 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
         """As for text. Raises TypeError or ValueError for a ControlNet that does not fit the UNet."""
         super().__init__(*parts, **named)
         self.controlnet = controlnet
-        for net in self.controlnets or [controlnet]:
+        nets: Sequence[Any] = self.controlnets or [controlnet]
+        for net in nets:
             if not isinstance(uncompiled(net), ControlNetModel):
                 raise TypeError(f"a controlnet is a ControlNetModel or a list of them, not {net!r}"[:200])
             for name in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):
