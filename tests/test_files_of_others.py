@@ -469,7 +469,7 @@ def test_saving_into_the_current_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("part", "kind"), [("unet", "UNet3DConditionModel"), ("vae", "AutoencoderTiny"), ("text_encoder", "BertModel")]
+    ("part", "kind"), [("unet", "UNet3DConditionModel"), ("vae", "AsymmetricAutoencoderKL"), ("text_encoder", "BertModel")]
 )
 def test_parts_of_other_classes_are_refused(tmp_path, part, kind):
     small_pipeline("v1").save_pretrained(tmp_path / "out")
