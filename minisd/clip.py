@@ -1,4 +1,4 @@
-"""CLIP's text tower, which tells Stable Diffusion what to draw (Radford et al. 2021); its other half is in clip_vision.py.
+"""CLIP's text encoder, which tells Stable Diffusion what to draw (Radford et al. 2021); clip_vision.py has the image encoder.
 
 Shapes: ids (B, T) with T = 77, text states (B, T, D).
 """
@@ -16,7 +16,7 @@ from .pretrained import Pretrained
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI's cheap approximation of GELU, with which its weights were trained (Hendrycks & Gimpel 2016, §2)."""
+    """A cheap approximation of GELU, used in OpenAI's CLIP (Hendrycks & Gimpel 2016, §2)."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -28,7 +28,7 @@ class CLIPTextOutput(NamedTuple):
 
 
 class CLIPLayer(nn.Module):
-    """Attention, then a two-layer MLP, each normalised before and added after (Radford et al. 2019, §2.3)."""
+    """Attention, then a two-layer MLP, each with pre-normalisation and a residual connection (Radford et al. 2019, §2.3)."""
 
     def __init__(self, config: CLIPTextConfig | CLIPVisionConfig):
         super().__init__()
@@ -41,12 +41,12 @@ class CLIPLayer(nn.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        x = x + self.attn(self.norm1(x), causal=causal)  # tokens exchange information
-        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))  # each token on its own
+        x = x + self.attn(self.norm1(x), causal=causal)  # (B, T, D): tokens exchange information
+        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))  # (B, T, D): acts on each token separately
 
 
 class CLIPTextModel(Pretrained, nn.Module):
-    """Token ids become states that the UNet attends to. The causal mask hides later tokens; nothing masks the padding."""
+    """Token ids → the text states that the UNet attends to. The causal mask hides later tokens; no mask hides the padding."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
@@ -57,7 +57,7 @@ class CLIPTextModel(Pretrained, nn.Module):
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=1e-5)
 
     def forward(self, input_ids: Tensor) -> CLIPTextOutput:
-        """Ids (B, T) → the states of all tokens (B, T, D)."""
+        """Ids (B, T) → `.last_hidden_state` (B, T, D)."""
         x = self.token_embedding(input_ids) + self.position_embedding.weight[: input_ids.shape[1]]  # (B, T, D)
         for block in self.blocks:
             x = block(x, causal=True)

@@ -1,6 +1,6 @@
-"""The settings of every network and sampler, and the presets of the official models.
+"""The configuration of every network and sampler, and the presets of the official models.
 
-A field's default is Stable Diffusion v1's. `minisd.weights.settings` reads and writes them as the JSON of a diffusers folder.
+Defaults are Stable Diffusion v1's values. `minisd.weights.settings` reads and writes them as the JSON of a diffusers folder.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from .as_mapping import AsMapping
 
 
 class UnsupportedConfig(ValueError):
-    """A configuration asks for something that minisd does not implement."""
+    """A configuration requires a feature that minisd does not implement."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CLIPVisionConfig(AsMapping):
 
 @dataclass(frozen=True)
 class UNetConfig(AsMapping):
-    """`cross_attention` and `num_attention_heads` have an entry for each level of `block_out_channels`, the finest first."""
+    """`cross_attention` and `num_attention_heads` have one entry per level of `block_out_channels`, finest level first."""
 
     in_channels: int = 4
     out_channels: int = 4
@@ -46,8 +46,8 @@ class UNetConfig(AsMapping):
     cross_attention_dim: int = 768
     num_attention_heads: tuple[int, ...] = (8, 8, 8, 8)
     norm_num_groups: int = 32
-    use_linear_projection: bool = False  # how a file stores proj_in and proj_out: linear layers, or 1×1 convolutions
-    sample_size: int | tuple[int, int] = 64  # or height and width
+    use_linear_projection: bool = False  # whether files store proj_in and proj_out as linear layers or as 1×1 convolutions
+    sample_size: int | tuple[int, int] = 64  # or (height, width)
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,16 @@ class VAEConfig(AsMapping):
 
 
 def sides(sample_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width; one number means a square."""
+    """Height and width; a single number means a square."""
     return (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
 
 
 @dataclass(frozen=True)
 class SchedulerConfig(AsMapping):
-    """What all samplers share; one with settings of its own extends this in its file.
+    """The settings that all samplers share; a sampler with more settings extends this class in its own file.
 
-    `timestep_spacing` None is the sampler's own: "leading" for PNDM and DDIM, "linspace" for LMS. `trained_betas` replaces the
-    schedule, `rescale_betas_zero_snr` stretches it until nothing is left of an image at the last timestep.
+    `timestep_spacing` None means the sampler's default: "leading" for PNDM and DDIM, "linspace" for LMS. `trained_betas` replaces
+    the schedule; `rescale_betas_zero_snr` rescales it so that nothing of the image remains at the last timestep.
     """
 
     num_train_timesteps: int = 1000

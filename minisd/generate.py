@@ -136,7 +136,7 @@ def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Name
             if hidden:
                 notes.append(f"note: the safety checker made {path} black: another seed or prompt may pass")
             elif all(low == high for low, high in image.getextrema()):
-                notes.append(f"note: {path} is all of one colour: another --dtype, --guidance-scale or --seed may help")
+                notes.append(f"note: {path} is a single colour; try another --dtype, --guidance-scale or --seed")
             pictures.append(image)
     finally:
         for path in paths:

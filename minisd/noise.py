@@ -1,4 +1,4 @@
-"""Gaussian noise from a seed, drawn on the generator's own device: a CPU generator gives the same image on every machine."""
+"""Gaussian noise from a seed, drawn on the generator's device: a CPU generator gives the same image on every machine."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @runtime_checkable
 class NoiseSource(Protocol):
-    """Anything that draws standard normal numbers; `CudaNoise` is one."""
+    """Any source of standard normal numbers, such as `CudaNoise`."""
 
     def randn(self, shape: Sequence[int]) -> Tensor: ...
 
@@ -23,9 +23,9 @@ def randn(
 ) -> Tensor:
     """Standard normal numbers of the given shape, drawn in float32.
 
-    With a list of generators, generator i draws image i, which makes an image independent of the batch it is in.
+    With a list of generators, generator i draws image i, so an image does not depend on the rest of its batch.
 
-    Raises ValueError when the list is not as long as the batch, and TypeError for anything that is not a generator.
+    Raises ValueError if the list and the batch differ in length, and TypeError for anything that is not a generator.
     """
     check_generators(generator, shape[0])
     if isinstance(generator, Sequence):
@@ -37,9 +37,9 @@ def randn(
 
 
 def check_generators(generator: Generators, images: int):
-    """Raises as `randn` does if `generator` cannot draw the noise of that many images."""
+    """Raises the errors of `randn` if `generator` cannot draw noise for that many images."""
     if isinstance(generator, Sequence) and len(generator) != images:
-        raise ValueError(f"{len(generator)} generators for a batch of {images}: give one for each image, or a single one")
+        raise ValueError(f"{len(generator)} generators for a batch of {images} images: give one per image, or a single one")
     for one in generator if isinstance(generator, Sequence) else [generator]:
         if not (one is None or isinstance(one, torch.Generator | NoiseSource)):
-            raise TypeError(f"a generator is a torch.Generator, a CudaNoise, or a list of them, not {one!r}")
+            raise TypeError(f"generator must be a torch.Generator, a CudaNoise, or a list of them, not {one!r}")

@@ -1,8 +1,8 @@
-"""From a prompt to images: `StableDiffusionPipeline` holds the parts, and `__call__` follows the data through them.
+"""From a prompt to images: `StableDiffusionPipeline` holds the components, and `__call__` passes the data through them.
 
-prompt → ids → context (2B, 77, D): without the prompt, then with it
-noise → latents (B, 4, H/8, W/8) → … a step for each timestep … → latents
-latents → images (B, 3, H, W) in [-1, 1] → safety checker, if there is one → PIL images
+prompt → ids → context (2B, 77, D): unconditional, then conditional
+noise → latents (B, 4, H/8, W/8) → … one step per timestep … → latents
+latents → images (B, 3, H, W) in [-1, 1] → safety checker, if any → PIL images
 """
 
 import warnings
@@ -32,22 +32,22 @@ from .vae import AutoencoderKL
 
 
 class StableDiffusionPipelineOutput(NamedTuple):
-    """`images` as asked by `output_type`; `nsfw_content_detected` a flag for each, or None where nothing checks."""
+    """`images` in the format that `output_type` names; `nsfw_content_detected`: one flag per image, or None if unchecked."""
 
     images: list[Image.Image] | np.ndarray | Tensor
     nsfw_content_detected: list[bool] | None
 
 
 class Step(NamedTuple):
-    """A step of the loop: latents (B, 4, h, w) after it, and the clean latents that it predicts."""
+    """One step of the loop: the latents (B, 4, h, w) after it, and the clean latents that it predicts."""
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a step
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which a step does not need
     timestep: Tensor
     latents: Tensor
     pred_original_sample: Tensor
 
 
-Steps = Generator[Step, Tensor | None, None]  # `steps.send(latents)` goes on from other latents than those of the last step
+Steps = Generator[Step, Tensor | None, None]  # `steps.send(latents)` replaces the latents for the next step
 
 
 def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor:
@@ -56,13 +56,13 @@ def guide(eps_uncond: Tensor, eps_cond: Tensor, guidance_scale: float) -> Tensor
 
 
 def rescale(eps: Tensor, eps_cond: Tensor, share: float) -> Tensor:
-    """Undo a share of the contrast that guidance added to ε (Lin et al. 2023, eq. 15 and 16)."""
+    """Remove a share (0 to 1) of the contrast that guidance added to ε (Lin et al. 2023, eq. 15 and 16)."""
     as_before = eps * eps_cond.std(dim=(1, 2, 3), keepdim=True) / eps.std(dim=(1, 2, 3), keepdim=True)
     return share * as_before + (1 - share) * eps
 
 
 class StableDiffusionPipeline(Components):
-    """Text to image: tokenizer and text encoder, UNet and scheduler, VAE, and a safety checker or None."""
+    """Text to image with a tokenizer, a text encoder, a UNet, a scheduler, a VAE and an optional safety checker."""
 
     def __init__(
         self,
@@ -77,13 +77,13 @@ class StableDiffusionPipeline(Components):
     ):
         """`num_inference_steps` and `guidance_scale` are the defaults of a call.
 
-        Raises ValueError for a UNet of another task, and for a tokenizer with ids that the text encoder does not know.
+        Raises ValueError if the UNet is for another task, or if the tokenizer has ids outside the text encoder's vocabulary.
         """
         refuse_other_tasks(unet.config.in_channels, self.unet_channels, "this UNet")
         if max(tokenizer.vocab.values()) >= text_encoder.config.vocab_size:
             raise ValueError(
-                f"the tokenizer has ids up to {max(tokenizer.vocab.values()):,}, and the text encoder knows the first "
-                f"{text_encoder.config.vocab_size:,}: they do not belong together"
+                f"the tokenizer has ids up to {max(tokenizer.vocab.values()):,}, but the text encoder has only "
+                f"{text_encoder.config.vocab_size:,} embeddings; take both from the same model"
             )
         self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler = vae, text_encoder, tokenizer, unet, scheduler
         self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
@@ -108,17 +108,17 @@ class StableDiffusionPipeline(Components):
         guidance_rescale: float = 0.0,
         **words: Any,
     ) -> StableDiffusionPipelineOutput:
-        """Draw `num_images_per_prompt` images of each prompt, `height` × `width` pixels, multiples of 8.
+        """Draw `num_images_per_prompt` images per prompt. `height` and `width` are in pixels and must be multiples of 8.
 
-        A `guidance_scale` of 1 or less runs the UNet once a step instead of twice and ignores the negative prompt. `eta` is DDIM's.
-        `generator` is one generator, or a list with one for each image; `CudaNoise(seed)` draws on any machine what
-        torch.Generator("cuda") draws. `latents` (B, 4, H/8, W/8) replaces that noise. `output_type` is "pil", "np" (B, H, W, 3) or
-        "pt" (B, 3, H, W) in [0, 1], or "latent". `callback_on_step_end(pipe, i, t, {"latents": latents})` is called after each
-        step and may return such a dictionary to go on from; `denoise` is the plainer way to watch. `guidance_rescale` 0 to 1 takes
-        back contrast that guidance adds. `words` are the arguments of `minisd.words.embed`: `clip_skip`, `prompt_embeds`, ….
+        A `guidance_scale` of 1 or less disables guidance: the UNet runs once per step instead of twice and ignores the negative
+        prompt. `eta` is DDIM's. `generator` is one generator or a list with one per image; `CudaNoise(seed)` reproduces
+        torch.Generator("cuda") on any machine. `latents` (B, 4, H/8, W/8) replaces the initial noise. `output_type` is "pil", "np"
+        (B, H, W, 3) or "pt" (B, 3, H, W) in [0, 1], or "latent". `callback_on_step_end(pipe, i, t, {"latents": latents})` runs
+        after each step and may return new latents in such a dictionary; `denoise` is a simpler way to watch. `guidance_rescale`,
+        0 to 1, removes contrast that guidance adds. `words` are those of `minisd.words.embed`: `clip_skip`, `prompt_embeds`, ….
 
-        Images that the safety checker flags are returned black. Raises ValueError or TypeError for arguments that do not fit,
-        before anything is computed, and FloatingPointError for NaN or infinity on the way.
+        Images that the safety checker flags are returned black. Raises ValueError or TypeError for invalid arguments, before any
+        computation, and FloatingPointError if an intermediate result contains NaN or infinity.
         """
         check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = Request.of(
@@ -129,27 +129,27 @@ class StableDiffusionPipeline(Components):
 
     @torch.no_grad()
     def denoise(self, *arguments: Any, **settings: Any) -> Steps:
-        """The loop as a generator of steps, to watch, draw or stop; takes the arguments of a call except `output_type`."""
+        """The loop as a generator of steps, to watch, plot or stop; takes the arguments of `__call__` except `output_type`."""
         yield from self.steps(Request.of(self, *arguments, **settings))
 
     def steps(self, request: Request) -> Steps:
-        """Words, noise, loop. A generator: it computes a step when it is asked for one."""
-        # Words: the prompt, and for guidance also the negative prompt (by default "")
+        """Encode the prompt, draw the noise, run the loop. A generator: each step is computed on demand."""
+        # Words: the prompt and, for guidance, the negative prompt (default "")
         context = self.encode_words(request.texts, request.num_images_per_prompt)  # (B or 2B, T, D)
 
-        # Noise: drawn on the CPU, as large as the sampler wants it at its first timestep
-        scheduler = copy(self.scheduler)  # two loops at once are two trajectories
+        # Noise: drawn on the CPU, then scaled to the sampler's first timestep
+        scheduler = copy(self.scheduler)  # so that concurrent loops have separate trajectories
         scheduler.set_timesteps(request.num_inference_steps, device=self.device)
         noise = randn(request.shape, request.generator) if request.latents is None else request.latents
         latents = noise.to(self.device, torch.float32) * scheduler.init_noise_sigma  # (B, 4, h, w)
 
-        # Loop: from noise to an image's latents
+        # Loop: from noise to the latents of an image
         predict = partial(self.predict, context=context, **request.guidance)
         step = partial(scheduler.step, **request.step_settings)
         yield from self.loop(scheduler, latents, predict, step)
 
     def loop(self, scheduler: Scheduler, latents: Tensor, predict: Callable[[Tensor, Tensor], Tensor], step: Callable) -> Steps:
-        """Follow the scheduler's timesteps: `predict(x, t)` is the network's guess, `step(guess, t, latents)` the sampler's."""
+        """Visit the timesteps: `predict(x, t)` is the network's prediction, `step(prediction, t, latents)` the sampler's update."""
         for i, t in enumerate(self.progress(scheduler.timesteps[scheduler.begin_index :])):
             x = scheduler.scale_model_input(latents, t).to(self.dtype)
             latents, x0 = step(predict(x, t), t, latents)
@@ -158,7 +158,7 @@ class StableDiffusionPipeline(Components):
             latents = latents if sent is None else sent
 
     def run_to_end(self, steps: Steps, callback: Callable | None = None) -> Tensor:
-        """The latents after the last step. After each step, the callback may return {"latents": …} to go on from."""
+        """The latents after the last step. After each step, the callback may return {"latents": …} to replace them."""
         latents: Tensor | None = None
         with suppress(StopIteration):
             while True:
@@ -170,7 +170,7 @@ class StableDiffusionPipeline(Components):
         return latents
 
     def predict(self, x: Tensor, t: Tensor, context: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:
-        """The UNet's guess of the noise in x (B, 4, h, w), guided if the context (2B, T, D) has states without the prompt too."""
+        """The noise in x (B, 4, h, w), predicted by the UNet; guided if the context (2B, T, D) has an unconditional half."""
         if len(context) == len(x):  # no guidance
             return self.unet(x, t, encoder_hidden_states=context).sample
         eps = self.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.float()  # (2B, 4, h, w)
@@ -179,13 +179,13 @@ class StableDiffusionPipeline(Components):
         return rescale(guided, eps_cond, guidance_rescale) if guidance_rescale else guided
 
     def finish(self, latents: Tensor, output_type: str) -> StableDiffusionPipelineOutput:
-        """Latents (B, 4, h, w) → images, or what else `output_type` asks for."""
+        """Latents (B, 4, h, w) → images in the format that `output_type` names."""
         if output_type == "latent":
             return StableDiffusionPipelineOutput(latents, None)
         return self.present(self.decode(latents), output_type)
 
     def present(self, images: Tensor, output_type: str) -> StableDiffusionPipelineOutput:
-        """Images (B, 3, H, W) in [-1, 1], checked, in the form asked for."""
+        """Run the safety checker on images (B, 3, H, W) in [-1, 1] and convert them to `output_type`."""
         images, flags = self.run_safety_checker(images)
         if output_type == "pil":
             return StableDiffusionPipelineOutput(to_pil(images), flags)
@@ -193,20 +193,20 @@ class StableDiffusionPipeline(Components):
         return StableDiffusionPipelineOutput(images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy(), flags)
 
     def encode_words(self, texts: Sequence[list[str] | Tensor], num_images_per_prompt: int) -> Tensor:
-        """k lists of prompts, or their states, one after the other → (k · B, T, D), where B counts images."""
+        """k lists of prompts, or their text states, concatenated → (k · B, T, D), where B is the number of images."""
         states = [prompts if isinstance(prompts, Tensor) else self.encode_prompt(prompts) for prompts in texts]
         return torch.cat(states).repeat_interleave(num_images_per_prompt, dim=0).to(self.dtype)
 
     def encode_prompt(self, prompts: list[str]) -> Tensor:
-        """Prompts → (B, 77, D)."""
+        """Prompts → text states (B, 77, D)."""
         return self.text_encoder(self.tokenizer(prompts).input_ids.to(self.device)).last_hidden_state
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, 4, h, w) → images (B, 3, H, W), about -1 to 1, computed in the VAE's own dtype.
 
-        If half precision is too little for the VAE alone, `pipe.vae.to(torch.float32)` is enough. Raises FloatingPointError for
-        NaN or infinity, and warns about images of a single colour.
+        If only the VAE overflows in half precision, `pipe.vae.to(torch.float32)` is enough. Raises FloatingPointError for NaN or
+        infinity, and warns about images of a single colour.
         """
         dtype = next(self.vae.parameters()).dtype
         images = self.vae.decode((latents / self.vae.config.scaling_factor).to(dtype)).sample
@@ -216,11 +216,11 @@ class StableDiffusionPipeline(Components):
 
     @torch.no_grad()
     def run_safety_checker(self, images: Tensor) -> tuple[Tensor, list[bool] | None]:
-        """The images with the flagged ones black, and the flags; the same images and None if there is no safety checker."""
+        """Images (B, 3, H, W) in [-1, 1], the flagged ones black, and the flags; without a checker, the same images and None."""
         if self.safety_checker is None:
             return images, None
         flags = self.safety_checker(to_pil(images))
         if any(flags):
             which = ", ".join(str(i) for i, flag in enumerate(flags) if flag)
-            warnings.warn(f"the safety checker hides image {which}: another seed or prompt may pass", ImageWarning, 3)
+            warnings.warn(f"the safety checker blacked out image {which}; try another seed or prompt", ImageWarning, 3)
         return images.masked_fill(torch.tensor(flags, dtype=torch.bool, device=images.device).view(-1, 1, 1, 1), -1), flags

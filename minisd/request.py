@@ -1,4 +1,4 @@
-"""What a caller asks a pipeline for, checked before anything is computed."""
+"""The arguments of a pipeline call, completed with defaults and checked before any computation."""
 
 import math
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments of a call, complete: what was left out is the model's default, and prompts are lists of one length."""
+    """The complete arguments of a call: defaults come from the model, and both prompt lists have the same length."""
 
-    prompts: list[str] | Tensor  # their states (B, T, D), if a caller asks for more than text
+    prompts: list[str] | Tensor  # or their text states (B, T, D), if `words` are given
     negative_prompts: list[str] | Tensor
     height: int
     width: int
@@ -50,8 +50,8 @@ class Request:
         guidance_rescale: float = 0.0,
         **words: Any,
     ) -> Self:
-        """Complete and check the arguments of a call. Raises TypeError or ValueError for what cannot be drawn."""
-        factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # pixels a side for one latent: 8
+        """Complete and check the arguments of a call. Raises TypeError or ValueError for invalid ones."""
+        factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)  # image pixels per latent position along each side: 8
         high, wide = sides(pipe.unet.config.sample_size)
         height = high * factor if height is None else height
         width = wide * factor if width is None else width
@@ -78,27 +78,27 @@ class Request:
 
     @property
     def guided(self) -> bool:
-        """Whether the UNet also predicts without the prompt."""
+        """Whether the UNet also makes an unconditional prediction."""
         return self.guidance_scale > 1
 
     @property
     def texts(self) -> list[list[str] | Tensor]:
-        """The prompts of one batch of the UNet, negative ones first."""
+        """The prompts of one UNet batch, negative prompts first."""
         return [self.negative_prompts, self.prompts] if self.guided else [self.prompts]
 
     @property
     def step_settings(self) -> dict[str, Any]:
-        """What a sampler's step is told: the generator, and η if there is any."""
+        """Keyword arguments for the sampler's `step`: the generator and, unless it is 0, η."""
         return {"generator": self.generator} | ({"eta": self.eta} if self.eta else {})
 
     @property
     def guidance(self) -> dict[str, Any]:
-        """What the prediction is told."""
+        """Keyword arguments for the pipeline's `predict`."""
         return {"guidance_scale": self.guidance_scale, "guidance_rescale": self.guidance_rescale}
 
 
 def check_prompts(prompt: Any, negative_prompt: Any) -> tuple[list[str], list[str]]:
-    """Prompts and negative prompts as lists of one length."""
+    """Prompts and negative prompts as two lists of the same length. Raises TypeError or ValueError for anything else."""
     if not (isinstance(prompt, str) or (isinstance(prompt, list | tuple) and prompt and all(isinstance(p, str) for p in prompt))):
         raise TypeError(f"a prompt is a string or a list of strings, not {prompt!r}"[:200])
     if negative_prompt is None:
@@ -106,12 +106,12 @@ def check_prompts(prompt: Any, negative_prompt: Any) -> tuple[list[str], list[st
     if isinstance(negative_prompt, str) != isinstance(prompt, str) or not (
         isinstance(negative_prompt, str | list | tuple) and all(isinstance(negative, str) for negative in negative_prompt)
     ):
-        raise TypeError("give the negative prompt as the prompt is given: a string, or a list of as many strings")
+        raise TypeError("the negative prompt must have the prompt's type: one string, or a list with as many strings")
     prompts, negatives = ([text] if isinstance(text, str) else list(text) for text in (prompt, negative_prompt))
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts")
     for text in [*prompts, *negatives]:
-        if any("\ud800" <= character <= "\udfff" for character in text):  # half of a pair of UTF-16
+        if any("\ud800" <= character <= "\udfff" for character in text):  # a lone UTF-16 surrogate
             raise ValueError(f"{text!a} is not valid UTF-8 text"[:200])
     return prompts, negatives
 
@@ -124,7 +124,7 @@ def check_size(height: int, width: int, factor: int) -> tuple[int, int]:
 
 
 def whole(name: str, number: Any) -> int:
-    """A whole number, also NumPy's and a tensor's, as an int."""
+    """An integer, NumPy integer or integer tensor, as an int. Raises TypeError for anything else."""
     try:
         return index(number)
     except TypeError:
@@ -132,7 +132,7 @@ def whole(name: str, number: Any) -> int:
 
 
 def real(name: str, number: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """A number, also NumPy's and a tensor's, as a float."""
+    """A number, NumPy number or scalar tensor, as a float. Raises ValueError if it is not finite or out of range."""
     value = float(number) if isinstance(number, Real) or getattr(number, "ndim", 1) == 0 else math.nan
     if not (math.isfinite(value) and least <= value <= most):
         wanted = f"from {least:g} to {most:g}" if math.isfinite(most) else "a number" if least < 0 else f"{least:g} or more"
@@ -143,7 +143,7 @@ def real(name: str, number: Any, least: float = -math.inf, most: float = math.in
 def check_eta(eta: Any, scheduler: Any) -> float:
     share = real("eta", eta, 0, 1)
     if share and "eta" not in signature(scheduler.step).parameters:
-        raise ValueError(f"eta is a setting of DDIMScheduler; {type(scheduler).__name__} has none")
+        raise ValueError(f"{type(scheduler).__name__} has no eta; use DDIMScheduler or leave eta out")
     return share
 
 
@@ -154,7 +154,7 @@ def check_latents(latents: Any, shape: tuple[int, ...]):
 
 
 def latents_in(changed: Any, latents: Tensor) -> Tensor:
-    """The latents to go on from, after a callback returned None or a dictionary. Raises ValueError for anything else."""
+    """The latents for the next step, given the callback's return value. Raises ValueError unless that is None or a dictionary."""
     changed = {} if changed is None else changed
     others = changed.get("latents", latents) if isinstance(changed, dict) else changed
     check_latents("None" if others is None else others, latents.shape)
@@ -163,9 +163,9 @@ def latents_in(changed: Any, latents: Tensor) -> Tensor:
 
 def check_output(output_type: Any, callback: Any, tensor_inputs: Any):
     if output_type not in ("pil", "np", "pt", "latent"):
-        raise ValueError(f'output_type {output_type!r} is not "pil", "np", "pt" or "latent"')
+        raise ValueError(f'output_type must be "pil", "np", "pt" or "latent", not {output_type!r}')
 
     if not (callback is None or callable(callback)):
         raise TypeError(f"callback_on_step_end must be a function (pipe, step, timestep, tensors), not {callback!r}"[:200])
     if list(tensor_inputs or ()) != ["latents"]:
-        raise ValueError(f'callback_on_step_end_tensor_inputs {tensor_inputs!r}: a callback is given ["latents"] only'[:200])
+        raise ValueError(f'callback_on_step_end_tensor_inputs must be ["latents"], not {tensor_inputs!r}'[:200])

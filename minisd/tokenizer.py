@@ -1,8 +1,8 @@
 """Prompt → 77 ids: CLIP's byte-level BPE, run by the `tokenizers` library.
 
-A text is lowercased, split into words, every word into bytes, and bytes are merged in the order that was learnt, most frequent
-pair first (Sennrich et al. 2016). The ids of a prompt stand between a start and an end token and are padded to 77: with the
-end token in Stable Diffusion v1, with id 0 in v2. No mask hides the padding.
+The text is lowercased and split into words, and each word into bytes. Pairs of bytes are merged in the order learnt in training,
+most frequent pair first (Sennrich et al. 2016). A start and an end token enclose the prompt's ids, and padding fills them up to
+77: the end token in Stable Diffusion v1, id 0 in v2. No mask hides the padding.
 """
 
 import warnings
@@ -24,7 +24,7 @@ class TokenizerOutput(NamedTuple):
 
 
 def byte_pair_encoding(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    """CLIP's way from text to ids, without start, end and padding."""
+    """CLIP's text → ids, without start token, end token and padding."""
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, end_of_word_suffix="</w>", unk_token=END))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -38,16 +38,16 @@ def byte_pair_encoding(vocab: dict[str, int], merges: list[tuple[str, str]]) -> 
 
 
 class CLIPTokenizer(Pretrained):
-    """Prompts to ids. `pad` is `<|endoftext|>` in v1, `!` (id 0) in v2; `added` words of `vocab` are found before splitting."""
+    """Prompts → ids. `pad` is `<|endoftext|>` in v1, `!` (id 0) in v2. `added` words of `vocab` are matched before splitting."""
 
     model_max_length = 77
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], pad: str = END, added: Sequence[AddedToken] = ()):
         if lacking := {START, END, pad} - vocab.keys():
-            raise ValueError(f"the vocabulary lacks {min(lacking)}, which every vocabulary of CLIP has")
+            raise ValueError(f"the vocabulary lacks {min(lacking)}, which every CLIP vocabulary has")
         self.vocab, self.merges, self.pad, self.added = vocab, merges, pad, added
         self.bpe = byte_pair_encoding(vocab, merges)
-        if pad != END:  # in v2's folders for diffusers padding is a special token: a typed "!" becomes it too
+        if pad != END:  # v2's diffusers folders make the padding a special token, so a typed "!" becomes id 0 too
             self.bpe.add_special_tokens([AddedToken(pad, special=True)])
         self.bpe.add_tokens(list(added))
         self.start_id, self.end_id, self.pad_id = vocab[START], vocab[END], vocab[pad]
@@ -60,7 +60,7 @@ class CLIPTokenizer(Pretrained):
         truncation: bool = True,
         return_tensors: str = "pt",
     ) -> TokenizerOutput:
-        """One prompt or several → `.input_ids` (B, max_length), always padded and, with a warning, cut to that length."""
+        """Prompts → `.input_ids` (B, max_length), padded or truncated to that length; truncation warns."""
         if (padding, truncation, return_tensors) != ("max_length", True, "pt"):
             raise ValueError('only padding="max_length", truncation=True and return_tensors="pt" are implemented')
         rows = [self.encode(prompt, max_length) for prompt in ([text] if isinstance(text, str) else text)]
@@ -70,7 +70,7 @@ class CLIPTokenizer(Pretrained):
         ids, room = self.bpe.encode(prompt).ids, max_length - 2
         if len(ids) > room:
             dropped = self.bpe.decode(ids[room:]).replace("</w>", " ").strip()
-            warnings.warn(f"the prompt has {len(ids)} tokens, {room} fit; left out: {shortened(dropped)}", stacklevel=4)
+            warnings.warn(f"the prompt has {len(ids)} tokens, but only {room} fit; ignored: {shortened(dropped)}", stacklevel=4)
         ids = [self.start_id, *ids[:room], self.end_id]
         return ids + [self.pad_id] * (max_length - len(ids))
 

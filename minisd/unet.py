@@ -1,9 +1,9 @@
-"""The UNet: from noisy latents, the time and the prompt's states to a prediction of the noise.
+"""The UNet: predicts the noise in latents from the latents, the timestep and the text states.
 
-Ho et al. 2020, appendix B, with the cross-attention of Rombach et al. 2022, §3.3. A U of levels: each level on the way down halves
-the size, each on the way up doubles it and receives the matching down level's outputs through skip connections.
+Ho et al. 2020, appendix B, with the cross-attention of Rombach et al. 2022, §3.3. The levels form a U: each level on the way down
+halves the size; each on the way up doubles it and receives the matching down level's outputs through skip connections.
 
-Shapes: latents (B, 4, h, w), t (B,), context (B, T, D), temb (B, E) with E four times the first level's width.
+Shapes: latents (B, 4, h, w), t (B,), context (B, T, D), temb (B, E); E is four times the first level's width.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from .config import UNetConfig
 from .layers import Attention, Downsample, ResnetBlock, Upsample, timestep_embedding
 from .pretrained import Pretrained
 
-EPS = 1e-5  # of the GroupNorms in ResNet blocks; those in front of transformers have 1e-6
+EPS = 1e-5  # for the GroupNorms of ResNet blocks and of the output; the norms before transformers use 1e-6
 
 
 class UNet2DConditionOutput(NamedTuple):
@@ -25,7 +25,7 @@ class UNet2DConditionOutput(NamedTuple):
 
 
 class TimestepEmbedding(nn.Module):
-    """Two layers that turn the waves of `timestep_embedding` into the vector that every ResNet block reads."""
+    """Two layers that turn the sinusoids of `timestep_embedding` into the vector that every ResNet block reads."""
 
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
@@ -33,11 +33,11 @@ class TimestepEmbedding(nn.Module):
         self.linear_2 = nn.Linear(out_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear_2(F.silu(self.linear_1(x)))
+        return self.linear_2(F.silu(self.linear_1(x)))  # (B, dim) → (B, E)
 
 
 class FeedForward(nn.Module):
-    """GEGLU: one half of a wide layer gates the other (Shazeer 2020, §2)."""
+    """GEGLU: one half of a wide linear layer gates the other (Shazeer 2020, §2)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -46,11 +46,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj_in(x).chunk(2, dim=-1)  # each (B, T, 4·C)
-        return self.proj_out(value * F.gelu(gate))
+        return self.proj_out(value * F.gelu(gate))  # (B, T, C)
 
 
 class BasicTransformerBlock(nn.Module):
-    """Positions attend to each other, then to the words of the prompt, then a feed-forward layer acts on each position."""
+    """Positions attend to each other, then to the prompt's tokens; then a feed-forward layer acts on each position."""
 
     def __init__(self, dim: int, heads: int, context_dim: int):
         super().__init__()
@@ -78,20 +78,20 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        tokens = self.proj_in(rearrange(self.norm(x), "B C h w -> B (h w) C"))  # every position is a token
+        tokens = self.proj_in(rearrange(self.norm(x), "B C h w -> B (h w) C"))  # (B, T, C): each position is a token
         tokens = self.proj_out(self.block(tokens, context))
         return x + rearrange(tokens, "B (h w) C -> B C h w", h=x.shape[-2])
 
 
 class NoAttention(nn.Module):
-    """Takes a transformer's place in levels that have none: Stable Diffusion's deepest."""
+    """Stands in for the transformer in levels without one: in Stable Diffusion, the deepest."""
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         return x
 
 
 class Level(nn.Module):
-    """One resolution of the U: ResNet blocks, each followed by a transformer."""
+    """One resolution of the U: ResNet blocks, each followed by a transformer. `widths_in` are the blocks' input channels."""
 
     def __init__(self, widths_in: list[int], width: int, level: int, config: UNetConfig):
         super().__init__()
@@ -105,7 +105,7 @@ class Level(nn.Module):
 
 
 class DownBlock(Level):
-    """A level on the way down; all but the last end by halving the size."""
+    """A level on the way down; all levels except the last end by halving the size."""
 
     def __init__(self, in_channels: int, level: int, config: UNetConfig):
         width, last = config.block_out_channels[level], level == len(config.block_out_channels) - 1
@@ -113,7 +113,7 @@ class DownBlock(Level):
         self.downsample = None if last else Downsample(width, pad=(1, 1, 1, 1))
 
     def forward(self, x: Tensor, temb: Tensor, context: Tensor) -> list[Tensor]:
-        """Every intermediate result, for the skip connections; the last one goes on down."""
+        """x (B, in, h, w) → all outputs, for the skip connections; the last, (B, width, h/2, w/2), enters the next level."""
         outputs = []
         for resnet, attention in zip(self.resnets, self.attentions):
             x = attention(resnet(x, temb), context)
@@ -139,7 +139,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(Level):
-    """A level on the way up: each ResNet block reads one skip connection; all levels but the finest end by doubling the size."""
+    """A level on the way up: each ResNet block reads one skip connection; all levels except the finest end by doubling the size."""
 
     def __init__(self, in_channels: int, skip_channels: list[int], level: int, config: UNetConfig):
         width = config.block_out_channels[level]
@@ -148,15 +148,15 @@ class UpBlock(Level):
         self.upsample = Upsample(width) if level > 0 else None
 
     def forward(self, x: Tensor, skips: list[Tensor], temb: Tensor, context: Tensor) -> Tensor:
-        """Takes its skips from the end of the list. An odd size was rounded on the way down, so the next skip gives the size."""
+        """Pops its skips from the end of the list. Halving rounds odd sizes up, so the next skip determines the upsampled size."""
         for resnet, attention in zip(self.resnets, self.attentions):
-            x = torch.cat([x, skips.pop()], dim=1)
-            x = attention(resnet(x, temb), context)
+            x = torch.cat([x, skips.pop()], dim=1)  # (B, below + skip, h, w)
+            x = attention(resnet(x, temb), context)  # (B, width, h, w)
         return self.upsample(x, size=skips[-1].shape[-2:]) if self.upsample else x
 
 
 class UNet2DConditionModel(Pretrained, nn.Module):
-    """Predicts the noise in latents (or v, if trained to) at time t, given the prompt."""
+    """Predicts the noise in latents (or v, if trained for v) at timestep t, given the prompt."""
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -166,7 +166,7 @@ class UNet2DConditionModel(Pretrained, nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, widths[0], 3, padding=1)
 
         self.down_blocks = nn.ModuleList()
-        skips = [widths[0]]  # the channels of every skip, in the order in which they are computed
+        skips = [widths[0]]  # the channels of every skip connection, in order of computation
         for level, width in enumerate(widths):
             self.down_blocks.append(DownBlock(skips[-1], level, config))
             skips += [width] * (layers if level == len(widths) - 1 else layers + 1)
@@ -185,18 +185,18 @@ class UNet2DConditionModel(Pretrained, nn.Module):
         return self.config.in_channels
 
     def forward(self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor) -> UNet2DConditionOutput:
-        """Latents (B, in, h, w), a time for each or one for all, states (B, T, D) → `.sample` (B, out, h, w).
+        """Latents (B, in, h, w), one timestep for all or (B,), text states (B, T, D) → `.sample` (B, out, h, w).
 
-        The comments give Stable Diffusion v1's shapes for an image of 512 × 512.
+        The comments give Stable Diffusion v1's shapes for 512 × 512 images.
         """
         x, context = sample, encoder_hidden_states  # (B, 4, 64, 64), (B, 77, 768)
 
-        # Time: as waves, then as the vector that every ResNet block reads
+        # Time: sinusoids, then the vector that every ResNet block reads
         t = torch.as_tensor(timestep, dtype=torch.float32, device=x.device).expand(len(x))
         temb = timestep_embedding(t, self.config.block_out_channels[0])  # (B, 320)
         temb = self.time_embedding(temb.to(x.dtype))  # (B, 1280)
 
-        # Down: 64 → 32 → 16 → 8; every level's outputs are kept as skips
+        # Down: 64 → 32 → 16 → 8; every output is kept for a skip connection
         skips = [self.conv_in(x)]  # (B, 320, 64, 64)
         for block in self.down_blocks:
             skips += block(skips[-1], temb, context)
@@ -204,7 +204,7 @@ class UNet2DConditionModel(Pretrained, nn.Module):
         # Middle
         x = self.mid_block(skips[-1], temb, context)  # (B, 1280, 8, 8)
 
-        # Up: 8 → 16 → 32 → 64; every ResNet block takes a skip back
+        # Up: 8 → 16 → 32 → 64; every ResNet block reads one skip connection
         for block in self.up_blocks:
             x = block(x, skips, temb, context)  # finally (B, 320, 64, 64)
-        return UNet2DConditionOutput(self.conv_out(F.silu(self.conv_norm_out(x))))
+        return UNet2DConditionOutput(self.conv_out(F.silu(self.conv_norm_out(x))))  # (B, 4, 64, 64)

@@ -1,4 +1,4 @@
-"""The KL autoencoder: encodes an image as a Gaussian over latents, an eighth its size, and decodes latents to an image.
+"""The KL autoencoder: encodes an image as a Gaussian over latents of 1/8 the side length, and decodes latents to an image.
 
 Kingma & Welling 2013; Rombach et al. 2022, §3.1 and appendix G. Shapes: images (B, 3, H, W) in [-1, 1], latents (B, 4, H/8, W/8).
 """
@@ -15,15 +15,15 @@ from .layers import Attention, Downsample, ResnetBlock, Upsample
 from .noise import Generators, randn
 from .pretrained import Pretrained
 
-EPS = 1e-6  # of every GroupNorm of the VAE; the UNet's ResNet blocks have 1e-5
+EPS = 1e-6  # for every GroupNorm of the VAE; the UNet's ResNet blocks use 1e-5
 
 
 class DiagonalGaussian:
-    """The encoder's output: a mean and a log-variance for every latent number."""
+    """The encoder's output: a mean and a log-variance for each element of the latents."""
 
     def __init__(self, moments: Tensor):
         self.mean, logvar = moments.chunk(2, dim=1)  # (B, 8, h, w) → each (B, 4, h, w)
-        self.logvar = logvar.clamp(-30, 20)  # so that exp neither overflows nor vanishes
+        self.logvar = logvar.clamp(-30, 20)  # so that exp neither overflows nor underflows
         self.std = torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: Generators = None) -> Tensor:
@@ -33,7 +33,7 @@ class DiagonalGaussian:
         return self.mean
 
     def kl(self) -> Tensor:
-        """KL(this ‖ standard normal) of each image, in nats (Kingma & Welling 2013, appendix B)."""
+        """KL(this ‖ standard normal) for each image, (B,), in nats (Kingma & Welling 2013, appendix B)."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).sum(dim=(1, 2, 3))
 
 
@@ -46,7 +46,7 @@ class DecoderOutput(NamedTuple):
 
 
 class SelfAttention2D(nn.Module):
-    """Every position of a feature map attends to every other, with a single head."""
+    """Single-head self-attention over the positions of a feature map (B, C, h, w)."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -54,12 +54,12 @@ class SelfAttention2D(nn.Module):
         self.attn = Attention(channels, heads=1, qkv_bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = rearrange(self.norm(x), "B C h w -> B (h w) C")
+        tokens = rearrange(self.norm(x), "B C h w -> B (h w) C")  # (B, T, C): each position is a token
         return x + rearrange(self.attn(tokens), "B (h w) C -> B C h w", h=x.shape[-2])
 
 
 class VAEMidBlock(nn.Module):
-    """ResNet block, attention, ResNet block at the smallest size: the only place where distant positions interact."""
+    """ResNet block, attention, ResNet block at the smallest size; only here do distant positions interact directly."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -72,13 +72,13 @@ class VAEMidBlock(nn.Module):
 
 
 def resnets(in_channels: int, out_channels: int, layers: int, groups: int) -> nn.Sequential:
-    """`layers` ResNet blocks in a row, the first of which changes the width."""
+    """A sequence of `layers` ResNet blocks; the first changes the width."""
     widths = [in_channels] + [out_channels] * layers
     return nn.Sequential(*(ResnetBlock(a, b, groups, EPS) for a, b in zip(widths, widths[1:])))
 
 
 class EncoderLevel(nn.Module):
-    """ResNet blocks, then (except in the last level) half the size."""
+    """ResNet blocks, then, except in the last level, downsampling by 2."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool):
         super().__init__()
@@ -90,7 +90,7 @@ class EncoderLevel(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """ResNet blocks, then (except in the last level) twice the size."""
+    """ResNet blocks, then, except in the last level, upsampling by 2."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, last: bool):
         super().__init__()
@@ -102,7 +102,7 @@ class DecoderLevel(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image (B, 3, H, W) → mean and log-variance (B, 2·4, H/8, W/8): convolutions that halve the size three times."""
+    """Images (B, 3, H, W) → mean and log-variance (B, 2·4, H/8, W/8): a convolutional network that halves the size three times."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -117,7 +117,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)  # (B, 128, 512, 512) for an image of 512 × 512
+        x = self.conv_in(x)  # (B, 128, 512, 512) for 512 × 512 images
         for block in self.down_blocks:
             x = block(x)  # finally (B, 512, 64, 64)
         x = self.mid_block(x)
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (B, 4, h, w) → image (B, 3, 8h, 8w): the encoder mirrored, with one more ResNet block a level."""
+    """Latents (B, 4, h, w) → images (B, 3, 8h, 8w): mirrors the encoder, with one more ResNet block per level."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -143,14 +143,14 @@ class Decoder(nn.Module):
         x = self.mid_block(self.conv_in(x))  # (B, 512, 64, 64)
         for block in self.up_blocks:
             x = block(x)  # finally (B, 128, 512, 512)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(F.silu(self.conv_norm_out(x)))  # (B, 3, 512, 512)
 
 
 class AutoencoderKL(Pretrained, nn.Module):
-    """Encoder and decoder, each with a 1×1 convolution on the latents' side.
+    """Encoder and decoder, each with a 1×1 convolution next to the latents.
 
-    Its latents are unscaled: callers multiply by `config.scaling_factor` after encoding, which gives the UNet latents of variance
-    about 1, and divide before decoding.
+    The latents here are unscaled. Callers multiply them by `config.scaling_factor` after encoding, so that the UNet sees a variance
+    of about 1, and divide by it before decoding.
     """
 
     def __init__(self, config: VAEConfig):
@@ -162,11 +162,11 @@ class AutoencoderKL(Pretrained, nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, x: Tensor) -> EncoderOutput:
-        return EncoderOutput(DiagonalGaussian(self.quant_conv(self.encoder(x))))
+        return EncoderOutput(DiagonalGaussian(self.quant_conv(self.encoder(x))))  # (B, 3, H, W) → latents (B, 4, H/8, W/8)
 
     def decode(self, latents: Tensor) -> DecoderOutput:
         return DecoderOutput(self.decoder(self.post_quant_conv(latents)))
 
     def forward(self, x: Tensor) -> DecoderOutput:
-        """Encode, then decode the mode."""
+        """Images (B, 3, H, W) → their reconstructions: encode, then decode the mode."""
         return self.decode(self.encode(x).latent_dist.mode())

@@ -271,10 +271,10 @@ WRONG = {
     "a height": ("img2img", {"height": 64}, TypeError, "height is not an argument here"),
     "less contrast": ("pix2pix", {"guidance_rescale": 0.5}, TypeError, "guidance_rescale is not an argument here"),
     "image scale": ("pix2pix", {"image_guidance_scale": 0.5}, ValueError, "image_guidance_scale must be 1 or more, not 0.5"),
-    "output": ("pix2pix", {"output_type": "jpg"}, ValueError, "output_type 'jpg' is not"),
+    "output": ("pix2pix", {"output_type": "jpg"}, ValueError, 'output_type must be "pil", "np", "pt" or "latent"'),
     "callback": ("inpaint 9", {"callback_on_step_end": 3}, TypeError, "callback_on_step_end must be a function"),
     "callback's tensors": (
-        "img2img", {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, ValueError, r'a callback is given \["latents"\] only'
+        "img2img", {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, ValueError, r'must be \["latents"\], not'
     ),
     "prompt": ("img2img", {"prompt": 3}, TypeError, "a prompt is a string"),
     "generators": ("inpaint 9", {"generator": [seeded()] * 2}, ValueError, "2 generators for a batch of 1"),

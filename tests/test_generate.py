@@ -151,7 +151,7 @@ def test_every_flat_picture_is_named(generate, folders, tmp_path):
     pipe.vae.decoder.conv_out.weight.data.zero_()
     pipe.save_pretrained(tmp_path / "flat")
     _, paths, said = generate("a cat", "--seed", "1", "--num-images", "6", model=tmp_path / "flat")
-    assert re.findall(r"note: (\S+) is all of one colour", said) == paths and len(paths) == 6
+    assert re.findall(r"note: (\S+) is a single colour; ", said) == paths and len(paths) == 6
 
 
 def test_a_folder_is_loaded_as_told(generate, folders, tmp_path):
@@ -199,7 +199,7 @@ def test_processes_under_torchrun_share_the_prompts(generate, monkeypatch):
         (["a cat", "--from-file", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
         (["a cat", "--from-file", "."], "cannot read prompts from .: Is a directory"),
         (["a cat", "--from-file", sys.executable], "is not a text in UTF-8"),
-        (["a cat", "--eta", "1"], "eta is a setting of DDIMScheduler"),
+        (["a cat", "--eta", "1"], "has no eta; use DDIMScheduler"),
         (["a cat", "--eta", "2", "--sampler", "ddim"], "eta must be from 0 to 1"),
         (["a cat", "--seed", str(10**30)], "--seed must be from 0 to"),
         (["a cat", "--out", "cat.jpg"], "call it cat.png"),
@@ -223,14 +223,14 @@ def test_errors_are_one_sentence_and_leave_nothing(generate, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--steps", "0"], "0 steps are not possible: give a number from 1 to 1000"),
-        (["--steps", "1001"], "1001 steps are not possible"),
+        (["--steps", "0"], "the number of steps must be from 1 to 1000, not 0"),
+        (["--steps", "1001"], "the number of steps must be from 1 to 1000, not 1001"),
         (["--height", "70"], "height and width must be multiples of 8: 70×70 is not, 72×72 is"),
         (["--height", "64", "--width", "0"], "64×0 is not, 64×8 is"),
         (["--guidance-scale", "inf"], "guidance_scale must be a number, not inf"),
         (["--guidance-rescale", "2"], "guidance_rescale must be from 0 to 1, not 2.0"),
         (["--eta", "2"], "eta must be from 0 to 1"),
-        (["--eta", "1", "--sampler", "euler"], "eta is a setting of DDIMScheduler; EulerDiscreteScheduler has none"),
+        (["--eta", "1", "--sampler", "euler"], "EulerDiscreteScheduler has no eta; use DDIMScheduler"),
         (["--clip-skip", "-1"], "clip_skip must be 0 or more, not -1"),
         (["--sampler", "ddim", "--karras"], "ddim has no karras noise levels"),
         (["--sampler", "Euler a Karras"], "euler-a has no karras noise levels"),
@@ -248,7 +248,7 @@ def test_what_no_model_could_draw_is_refused_before_one_is_loaded(generate, tmp_
 
 
 def test_no_steps_and_no_model_are_explained(generate):
-    assert "0 steps are not possible" in generate("a cat", steps=0)[2]
+    assert "the number of steps must be from 1 to " in generate("a cat", steps=0)[2]
     status, _, said = generate("a cat", model="no/such/folder/anywhere")
     assert status == 1 and "no/such/folder/anywhere" in said
 

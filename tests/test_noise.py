@@ -52,7 +52,7 @@ def test_without_a_generator_the_global_seed_counts():
 
 
 def test_as_many_generators_as_images():
-    with pytest.raises(ValueError, match="2 generators for a batch of 3: give one for each image"):
+    with pytest.raises(ValueError, match="2 generators for a batch of 3 images: give one per image"):
         randn((3, 4, 8, 8), seeded(1, 2))
 
 

@@ -85,7 +85,7 @@ def test_the_whole_pipeline(kind, dtype):
 @pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION], ids=["math", "flash"])
 @HALVES
 def test_attention_adds_up_in_float32(heads, backend, dtype):
-    """Queries times keys are in the millions here. float16 ends at 65,504, where the sum written out overflows."""
+    """Queries times keys are in the millions here. float16 overflows above 65,504, where the plain sum would."""
     q, k, v = (randn(1, heads, 40, 512 // heads, seed=i).mul(scale).to(dtype) for i, scale in enumerate((300, 300, 1)))
     exact = attention(q.double(), k.double(), v.double())
     with sdpa_kernel(backend):
@@ -168,8 +168,8 @@ def test_parts_may_differ_in_their_dtype(part, words):
 @pytest.mark.parametrize(
     ("dtype", "way_out"),
     [
-        (torch.float16, "float16 ends at 65,504; take bfloat16 or float32"),
-        (torch.float32, "weights are damaged, or guidance_scale or the given latents too large"),
+        (torch.float16, "float16 overflows above 65,504; use bfloat16 or float32"),
+        (torch.float32, "weights are damaged, or guidance_scale or the given latents are too large"),
     ],
 )
 def test_a_fault_in_the_loop_ends_it_at_once(dtype, way_out):
@@ -185,7 +185,7 @@ def test_a_vae_that_overflows_in_float16_is_said_and_has_a_way_out():
     pipe = small_pipeline("v1").to(torch.float16)
     pipe.vae.decoder.conv_in.weight.mul_(20_000)
     latents = randn(1, 4, 8, 8)
-    with pytest.raises(FloatingPointError, match="in what the VAE decoded: float16 ends"):
+    with pytest.raises(FloatingPointError, match="in what the VAE decoded: float16 overflows"):
         pipe.decode(latents)
     pipe.vae.to(torch.float32)
     assert pipe.decode(latents).isfinite().all()
@@ -205,14 +205,14 @@ def test_no_output_is_handed_out_with_nan(output_type):
 def test_a_picture_of_one_colour_is_said(colour):
     pictures = randn(2, 3, 16, 16)
     pictures[1] = torch.tensor(colour)[:, None, None] + 1e-4 * randn(3, 16, 16)
-    with pytest.warns(UserWarning, match="picture 1 is all of one colour: another dtype"):
+    with pytest.warns(UserWarning, match="image 1 is a single colour; try another dtype"):
         warn_if_flat(pictures)
 
 
 def test_a_decoder_that_says_nothing_is_said():
     pipe = small_pipeline("v1")
     pipe.vae.decoder.conv_out.weight.zero_()
-    with pytest.warns(UserWarning, match="picture 0 is all of one colour"):
+    with pytest.warns(UserWarning, match="image 0 is a single colour"):
         pipe.decode(randn(1, 4, 8, 8))
 
 

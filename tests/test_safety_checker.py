@@ -190,7 +190,7 @@ def test_another_tower_is_refused():
 def test_a_tower_that_overflows_hides_nothing_in_silence():
     checker = small_checker().half()
     checker.visual_projection.weight.mul_(60_000)
-    with pytest.raises(FloatingPointError, match="the safety checker: float16 ends at 65,504"):
+    with pytest.raises(FloatingPointError, match="the safety checker: float16 overflows above 65,504"):
         checker(pictures((64, 64)))
 
 
@@ -224,14 +224,14 @@ def test_a_flagged_picture_is_black_and_the_other_untouched():
     free = drawn(pipe)
     assert free.nsfw_content_detected is None
     pipe.safety_checker = one_of_two(free.images)
-    with pytest.warns(UserWarning, match="the safety checker hides image 1: another seed or prompt may pass"):
+    with pytest.warns(UserWarning, match="the safety checker blacked out image 1; try another seed or prompt"):
         checked = drawn(pipe)
     assert checked.nsfw_content_detected == [False, True]
     assert checked.images[0] == free.images[0]
     assert checked.images[1] == Image.new("RGB", free.images[1].size, "black")
 
 
-@pytest.mark.filterwarnings("ignore:the safety checker hides")
+@pytest.mark.filterwarnings("ignore:the safety checker blacked out")
 @pytest.mark.parametrize("output_type", ["np", "pt"])
 def test_arrays_are_checked_too(output_type):
     pipe = small_pipeline("v1")
@@ -247,7 +247,7 @@ def test_latents_are_no_pictures():
     assert drawn(pipe, output_type="latent").nsfw_content_detected is None
 
 
-@pytest.mark.filterwarnings("ignore:the safety checker hides")
+@pytest.mark.filterwarnings("ignore:the safety checker blacked out")
 def test_a_checkpoint_brings_its_checker_along(tmp_path):
     pipe = small_pipeline("v1")
     pipe.safety_checker = one_of_two(drawn(pipe).images)
@@ -261,7 +261,7 @@ def test_a_checkpoint_brings_its_checker_along(tmp_path):
     assert free.safety_checker is None
 
 
-@pytest.mark.filterwarnings("ignore:the safety checker hides")
+@pytest.mark.filterwarnings("ignore:the safety checker blacked out")
 def test_the_reference_hides_the_same_picture(tmp_path):
     diffusers = pytest.importorskip("diffusers")
     pipe = small_pipeline("v1")

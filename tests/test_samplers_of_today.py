@@ -365,7 +365,7 @@ def test_impossible_numbers_of_steps_are_refused(name, spacing):
     scheduler.set_timesteps(most)
     assert len(scheduler.timesteps.unique()) == most and 0 <= scheduler.timesteps.min() <= scheduler.timesteps.max() <= 999
     for n in (0, -1, most + 1):
-        with pytest.raises(ValueError, match=f"{n} steps are not possible: give a number from 1 to {most}"):
+        with pytest.raises(ValueError, match=f"the number of steps must be from 1 to {most}, not {n}"):
             scheduler.set_timesteps(n)
 
 

@@ -107,7 +107,7 @@ def test_case_does_not_count_and_weighted_prompts_expand_too(pipe, tmp_path):
     plain, weighted = (draw(pipe, "a cat", steps=1, negative_prompt="easy", prompt_weighting=on) for on in (False, True))
     assert distance(weighted, plain) < 1e-5
     assert distance(draw(pipe, "a cat", steps=1, negative_prompt="(easy:1.5)", prompt_weighting=True), plain) > 1e-4
-    with pytest.warns(UserWarning, match="has 84 tokens, 75 fit; left out: 'easyeasy_1easy_2"):
+    with pytest.warns(UserWarning, match="has 84 tokens, but only 75 fit; ignored: 'easyeasy_1easy_2"):
         pipe.tokenizer.encode("easy " * 28)
 
 

@@ -167,7 +167,7 @@ def test_75_tokens_fit_and_nothing_is_said():
 
 def test_truncation_says_what_it_left_out():
     tokenizer = small_tokenizer("v1")
-    with pytest.warns(UserWarning, match=r"the prompt has 78 tokens, 75 fit; left out: 'a red ball'"):
+    with pytest.warns(UserWarning, match=r"the prompt has 78 tokens, but only 75 fit; ignored: 'a red ball'"):
         row = ids(tokenizer, "horse " * 75 + "a red ball")
     assert row == [tokenizer.start_id] + [tokenizer.vocab["horse</w>"]] * 75 + [tokenizer.end_id]
 

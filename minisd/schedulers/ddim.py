@@ -1,4 +1,4 @@
-"""DDIM: each step predicts x0 and adds back less noise, the same or, for η > 0, partly new noise. Song et al. 2020."""
+"""DDIM: each step predicts x0 and adds less noise back. For η > 0, part of that noise is new. Song et al. 2020."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,7 @@ from .base import Scheduler, SchedulerOutput
 
 
 class DDIMScheduler(Scheduler):
-    """Denoising diffusion implicit model: η = 0 is deterministic, η = 1 is DDPM's ancestral sampling.
-
-    `clip_sample` is ignored, since latents are not pixels.
-    """
+    """η = 0 is deterministic, η = 1 is DDPM's ancestral sampling. `clip_sample` is ignored, since latents are not pixels."""
 
     spacings = ("leading", "linspace", "trailing")
     implemented = {"thresholding": False}
@@ -29,12 +26,12 @@ class DDIMScheduler(Scheduler):
         *,
         generator: Generators = None,
     ) -> SchedulerOutput:
-        """To x0 along ε, then back (eqs. 12 and 16) to the next timestep with old noise and, for η > 0, new noise."""
+        """Predict x0, then noise it to the next timestep with the predicted noise and, for η > 0, new noise (eqs. 12 and 16)."""
         self.advance(timestep)
         t = int(timestep)
         alpha, alpha_next = self.alpha(t), self.alpha(self.next_timestep(t))
         x0, eps = to_x0_and_epsilon(model_output.float(), sample.float(), alpha, self.config.prediction_type)
-        sigma = eta * ((1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)) ** 0.5  # the new noise's share
+        sigma = eta * ((1 - alpha_next) / (1 - alpha) * (1 - alpha / alpha_next)) ** 0.5  # of the new noise
         x = alpha_next**0.5 * x0 + (1 - alpha_next - sigma**2) ** 0.5 * eps
         if eta > 0:
             x = x + sigma * randn(x.shape, generator, x.device)
