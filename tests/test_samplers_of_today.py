@@ -349,7 +349,7 @@ def test_bad_lists_of_sigmas_are_refused(name, bad):
 @pytest.mark.parametrize("name", IN_SIGMA)
 def test_one_of_number_timesteps_and_sigmas(name):
     for given in ({}, {"num_inference_steps": 3, "sigmas": [1, 0]}, {"timesteps": [3], "sigmas": [1, 0]}):
-        with pytest.raises(ValueError, match="give one of num_inference_steps, timesteps and sigmas"):
+        with pytest.raises(ValueError, match="give exactly one of num_inference_steps, timesteps and sigmas"):
             SCHEDULERS[name]().set_timesteps(**given)
 
 
@@ -507,11 +507,11 @@ def test_the_command_line_takes_them(capsys):
     assert asked("--karras").sigmas == asked("--sigmas", "karras").sigmas == "karras"
     with pytest.raises(SystemExit):
         asked("--sampler", "nonsense")
-    assert "no sampler is called 'nonsense'; there are pndm, ddim," in capsys.readouterr().err
+    assert "unknown sampler 'nonsense'; choose from pndm, ddim," in capsys.readouterr().err
 
 
 def test_a_name_that_nobody_knows():
-    with pytest.raises(ValueError, match="no sampler is called 'DPM fast'; there are pndm, ddim, lms, euler, "):
+    with pytest.raises(ValueError, match="unknown sampler 'DPM fast'; choose from pndm, ddim, lms, euler, "):
         known_as("DPM fast")
 
 

@@ -1,4 +1,4 @@
-"""The samplers: different roads from noise to an image. PNDM, DDIM and LMS are imported here, others when they are asked for."""
+"""The samplers: different ways from noise to an image. PNDM, DDIM and LMS are imported here, the others on first use."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -24,7 +24,7 @@ MODULES = {
 
 
 class Samplers(Mapping[str, type[Scheduler]]):
-    """The classes by diffusers' names, each imported when it is looked up."""
+    """The classes by their names in diffusers, each imported on first lookup."""
 
     def __getitem__(self, name: str) -> type[Scheduler]:
         return getattr(import_module(f".{MODULES[name]}", __name__), name)

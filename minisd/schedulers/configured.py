@@ -1,4 +1,4 @@
-"""The settings of a sampler: which ones it knows, checked when it is made, and `from_config`, which takes over another's."""
+"""The settings of a sampler: checked in the constructor, and copied from another sampler by `from_config`."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -8,13 +8,13 @@ from ..pretrained import Pretrained
 
 
 class Configured(Pretrained):
-    """`config` has the settings. Raises UnsupportedConfig for values that the sampler does not implement."""
+    """`config` holds the settings. Raises UnsupportedConfig for values that the sampler does not implement."""
 
-    config_class: ClassVar[type[SchedulerConfig]] = SchedulerConfig  # extended where a sampler has settings of its own
-    spacings: ClassVar[tuple[str, ...]]  # of SPACINGS; the first is the sampler's own
+    config_class: ClassVar[type[SchedulerConfig]] = SchedulerConfig  # extended by samplers with more settings
+    spacings: ClassVar[tuple[str, ...]]  # a subset of SPACINGS; the first is the default
     predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction", "sample")
-    choices: ClassVar[Mapping[str, tuple]] = {}  # the values that other settings may have
-    implemented: ClassVar[Mapping[str, Any]] = {}  # diffusers' settings of this sampler that may have one value only
+    choices: ClassVar[Mapping[str, tuple]] = {}  # the allowed values of other settings
+    implemented: ClassVar[Mapping[str, Any]] = {}  # diffusers settings of which only this value is implemented
 
     def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
         config = config or self.config_class()
@@ -34,8 +34,8 @@ class Configured(Pretrained):
     def from_config(cls, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Self:
         """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
 
-        As in diffusers, settings that only the other sampler has are dropped, and what was left at its default there, or a file
-        leaves out, becomes the default here; that of a file is diffusers' own.
+        As in diffusers, settings that this sampler lacks are dropped, and settings left at the other sampler's default take this
+        sampler's default. For keys that a file omits, that is diffusers' default.
         """
         from ..weights.sampler_settings import scheduler_config
 

@@ -1,4 +1,4 @@
-"""DDPM, where it all began: a step of training undone, in expectation, and new noise for what is uncertain. Ho et al. 2020."""
+"""DDPM, the original sampler: step to the mean of the posterior, then add noise of its variance. Ho et al. 2020."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class DDPMConfig(SchedulerConfig):
 
 
 class DDPMScheduler(Scheduler):
-    """In steps over many timesteps, with the smaller variance, it is DDIM with η = 1."""
+    """With the smaller variance, equal to DDIM with η = 1, also for steps over many timesteps."""
 
     config_class = DDPMConfig
     spacings = ("leading", "linspace", "trailing")
-    choices = {"variance_type": ("fixed_small", "fixed_small_log", "fixed_large")}  # the second is another name of the first
+    choices = {"variance_type": ("fixed_small", "fixed_small_log", "fixed_large")}  # the second is an alias of the first
     implemented = {"thresholding": False}
 
     def set_timesteps(
@@ -38,14 +38,14 @@ class DDPMScheduler(Scheduler):
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
     ) -> SchedulerOutput:
-        """Algorithm 2: the mean of eq. 7, with x0 as predicted, and noise of its variance, or of the larger β."""
+        """Algorithm 2: the mean of eq. 7 with the predicted x0, plus noise with the variance of eq. 7 or the larger β."""
         index, t, x = self.advance(timestep), int(timestep), sample.float()
         alpha = self.alphas_cumprod[t]
         alpha_next = self.alphas_cumprod[self.timesteps[index + 1]] if index + 1 < len(self.timesteps) else alpha.new_ones(())
         x0, _ = to_x0_and_epsilon(model_output.float(), x, alpha, self.config.prediction_type)
 
-        beta = 1 - alpha / alpha_next  # the noise that is to be taken away
-        rest = (1 - alpha_next) / (1 - alpha)  # the share of all noise that remains
+        beta = 1 - alpha / alpha_next  # β of the whole step
+        rest = (1 - alpha_next) / (1 - alpha)  # the share of the noise variance that remains
         x = alpha_next**0.5 * beta / (1 - alpha) * x0 + (1 - beta) ** 0.5 * rest * x
         if t > 0:
             variance = beta if self.config.variance_type == "fixed_large" else beta * rest

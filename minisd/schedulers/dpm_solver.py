@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M): DDIM's step, with x0 extrapolated from this prediction and the last. Lu et al. 2022."""
+"""DPM-Solver++(2M): DDIM's step with x0 extrapolated from the last two predictions. Lu et al. 2022."""
 
 import math
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from .sigmas import alpha_at
 
 @dataclass(frozen=True)
 class DPMSolverConfig(MultistepConfig):
-    algorithm_type: str = "dpmsolver++"  # or "sde-dpmsolver++", which replaces noise by new noise, as DDIM does with η = 1
-    solver_type: str = "midpoint"  # or "heun": x0 at the middle of the step, or its mean
+    algorithm_type: str = "dpmsolver++"  # or "sde-dpmsolver++", which replaces noise with new noise, like DDIM with η = 1
+    solver_type: str = "midpoint"  # x0 at the middle of the step; or "heun": the mean of x0 over the step
     euler_at_final: bool = False
 
 
@@ -35,12 +35,12 @@ class DPMSolverMultistepScheduler(MultistepScheduler):
 
     def begin(self, timesteps: Tensor, device: torch.device | str | None = None, num_inference_steps: int | None = None):
         super().begin(timesteps, device, num_inference_steps)
-        self.before: Tensor | None = None  # x0 of the step before
+        self.before: Tensor | None = None  # x0 at the previous step
 
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
     ) -> SchedulerOutput:
-        """From the latents at one timestep to those at the next (algorithm 2; with new noise, §5)."""
+        """Latents at one timestep → at the next (algorithm 2; with new noise, §5)."""
         index = self.advance(timestep)
         sigma, sigma_next, x = self.sigmas[index], self.sigmas[index + 1], sample.float()
         x0 = self.predict(model_output, x, sigma)
@@ -51,20 +51,20 @@ class DPMSolverMultistepScheduler(MultistepScheduler):
 
         eps = noise_beside(better, x, sigma)
         if self.config.algorithm_type == "sde-dpmsolver++":
-            q = sigma_next / sigma  # the share of the old noise, e^−h
+            q = sigma_next / sigma  # the share of old noise, e^−h
             eps = q * eps + (1 - q**2) ** 0.5 * randn(x.shape, generator, x.device)
         x = add_noise(better, eps, alpha_at(sigma_next))
         return SchedulerOutput(x.to(sample.dtype), x0.to(sample.dtype))
 
     def reach(self, index: int) -> float:
-        """How far to extrapolate, in units of the last step: to the middle of the coming one, or to where the line has its mean."""
+        """How far to extrapolate, in units of the last step: to the middle of the next step, or to where the line has its mean."""
         h_before, h = (length(*self.sigmas[i : i + 2]) for i in (index - 1, index))
         decay = 2 * h if self.config.algorithm_type == "sde-dpmsolver++" else h
         place = 1 / 2 if self.config.solver_type == "midpoint" else mean_powers(decay)[0]
         return place * h / h_before
 
     def is_plain(self, index: int) -> bool:
-        """Whether nothing is extrapolated: in a first-order solver, and in a last step that goes to σ = 0 or is one of few."""
+        """Whether a step does not extrapolate: in a first-order solver, and in a last step to σ = 0 or of fewer than 15 steps."""
         n, config = len(self.timesteps), self.config
         last = self.sigmas[-1] == 0 or config.euler_at_final or (config.lower_order_final and n < 15)
         return config.solver_order == 1 or (last and index == n - 1)

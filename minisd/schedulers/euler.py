@@ -1,4 +1,4 @@
-"""Euler's method in σ, the plainest of all: follow the slope at the start of a step to its end. Karras et al. 2022."""
+"""Euler's method in σ, the simplest solver: each step follows the slope at its start. Karras et al. 2022."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from .sigmas import SigmaConfig, VarianceExplodingScheduler
 
 @dataclass(frozen=True)
 class EulerConfig(SigmaConfig):
-    """`sigma_min` and `sigma_max` are the ends of a Karras or exponential curve; None: the σ of the outer timesteps."""
+    """`sigma_min` and `sigma_max` are the endpoints of a Karras or exponential curve; None: σ at the first and last timestep."""
 
     sigma_min: float | None = None
     sigma_max: float | None = None
@@ -19,7 +19,7 @@ class EulerConfig(SigmaConfig):
 
 
 class EulerDiscreteScheduler(VarianceExplodingScheduler):
-    """DDIM with η = 0, in other units and on other timesteps."""
+    """Equals DDIM with η = 0, in other units and on other timesteps."""
 
     config_class = EulerConfig
     choices = {"final_sigmas_type": ("zero", "sigma_min")}

@@ -1,4 +1,4 @@
-"""Euler a: go down to less noise than asked, and add new noise up to it. Crowson 2022."""
+"""Euler a: step to less noise than required, then add new noise up to the required level. Crowson 2022."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from .sigmas import VarianceExplodingScheduler
 
 
 class EulerAncestralDiscreteScheduler(VarianceExplodingScheduler):
-    """DDIM with η = 1, in other units and on other timesteps: the picture goes on changing, however many steps there are."""
+    """DDIM with η = 1, in other units and on other timesteps. The image does not converge as the number of steps grows."""
 
     config_class = SchedulerConfig
     predictions = ("epsilon", "v_prediction")
@@ -20,7 +20,7 @@ class EulerAncestralDiscreteScheduler(VarianceExplodingScheduler):
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
     ) -> SchedulerOutput:
-        """x' = x0 + σ' (q ε + √(1 − q²) z): of the noise that remains, only the share q = σ'/σ is old; z is new (Crowson 2022)."""
+        """x' = x0 + σ' (q ε + √(1 − q²) z), where q = σ'/σ is the share of old noise and z is new noise (Crowson 2022)."""
         index = self.advance(timestep)
         sigma, sigma_next, x = self.sigmas[index], self.sigmas[index + 1], sample.float()
         x0, eps = self.predict(model_output, x, sigma)

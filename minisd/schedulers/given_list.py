@@ -1,4 +1,4 @@
-"""Timesteps or noise levels that a caller brings, in place of a number of steps."""
+"""Lists of timesteps or noise levels given by the caller instead of a number of steps."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from .base import Scheduler
 
 
 def falling(values: Sequence[float] | Tensor, name: str, most: float, least: int = 1) -> list[float]:
-    """A list that a caller brought, checked: it falls, has `least` numbers or more, and they lie between 0 and `most`."""
+    """The caller's list. Raises ValueError unless it is falling, between 0 and `most`, and at least `least` numbers long."""
     given = [float(value) for value in values]
     if len(given) < least or not all(a > b for a, b in zip(given, given[1:])) or not 0 <= given[-1] <= given[0] <= most:
         count = f"{least} or more numbers"
@@ -18,7 +18,7 @@ def falling(values: Sequence[float] | Tensor, name: str, most: float, least: int
 
 
 def spaced_or_given(sampler: Scheduler, n: int | None, timesteps: Sequence[float] | Tensor | None) -> Tensor:
-    """n timesteps in a sampler's spacing, or a caller's list of whole ones. Raises ValueError unless one of both is given."""
+    """n timesteps in the sampler's spacing, or the caller's list of integers. Raises ValueError unless exactly one is given."""
     if (n is None) == (timesteps is None):
         raise ValueError("give either num_inference_steps or timesteps")
     if n is not None:

@@ -1,4 +1,4 @@
-"""Heun's method in σ: try Euler's step, look at the slope where it ended, and take the mean of both. Karras et al. 2022."""
+"""Heun's method in σ: take Euler's step, then repeat it with the mean of the slopes at both ends. Karras et al. 2022."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,15 @@ from .sigmas import VarianceExplodingScheduler
 
 
 class HeunDiscreteScheduler(VarianceExplodingScheduler):
-    """Two calls of the UNet for each step but the last, which ends at σ = 0, where there is no slope.
+    """Calls the UNet twice per step, except in the last step, which ends at σ = 0, where the slope is undefined.
 
-    So n steps have 2n − 1 timesteps: each but the first occurs twice, to correct the step that ends there and to try the next one.
+    So n steps have 2n − 1 timesteps: each except the first occurs twice, to correct one step and to start the next.
     """
 
     order = 2
 
     def begin(self, timesteps: Tensor, device: torch.device | str | None = None, num_inference_steps: int | None = None):
-        """Double all timesteps but the first, and their σ."""
+        """Repeat all timesteps except the first, and their σ."""
         n = len(timesteps)
         super().begin(torch.cat([timesteps[:1], timesteps[1:].repeat_interleave(2)]), device, num_inference_steps)
         if n:
@@ -27,7 +27,7 @@ class HeunDiscreteScheduler(VarianceExplodingScheduler):
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
     ) -> SchedulerOutput:
-        """Half of a step (Karras et al. 2022, alg. 1): at an even index it is tried, at an odd one corrected. Draws no noise."""
+        """Half a step (Karras et al. 2022, alg. 1): an even index takes Euler's step, an odd one corrects it. Draws no noise."""
         index = self.advance(timestep)
         x = sample.float()
         x0, eps = self.predict(model_output, x, self.sigmas[index])

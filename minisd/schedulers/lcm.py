@@ -1,4 +1,4 @@
-"""LCM: a network that was taught to end in one step jumps to the image, and is sent back with new noise. Luo et al. 2023."""
+"""LCM: each step jumps to a predicted clean image, then adds new noise at the next timestep. Luo et al. 2023."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ SIGMA_DATA = 0.5  # the standard deviation of the data, as the paper assumes
 
 @dataclass(frozen=True)
 class LCMConfig(SchedulerConfig):
-    original_inference_steps: int = 50  # the DDIM steps whose leaps it learned; `timestep_spacing` has no effect
+    original_inference_steps: int = 50  # DDIM steps in distillation; `timestep_spacing` has no effect
     timestep_scaling: float = 10.0
 
 
 class LCMScheduler(Scheduler):
-    """Only for consistency models, which other samplers draw badly, in 2 to 8 steps."""
+    """For consistency models only, in 2 to 8 steps; other samplers give poor images with them."""
 
     config_class = LCMConfig
     spacings = ("leading", "linspace", "trailing")
@@ -39,7 +39,7 @@ class LCMScheduler(Scheduler):
         self.begin(spaced_or_given(self, num_inference_steps, timesteps), device, num_inference_steps)
 
     def spaced_timesteps(self, n: int) -> Tensor:
-        """n of the timesteps it was distilled on, as evenly as they go: 999, 759, 499, 259 for 4 of 50."""
+        """n of the distillation timesteps, as evenly spaced as possible: 999, 759, 499, 259 for 4 of 50."""
         learned = self.config.original_inference_steps
         check_steps(n, learned)
         places = learned - torch.arange(n, dtype=torch.float64, device="cpu").mul(learned / n).floor().long()
@@ -48,11 +48,11 @@ class LCMScheduler(Scheduler):
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
     ) -> SchedulerOutput:
-        """The consistency function, then noise up to the next timestep, none after the last (algorithm 3)."""
+        """The consistency function, then noise up to the next timestep, except in the last step (algorithm 3)."""
         index, t, x = self.advance(timestep), int(timestep), sample.float()
         x0, _ = to_x0_and_epsilon(model_output.float(), x, self.alphas_cumprod[t], self.config.prediction_type)
 
-        scaled = t * self.config.timestep_scaling  # c_out x0 + c_skip x is x itself at t = 0, and x0 soon after
+        scaled = t * self.config.timestep_scaling  # c_out x0 + c_skip x equals x at t = 0 and soon approaches x0
         c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
         c_out = scaled / (scaled**2 + SIGMA_DATA**2) ** 0.5
         x0 = x = c_out * x0 + c_skip * x

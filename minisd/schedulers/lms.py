@@ -1,4 +1,4 @@
-"""K-LMS: PLMS's idea for steps of unequal length, in σ, the noise relative to the image (Crowson 2022)."""
+"""K-LMS: the idea of PLMS for steps of unequal length in σ, the noise relative to the image (Crowson 2022)."""
 
 import math
 
@@ -10,14 +10,14 @@ from ..noise import Generators
 from .base import SchedulerOutput, weighted_sum
 from .sigmas import VarianceExplodingScheduler
 
-SLOPES = 4  # how many past slopes are blended
+SLOPES = 4  # how many past slopes a step combines
 
 
 def blend(sigmas: list[float], sigma_next: float) -> list[float]:
     """Weights of the slopes at `sigmas` (newest first) for the step from sigmas[0] to sigma_next: ∫ ℓⱼ(σ) dσ.
 
-    ℓⱼ is the polynomial that is 1 at σⱼ and 0 at the others (Lagrange), so the weights integrate the polynomial through all slopes
-    exactly. Equal steps of length 1 give Adams–Bashforth's 55/24, −59/24, 37/24, −9/24.
+    ℓⱼ is the Lagrange polynomial, 1 at σⱼ and 0 at the others, so the weights integrate the polynomial through all slopes exactly.
+    Equal steps of length 1 give the Adams–Bashforth weights 55/24, −59/24, 37/24, −9/24.
     """
     weights = []
     for sigma in sigmas:
@@ -30,8 +30,8 @@ def blend(sigmas: list[float], sigma_next: float) -> list[float]:
 class LMSDiscreteScheduler(VarianceExplodingScheduler):
     """Linear multistep sampling in σ: dx/dσ = ε for x = x0 + σ ε.
 
-    Entered in the middle, as by img2img, it blends slopes of steps that were not taken as if they were 0, as in diffusers: for low
-    strengths, other samplers do better.
+    A trajectory that starts in the middle, as in img2img, treats the slopes of the missing steps as 0, as in diffusers. Other
+    samplers are better at low strengths.
     """
 
     def begin(self, timesteps: Tensor, device: torch.device | str | None = None, num_inference_steps: int | None = None):
@@ -41,7 +41,7 @@ class LMSDiscreteScheduler(VarianceExplodingScheduler):
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
     ) -> SchedulerOutput:
-        """From the latents (not scaled) at one σ to those at the next along a blend of the last ε. Draws no noise."""
+        """Unscaled latents at one σ → at the next, along a weighted sum of the last ε. Draws no noise."""
         index = self.advance(timestep)
         x = sample.float()
         x0, eps = self.predict(model_output, x, self.sigmas[index])

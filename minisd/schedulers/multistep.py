@@ -1,6 +1,6 @@
-"""What DPM-Solver++ and UniPC share: DDIM's step, with a better x0 than the one that is predicted at its start.
+"""The base of DPM-Solver++ and UniPC: DDIM's step with a better x0 than the prediction at the start of the step.
 
-Both take x0 for a curve in λ = log √(ᾱ/(1−ᾱ)) = −log σ, and guess its mean over the step, whose length in λ is h.
+Both model x0 as a function of λ = log √(ᾱ/(1−ᾱ)) = −log σ and estimate its mean over the step, whose length in λ is h.
 """
 
 import math
@@ -18,52 +18,53 @@ from .spacing import check_steps
 class MultistepConfig(SigmaConfig):
     solver_order: int = 2  # or 1, which is DDIM
     final_sigmas_type: str = "zero"  # or "sigma_min"
-    lower_order_final: bool = True  # trust no curve in the last step
+    lower_order_final: bool = True  # whether the last step is first-order
 
 
 class MultistepScheduler(SigmaScheduler):
-    """Latents are √ᾱ x0 + √(1−ᾱ) ε, as in DDIM, and timesteps are whole numbers."""
+    """Latents are √ᾱ x0 + √(1−ᾱ) ε, as in DDIM, and timesteps are integers."""
 
     def spaced_timesteps(self, n: int) -> Tensor:
-        """Those of n + 1 steps without the last, since t = 0 is where the nth ends; "trailing" leaves it out anyway."""
+        """The timesteps of n + 1 steps without the last, which is where step n ends; "trailing" omits it anyway."""
         if self.spacing == "trailing":
             return super().spaced_timesteps(n)
         check_steps(n, self.config.num_train_timesteps - 1 - self.config.steps_offset * (self.spacing == "leading"))
         return super().spaced_timesteps(n + 1)[:-1]
 
     def ends(self, levels: list[float]) -> tuple[float, float]:
-        """Those of training, whatever the spacing."""
+        """The smallest and largest σ of training, whatever the spacing."""
         return float(self.training_sigmas[0]), float(self.training_sigmas[-1])
 
     def seen(self, times: Tensor) -> Tensor:
-        """As in diffusers, rounded on Karras' curve and cut off on the exponential one: several σ may share a timestep."""
+        """As in diffusers, rounded for Karras' curve and truncated for the exponential one: several σ may share a timestep."""
         return (times.round() if self.config.use_karras_sigmas else times.trunc()).long()
 
     def predict(self, model_output: Tensor, x: Tensor, sigma: float) -> Tensor:
-        """x0 in latents x = √ᾱ x0 + √(1−ᾱ) ε."""
+        """The prediction of x0, given latents x = √ᾱ x0 + √(1−ᾱ) ε."""
         return schedule.to_x0_and_epsilon(model_output.float(), x, alpha_at(sigma), self.config.prediction_type)[0]
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """√ᾱ x0 + √(1−ᾱ) ε for some of the trajectory's timesteps."""
+        """√ᾱ x0 + √(1−ᾱ) ε at the given timesteps of the trajectory, one per image."""
         levels = [alpha_at(self.sigmas[self.upcoming(t)]) for t in timesteps]
         alphas = torch.tensor(levels, dtype=torch.float32, device=noise.device)
         return schedule.add_noise(original_samples, noise, alphas.view(-1, 1, 1, 1)).to(original_samples.dtype)
 
 
 def noise_beside(x0: Tensor, x: Tensor, sigma: float) -> Tensor:
-    """The ε that makes x of x0."""
+    """The ε for which x = √ᾱ x0 + √(1−ᾱ) ε."""
     return schedule.to_epsilon(x0, x, alpha_at(sigma), "sample")
 
 
 def length(sigma: float, sigma_next: float) -> float:
-    """h = λ' − λ."""
+    """The length of a step, h = λ' − λ; infinite for a step to σ = 0."""
     return math.log(sigma / sigma_next) if sigma_next else math.inf
 
 
 def mean_powers(h: float) -> tuple[float, float]:
-    """The means of s and s² over a step, s from 0 to 1, where the weight of a moment is e^(hs): it grows with the signal.
+    """The means of s and s² over a step, for s from 0 to 1 with weight e^(hs), which grows with the signal.
 
-    An exact step goes along this mean of x0 (Lu et al. 2022, proposition 4.1), so these are a polynomial's weights.
+    An exact step uses this weighted mean of x0 (Lu et al. 2022, proposition 4.1). So, if x0 is a polynomial in s, these means are
+    the weights of its coefficients.
     """
     if h == 0:
         return 1 / 2, 1 / 3

@@ -1,4 +1,4 @@
-"""The names that people know samplers by: the command line's, and those of AUTOMATIC1111's web interface."""
+"""Names of samplers: on the command line, and in AUTOMATIC1111's web interface."""
 
 import re
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from .base import Scheduler
 
 @dataclass(frozen=True)
 class NamedSampler:
-    """A class with some of its settings. `from_config` makes one with a checkpoint's settings, as a class's own does."""
+    """A sampler class with some settings fixed. `from_config` adds a checkpoint's settings, like the method of a class."""
 
-    scheduler: str  # its name in diffusers
+    scheduler: str  # the class name in diffusers
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def from_config(self, config: SchedulerConfig | Mapping[str, Any], **settings: Any) -> Scheduler:
@@ -39,7 +39,7 @@ AUTOMATIC1111 = {
     "pndm": "PLMS", "ddim": "DDIM", "lms": "LMS", "euler": "Euler", "euler-a": "Euler a", "heun": "Heun",
     "dpm++2m": "DPM++ 2M", "dpm++2m-sde": "DPM++ 2M SDE", "unipc": "UniPC", "lcm": "LCM", "ddpm": "DDPM",
 }  # fmt: skip
-AUTOMATIC = {"dpm++2m": "karras", "dpm++2m-sde": "exponential"}  # the σ that "Schedule type: Automatic" chooses there
+AUTOMATIC = {"dpm++2m": "karras", "dpm++2m-sde": "exponential"}  # the curve of σ behind "Schedule type: Automatic"
 ALSO = {"plms": "pndm", "klms": "lms", "eulerancestral": "euler-a", "dpmsolver++": "dpm++2m"}
 SIGMAS = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
 
@@ -49,27 +49,29 @@ def plain(name: str) -> str:
 
 
 def known_as(name: str) -> tuple[str, str | None]:
-    """The sampler's name in SAMPLERS, and the curve of σ that its name asks for: "DPM++ 2M Karras" → dpm++2m, karras."""
+    """The sampler's name in SAMPLERS and its curve of σ: "DPM++ 2M Karras" → "dpm++2m", "karras". Raises ValueError if unknown."""
     word = plain(name)
     curve = next((curve for curve in SIGMAS if word.endswith(curve)), None)
     word = word.removesuffix(curve or "")
     names = {**{plain(known): known for known in SAMPLERS}, **ALSO}
     if word not in names:
         raise ValueError(
-            f"no sampler is called {name!r}; there are {', '.join(SAMPLERS)}, and Karras or Exponential may follow those in σ"
+            f"unknown sampler {name!r}; choose from {', '.join(SAMPLERS)}; Karras or Exponential may follow those in σ"
         )
     return names[word], curve
 
 
 def with_sigmas(scheduler: Scheduler, curve: str | None) -> Scheduler:
-    """The same sampler on a curve of σ. Raises UnsupportedConfig if it has none."""
+    """The same sampler on a curve of σ. Raises UnsupportedConfig if the sampler has no such setting."""
     if curve and not hasattr(scheduler.config, SIGMAS[curve]):
-        raise UnsupportedConfig(f"{name_of(scheduler)[0]} has no {curve} noise levels; lms, euler, heun, dpm++2m and unipc have")
+        raise UnsupportedConfig(
+            f"{name_of(scheduler)[0]} does not support {curve} noise levels; use lms, euler, heun, dpm++2m or unipc"
+        )
     return type(scheduler).from_config(scheduler.config, **{SIGMAS[curve]: True}) if curve else scheduler
 
 
 def name_of(scheduler: Scheduler) -> tuple[str, str | None]:
-    """What `known_as` says of the name of this sampler."""
+    """The sampler's name and its curve of σ, as `known_as` returns them."""
     curve = next((curve for curve, setting in SIGMAS.items() if getattr(scheduler.config, setting, False)), None)
     same = [name for name, sampler in SAMPLERS.items() if sampler.scheduler == type(scheduler).__name__]
     fits = [name for name in same if all(getattr(scheduler.config, k) == v for k, v in SAMPLERS[name].settings.items())]

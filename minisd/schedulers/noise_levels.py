@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 def training_sigmas(alphas_cumprod: Tensor) -> np.ndarray:
-    """σ = √((1−ᾱ)/ᾱ) at every timestep of training: the noise relative to the image (Karras et al. 2022, table 1, "VP")."""
+    """σ = √((1−ᾱ)/ᾱ) at every training timestep: the noise relative to the image (Karras et al. 2022, table 1, "VP")."""
     return ((1 - alphas_cumprod) / alphas_cumprod).sqrt().numpy()
 
 
 def sigmas_at(timesteps: Tensor, sigmas: np.ndarray) -> list[float]:
-    """σ at timesteps that may be fractions, interpolated linearly as diffusers does (k-diffusion interpolates log σ)."""
+    """σ at timesteps that may be fractional, interpolated linearly as in diffusers (k-diffusion interpolates log σ)."""
     return np.interp(timesteps.numpy(), np.arange(len(sigmas)), sigmas).tolist()
 
 
 def timesteps_at(levels: Sequence[float], sigmas: np.ndarray) -> Tensor:
-    """The timesteps at which training had these σ, interpolated in log σ as diffusers and k-diffusion do."""
+    """The training timesteps for these σ, fractional, interpolated in log σ as in diffusers and k-diffusion."""
     return torch.from_numpy(np.interp(np.log(levels), np.log(sigmas), np.arange(len(sigmas))))
 
 
@@ -28,5 +28,5 @@ def karras(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) -> list
 
 
 def exponential(sigma_min: float, sigma_max: float, n: int) -> list[float]:
-    """n falling σ, equally spaced in log σ: every step divides the noise by the same number."""
+    """n falling σ, equally spaced in log σ: every step divides the noise by the same factor."""
     return np.geomspace(sigma_max, sigma_min, n).tolist()

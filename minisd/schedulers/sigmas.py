@@ -1,4 +1,4 @@
-"""What samplers share that follow a list of noise levels σ = √((1−ᾱ)/ᾱ), the noise relative to the image; ᾱ = 1/(σ² + 1)."""
+"""The base of samplers that follow a list of noise levels σ = √((1−ᾱ)/ᾱ), the noise relative to the image; ᾱ = 1/(σ² + 1)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .spacing import SPACINGS
 
 @dataclass(frozen=True)
 class SigmaConfig(SchedulerConfig):
-    """The σ at the spaced timesteps, or one of these two curves between the same ends."""
+    """By default, σ is taken at the spaced timesteps; alternatively, from one of these two curves between the same endpoints."""
 
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
@@ -32,7 +32,7 @@ def alpha_at(sigma: float) -> float:
 
 
 class SigmaScheduler(Scheduler):
-    """`sigmas` has the noise level at each of `timesteps`, and a last one, at which the trajectory ends."""
+    """`sigmas` has the noise level at each of `timesteps`, then the level at which the trajectory ends."""
 
     config_class: ClassVar[type[SchedulerConfig]] = SigmaConfig
     spacings = ("linspace", "leading", "trailing")
@@ -41,12 +41,12 @@ class SigmaScheduler(Scheduler):
     def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
         super().__init__(config, **settings)
         if self.config.rescale_betas_zero_snr:
-            self.alphas_cumprod[-1] = 2**-24  # σ = 4096, in place of infinity
+            self.alphas_cumprod[-1] = 2**-24  # σ = 4096 instead of infinity
         self.training_sigmas = training_sigmas(self.alphas_cumprod)
         self.sigmas: list[float] = self.training_sigmas[::-1].tolist()
         self.curve = next((curve for setting, curve in CURVES.items() if getattr(self.config, setting, False)), None)
         if all(getattr(self.config, setting, False) for setting in CURVES):
-            raise UnsupportedConfig(f"{' and '.join(CURVES)} exclude each other")
+            raise UnsupportedConfig(f"{' and '.join(CURVES)} exclude each other; set only one of them")
 
     def set_timesteps(
         self,
@@ -56,9 +56,12 @@ class SigmaScheduler(Scheduler):
         timesteps: Sequence[float] | Tensor | None = None,
         sigmas: Sequence[float] | Tensor | None = None,
     ):
-        """Begin a trajectory of n steps, or one through falling `timesteps`, or one down falling `sigmas` to the last of them."""
+        """Start a trajectory of n steps, or through a falling list of `timesteps`, or through a falling list of `sigmas`.
+
+        The last of `sigmas` is where the trajectory ends. Raises ValueError unless exactly one of the three is given.
+        """
         if sum(given is not None for given in (num_inference_steps, timesteps, sigmas)) != 1:
-            raise ValueError("give one of num_inference_steps, timesteps and sigmas")
+            raise ValueError("give exactly one of num_inference_steps, timesteps and sigmas")
         if sigmas is not None:
             levels = falling(sigmas, "sigmas", float("inf"), least=2)
             times = timesteps_at(levels[:-1], self.training_sigmas).float()
@@ -72,7 +75,7 @@ class SigmaScheduler(Scheduler):
         self.begin(times, device, len(times))
 
     def spaced(self, n: int) -> tuple[Tensor, list[float]]:
-        """n timesteps, and n + 1 levels: the σ at these, or on a curve that has timesteps of its own."""
+        """n timesteps and n + 1 noise levels: σ at the spaced timesteps, or a curve of σ with its own timesteps."""
         times = self.spaced_timesteps(n)
         levels = sigmas_at(times, self.training_sigmas)
         if self.curve:
@@ -81,20 +84,20 @@ class SigmaScheduler(Scheduler):
         return times, [*levels, self.last_sigma()]
 
     def ends(self, levels: list[float]) -> tuple[float, float]:
-        """The least and the greatest σ of a curve."""
+        """The smallest and the largest σ of a curve, given σ at the spaced timesteps."""
         return levels[-1], levels[0]
 
     def last_sigma(self) -> float:
-        """Where a trajectory ends: at the image, or (`final_sigmas_type`) with the noise that training had at t = 0."""
+        """The σ at the end of a trajectory: 0, or σ at t = 0 if `final_sigmas_type` is "sigma_min"."""
         return float(self.training_sigmas[0]) if getattr(self.config, "final_sigmas_type", "zero") == "sigma_min" else 0.0
 
     def seen(self, times: Tensor) -> Tensor:
-        """What the UNet is told of the timesteps of a curve, which are fractions."""
+        """The timesteps of a curve, which are fractional, as passed to the UNet."""
         return times.float()
 
 
 class VarianceExplodingScheduler(SigmaScheduler):
-    """Latents are x0 + σ ε: an image under more and more noise. The UNet sees them divided by √(σ² + 1), as it was trained."""
+    """Latents are x0 + σ ε. The UNet sees them divided by √(σ² + 1), the scale it was trained on."""
 
     @property
     def init_noise_sigma(self) -> float:
@@ -102,19 +105,19 @@ class VarianceExplodingScheduler(SigmaScheduler):
         return (sigma**2 + 1) ** 0.5 if self.spacing == "leading" else sigma
 
     def spaced_timesteps(self, n: int) -> Tensor:
-        """n falling timesteps; those of "linspace" are fractions."""
+        """n falling timesteps; "linspace" gives fractional ones."""
         return SPACINGS[self.spacing](n, self.config).float()
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float) -> Tensor:
-        """x / √(σ² + 1): the variance that the UNet was trained on."""
+        """x / √(σ² + 1), which has the variance that the UNet was trained on."""
         return sample / (self.sigmas[self.upcoming(timestep)] ** 2 + 1) ** 0.5
 
     def predict(self, model_output: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """x0 and ε in latents x = x0 + σ ε."""
+        """The predictions of x0 and ε, given latents x = x0 + σ ε."""
         alpha = alpha_at(sigma)
         return to_x0_and_epsilon(model_output.float(), x * alpha**0.5, alpha, self.config.prediction_type)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x0 + σ ε for some of the trajectory's timesteps."""
+        """x0 + σ ε at the given timesteps of the trajectory, one per image."""
         sigmas = torch.tensor([self.sigmas[self.upcoming(t)] for t in timesteps], dtype=noise.dtype, device=noise.device)
         return original_samples + sigmas.view(-1, 1, 1, 1) * noise
