@@ -90,15 +90,15 @@ def test_a_time_that_is_no_timestep_is_refused(sampler):
 @ALL
 def test_nothing_goes_before_set_timesteps(sampler):
     x = randn(1, 4, 8, 8)
-    with pytest.raises(ValueError, match="after set_timesteps"):
+    with pytest.raises(ValueError, match="call set_timesteps"):
         sampler().step(x, 1, x)
 
 
 def test_lms_scales_and_adds_nothing_before_set_timesteps():
     x, t = randn(1, 4, 8, 8), torch.tensor([1])
-    with pytest.raises(ValueError, match="after set_timesteps"):
+    with pytest.raises(ValueError, match="call set_timesteps"):
         LMSDiscreteScheduler().scale_model_input(x, t[0])
-    with pytest.raises(ValueError, match="after set_timesteps"):
+    with pytest.raises(ValueError, match="call set_timesteps"):
         LMSDiscreteScheduler().add_noise(x, x, t)
 
 
