@@ -2,13 +2,13 @@
 
 In reading order: pipeline, request, tokenizer, layers, clip, unet, vae, schedule, schedulers (spacing, base, ddim, pndm, sigmas,
 lms), noise, image, numerics, config. Around them: components, safety_checker, cuda_noise, pretrained and weights (files),
-image_files, flags and generate (the command). On top: editing (start from a picture).
+image_files, flags and generate (the command). On top: editing (pipelines that start from an image).
 """
 
 from importlib import import_module
 from typing import Any
 
-from . import exit_status  # isort: skip  # noqa: F401  # from here on Ctrl-C ends commands quietly
+from . import exit_status  # isort: skip  # noqa: F401  # from here on, Ctrl-C ends commands without a traceback
 from .tokenizer import CLIPTokenizer  # isort: skip
 from .clip import CLIPTextModel  # isort: skip
 from .unet import UNet2DConditionModel  # isort: skip
@@ -21,7 +21,7 @@ from .safety_checker import StableDiffusionSafetyChecker
 from .sheet import image_grid
 from .weights.errors import CheckpointError
 
-LATER = {  # imported when they are asked for: the modules above do without them
+LATER = {  # imported on first use; the modules above do not need them
     "DDPMScheduler": "schedulers",
     "DPMSolverMultistepScheduler": "schedulers",
     "EulerAncestralDiscreteScheduler": "schedulers",

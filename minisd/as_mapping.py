@@ -1,4 +1,4 @@
-"""Configurations that are read as diffusers' are: `config.in_channels`, `config["in_channels"]`, `dict(config)`."""
+"""Configurations that can be read like those of diffusers: `config.in_channels`, `config["in_channels"]`, `dict(config)`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields

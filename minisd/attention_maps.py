@@ -1,11 +1,11 @@
-"""Where each word of the prompt looks: the UNet's cross-attention, recorded from outside, for any checkpoint.
+"""Maps of the UNet's cross-attention: where in the image each word is attended to. Recorded from outside, for any checkpoint.
 
     with attention_maps(pipe) as maps:
         image = pipe("a red ball above a horse").images[0]
-    maps.at(step=10, level=0)  # (2B, 77, h, w): for every word a map over the picture's positions, the prompt's half last
+    maps.at(step=10, level=0)  # (2B, 77, h, w): one map per word; the conditional half of the batch is last
 
-While the context manager is open, cross-attention runs as `layers.attention` writes it out, so that its probabilities exist as a
-tensor. They are averaged over the heads and the layers of a level. At every position they sum to 1 over the 77 words.
+Inside the context manager, cross-attention is computed by the explicit formula of `layers.attention`, so that the probabilities
+exist as a tensor. They are averaged over the heads and layers of a level. At each position they sum to 1 over the 77 words.
 
 Shapes: B batch, n heads, T = h·w positions of a level, S = 77 words.
 """
@@ -38,18 +38,18 @@ def cross_attentions(unet: UNet2DConditionModel) -> list[tuple[int, Attention]]:
 
 
 def level_size(height: int, width: int, level: int) -> tuple[int, int]:
-    """The size of a level's feature map for latents of the given size; halves are rounded up."""
+    """The size of a level's feature map for latents of the given size. Halving rounds up."""
     return math.ceil(height / 2**level), math.ceil(width / 2**level)
 
 
 class AttentionMaps:
-    """What was recorded. A step is a call of the UNet; PNDM makes one more than it has steps."""
+    """The recorded maps. A step here is one UNet call; PNDM makes one call more than it has steps."""
 
     def __init__(self, word_scale: Tensor | None = None):
-        """`word_scale` (77,) or (2B, 77) multiplies the attention that each word receives: 0 mutes a word."""
+        """`word_scale`, (77,) or (2B, 77), multiplies the attention to each word: 0 mutes a word."""
         self.word_scale = word_scale
-        self.steps: list[dict[int, list[Tensor]]] = []  # of every step, by level, the layers' probabilities (2B, T, S)
-        self.sizes: list[tuple[int, int]] = []  # of every step, the height and width of the latents
+        self.steps: list[dict[int, list[Tensor]]] = []  # per step and level, the probabilities of each layer (2B, T, S)
+        self.sizes: list[tuple[int, int]] = []  # per step, the height and width of the latents
 
     @property
     def levels(self) -> list[int]:
@@ -67,7 +67,7 @@ class AttentionMaps:
         return torch.stack(self.steps[step][level]).mean(dim=0)
 
     def at(self, step: int, level: int) -> Tensor:
-        """(2B, S, h, w): the same as a map for each word."""
+        """(2B, S, h, w): the same probabilities as one map per word."""
         h, _ = level_size(*self.sizes[step], level)
         return rearrange(self.rows(step, level), "B (h w) S -> B S h w", h=h)
 
@@ -75,7 +75,7 @@ class AttentionMaps:
 def recorded_forward(
     self: Attention, x: Tensor, context: Tensor, causal: bool = False, *, maps: AttentionMaps, level: int
 ) -> Tensor:
-    """`Attention.forward` on the plain path, which notes its probabilities."""
+    """`Attention.forward` by the explicit formula; records the probabilities."""
     q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
     q, k, v = (rearrange(t, "B T (n d) -> B n T d", n=self.heads) for t in (q, k, v))
     p = probabilities(q, k)
@@ -87,14 +87,14 @@ def recorded_forward(
 
 @contextmanager
 def attention_maps(pipe: Any, word_scale: Tensor | None = None) -> Iterator[AttentionMaps]:
-    """Record the cross-attention of a pipeline's UNet, or of a UNet, as long as the context is open."""
+    """Record the cross-attention of a UNet, or of a pipeline's UNet, inside the context."""
     unet = pipe if isinstance(pipe, UNet2DConditionModel) else pipe.unet
     maps, layers = AttentionMaps(word_scale), cross_attentions(unet)
     hook = unet.register_forward_pre_hook(
         lambda _, args, kwargs: maps.begin(args[0] if args else kwargs["sample"]), with_kwargs=True
     )
     for level, layer in layers:
-        vars(layer)["forward"] = partial(recorded_forward, layer, maps=maps, level=level)  # hides the class's own
+        vars(layer)["forward"] = partial(recorded_forward, layer, maps=maps, level=level)  # shadows the class's method
     try:
         yield maps
     finally:

@@ -1,6 +1,6 @@
-"""CLIP's vision tower, a vision transformer (Dosovitskiy et al. 2021): the safety checker looks with it.
+"""CLIP's image encoder, a vision transformer (Dosovitskiy et al. 2021), used by the safety checker.
 
-Shapes: pixels (B, 3, H, W), patches and class token (B, 1 + h·w, D).
+Shapes: pixels (B, 3, H, W), class token and patches (B, 1 + h·w, D).
 """
 
 import torch
@@ -12,7 +12,7 @@ from .config import CLIPVisionConfig
 
 
 class CLIPVisionModel(nn.Module):
-    """The image's patches and one class token in, the class token's state out."""
+    """Encodes the patches of an image and a class token, and returns the state of the class token."""
 
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()

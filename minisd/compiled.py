@@ -1,4 +1,4 @@
-"""Networks that torch.compile has wrapped."""
+"""Networks wrapped by torch.compile."""
 
 from typing import TypeVar
 
@@ -8,5 +8,5 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def uncompiled(network: N) -> N:
-    """The network inside what torch.compile makes of one; any other as it is."""
+    """The original network inside torch.compile's wrapper; any other network unchanged."""
     return getattr(network, "_orig_mod", network)

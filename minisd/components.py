@@ -1,4 +1,4 @@
-"""The components of a pipeline: moved to a device together, and shared with another pipeline."""
+"""The components of a pipeline: moved to a device together, and shared between pipelines."""
 
 import sys
 from collections.abc import Iterable
@@ -18,9 +18,9 @@ from .vae import AutoencoderKL
 
 
 class Components(ForeignParts, Switches, Adaptable, PretrainedPipeline):
-    """What a pipeline is made of. `num_inference_steps` and `guidance_scale` are the defaults of a call.
+    """The components of a pipeline. `num_inference_steps` and `guidance_scale` are the defaults of a call.
 
-    `scheduler` and `safety_checker` are properties, in foreign.py, which also accept those of diffusers. Memory switches are in
+    `scheduler` and `safety_checker` are properties, in foreign.py, which also accept diffusers' classes. Memory switches are in
     switches.py, loading and saving in pretrained.py, LoRA and textual inversion in adaptable.py.
     """
 
@@ -34,12 +34,12 @@ class Components(ForeignParts, Switches, Adaptable, PretrainedPipeline):
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts by their names; the safety checker may be None. Default steps and scale are not parts."""
+        """The components by name, without the defaults of a call. The safety checker may be None."""
         return {name: getattr(self, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker")}
 
     @classmethod
     def from_pipe(cls, pipe: "Components", **parts: Any) -> Self:
-        """A pipeline of this class with the parts of another, shared with it; those given by keyword replace its own."""
+        """A pipeline of this class that shares the components of another; keywords replace single components."""
         defaults = {"num_inference_steps": pipe.num_inference_steps, "guidance_scale": pipe.guidance_scale}
         return cls(**{**pipe.components, **defaults, **parts})
 
@@ -56,15 +56,15 @@ class Components(ForeignParts, Switches, Adaptable, PretrainedPipeline):
         return self.unet.conv_in.weight.dtype
 
     def to(self, *device_or_dtype: Any, **by_name: Any) -> Self:
-        """Move every network: `.to("cuda")`, `.to(torch.float16)`, or both; also by name, `.to(dtype=torch.float16)`."""
+        """Move or cast all networks: `.to("cuda")`, `.to(torch.float16)`, or both; also by keyword, `.to(dtype=torch.float16)`."""
         for network in self.networks:
             network.to(*device_or_dtype, **by_name)
         return self
 
     def progress(self, timesteps: torch.Tensor) -> Iterable[torch.Tensor]:
-        """The timesteps, with a progress bar, if there is somewhere to show it."""
+        """Iterate over the timesteps, with a progress bar if standard error can show one."""
         return tqdm(timesteps, **{"disable": sys.stderr is None, **self.progress_bar_config})
 
     def set_progress_bar_config(self, **settings: Any):
-        """Settings of tqdm; `disable=True` switches it off."""
+        """Set tqdm's options; `disable=True` hides the bar."""
         self.progress_bar_config = settings

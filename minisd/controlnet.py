@@ -1,7 +1,7 @@
-"""ControlNet: a copy of the UNet's way down, which sees one more image and steers the UNet (Zhang et al. 2023, §3).
+"""ControlNet: a copy of the UNet's down and mid blocks that sees a control image and steers the UNet (Zhang et al. 2023, §3).
 
-The copy adds an encoding of the image (edges, a pose, depth) to its first feature map. Each of its outputs passes through a 1×1
-convolution that starts at zero, so that training starts from the UNet as it was, and is added to the UNet's skip connections.
+The copy adds an encoding of the image (edges, a pose, depth) to its first feature map. Each output passes through a 1×1 convolution
+initialised to zero, so that training starts from the unchanged UNet, and is added to the UNet's skip connections.
 
 Shapes: as in unet.py; the image is (B, 3, H, W) in [0, 1] with H = 8 h.
 """
@@ -22,20 +22,20 @@ from .unet import DownBlock, MidBlock, TimestepEmbedding, UNet2DConditionModel, 
 
 @dataclass(frozen=True)
 class ControlNetConfig(UNetConfig):
-    """The UNet's, of which those about the way up have no meaning."""
+    """The UNet's configuration; a ControlNet has no up blocks."""
 
     conditioning_embedding_out_channels: tuple[int, int, int, int] = (16, 32, 96, 256)
 
 
 class ControlNetOutput(NamedTuple):
-    """What to add to the UNet's skip connections, in their order, and to its middle block's output."""
+    """The residuals for the UNet's skip connections, in order, and for the output of its mid block."""
 
     down_block_res_samples: list[Tensor]
     mid_block_res_sample: Tensor
 
 
 class HintEncoder(nn.ModuleList):
-    """Eight convolutions bring an image to the size and width of the first feature map; every third halves the size."""
+    """Eight convolutions that bring an image to the size and width of the first feature map; three of them have stride 2."""
 
     def __init__(self, widths: tuple[int, ...], out_channels: int):
         layers = [nn.Conv2d(3, widths[0], 3, padding=1)]
@@ -52,14 +52,14 @@ class HintEncoder(nn.ModuleList):
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """A layer that gives zeros until it is trained."""
+    """Set a layer's weights and bias to zero, so that it outputs zeros until it is trained."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class ControlNetModel(Pretrained, nn.Module):
-    """Time, way down and middle of a UNet, an encoder of the image, and a zero convolution behind every output."""
+    """The time embedding, down blocks and mid block of a UNet, an image encoder, and a zero convolution after every output."""
 
     def __init__(self, config: ControlNetConfig):
         super().__init__()
@@ -78,7 +78,7 @@ class ControlNetModel(Pretrained, nn.Module):
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel) -> Self:
-        """A new one with the UNet's weights, to be trained. It changes nothing yet."""
+        """A new ControlNet with the UNet's weights, for training. Until it is trained, it has no effect."""
         unet = uncompiled(unet)
         shared = {name: getattr(unet.config, name) for name in UNetConfig.__dataclass_fields__}
         controlnet = cls(ControlNetConfig(**shared)).to(unet.conv_in.weight)
@@ -97,7 +97,7 @@ class ControlNetModel(Pretrained, nn.Module):
         controlnet_cond: Tensor,
         conditioning_scale: float = 1.0,
     ) -> ControlNetOutput:
-        """Latents, time and states as the UNet's, and the image (B, 3, H, W) in [0, 1]."""
+        """Latents, timestep and text states as for the UNet; the image `controlnet_cond` is (B, 3, H, W) in [0, 1]."""
         x, context = sample, encoder_hidden_states
         t = torch.as_tensor(timestep, dtype=torch.float32, device=x.device).expand(len(x))
         temb = self.time_embedding(timestep_embedding(t, self.config.block_out_channels[0]).to(x.dtype))
@@ -112,7 +112,7 @@ class ControlNetModel(Pretrained, nn.Module):
 
 
 class SteeredUNet(UNet2DConditionModel):
-    """A UNet that takes the outputs of ControlNets. Without any it is the UNet."""
+    """A UNet that adds the outputs of ControlNets. Without them it equals the UNet."""
 
     def forward(
         self,
@@ -122,7 +122,7 @@ class SteeredUNet(UNet2DConditionModel):
         down_block_additional_residuals: list[Tensor] | None = None,
         mid_block_additional_residual: Tensor | float = 0.0,
     ) -> UNet2DConditionOutput:
-        """As the UNet's, but the residuals are added between the way down and the way up."""
+        """As for the UNet, but adds the residuals between the down blocks and the up blocks."""
         if down_block_additional_residuals is None:
             return super().forward(sample, timestep, encoder_hidden_states)
         x, context = sample, encoder_hidden_states
@@ -140,9 +140,9 @@ class SteeredUNet(UNet2DConditionModel):
 
 
 def steered(unet: Any) -> SteeredUNet:
-    """The same network, also inside what torch.compile made of it, as a UNet that takes residuals. Raises TypeError for others."""
+    """The same network, compiled or not, as a UNet that takes residuals. Raises TypeError for other networks."""
     inside = uncompiled(unet)
     if type(inside) not in (UNet2DConditionModel, SteeredUNet):
-        raise TypeError(f"a ControlNet steers a UNet2DConditionModel, not a {type(inside).__name__}")
+        raise TypeError(f"a ControlNet works with a UNet2DConditionModel, not with {type(inside).__name__}")
     inside.__class__ = SteeredUNet
     return unet

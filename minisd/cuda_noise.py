@@ -1,4 +1,4 @@
-"""The noise of a CUDA generator, computed on the CPU, so that seeds shared by people with GPUs give their images here."""
+"""The noise of a CUDA generator, computed on the CPU, so that a seed from a GPU gives the same image here."""
 
 import math
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 def philox(counter: list[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Philox 4×32-10: turns a counter, four words of 32 bits in uint64 arrays, into four random words (Salmon et al. 2011, §3.3).
+    """Philox 4×32-10: maps a counter, four 32-bit words in uint64 arrays, to four random words (Salmon et al. 2011, §3.3).
 
-    Ten rounds, each of two multiplications whose high and low halves change places, with a key that starts as the seed.
+    Each of the ten rounds does two multiplications and swaps their high and low halves; the initial key is the seed.
     """
     a, b, c, d = counter
     low, high = seed & 0xFFFFFFFF, seed >> 32
@@ -26,17 +26,17 @@ def philox(counter: list[np.ndarray], seed: int) -> list[np.ndarray]:
 class CudaNoise:
     """The noise of `torch.Generator("cuda").manual_seed(seed)` on any machine; accepted wherever a generator is.
 
-    A GPU keeps no state from number to number: the i-th of the n-th draw is a hash of i, n and the seed, made normal by
-    Box & Muller 1958. Equal to the GPU's to 1e-6 as long as a draw has no more numbers than the GPU has threads, which are its
-    multiprocessors times the threads of each: 40,960 on a T4, 221,184 on an A100. An image of 512 × 512 takes 16,384. Larger
-    draws differ between GPUs; a list of generators, one for each image, keeps each draw small.
+    A GPU keeps no state between numbers: number i of draw n is a hash of i, n and the seed, made normal by the transform of
+    Box & Muller 1958. It equals the GPU's number to 1e-6 if the draw has no more numbers than the GPU has threads, that is,
+    multiprocessors × threads per multiprocessor: 40,960 on a T4, 221,184 on an A100. A 512 × 512 image needs 16,384. Larger draws
+    differ between GPUs; a list with one generator per image keeps each draw small.
     """
 
     def __init__(self, seed: int):
         self.seed, self.draws = index(seed) % 2**64, 0
 
     def randn(self, shape: Sequence[int]) -> Tensor:
-        """Standard normal numbers in float32, on the CPU; every call is a draw."""
+        """Standard normal numbers in float32, on the CPU; each call is a new draw."""
         i = np.arange(math.prod(shape), dtype=np.uint64)
         words = philox([np.full_like(i, self.draws), np.zeros_like(i), i, np.zeros_like(i)], self.seed)
         self.draws += 1

@@ -1,4 +1,4 @@
-"""A UNet that is told the guidance scale, and so predicts what guidance would make of two predictions (Meng et al. 2023, §3)."""
+"""A UNet that takes the guidance scale as an input and predicts the guided noise in one call (Meng et al. 2023, §3)."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from .unet import UNet2DConditionModel, UNet2DConditionOutput
 
 @dataclass(frozen=True)
 class GuidedUNetConfig(UNetConfig):
-    time_cond_proj_dim: int = 256  # waves that the scale is told in
+    time_cond_proj_dim: int = 256  # the dimension of the scale's embedding
 
 
 def scale_embedding(guidance_scale: float, dim: int, device: torch.device) -> Tensor:
-    """1000 · (w − 1) as `dim` waves, sines first: (dim,) in float32."""
+    """Sinusoids of 1000 · (w − 1), sines first: (dim,) in float32."""
     half = dim // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=device) / (half - 1))
     angles = 1000 * (guidance_scale - 1) * frequencies
@@ -24,7 +24,7 @@ def scale_embedding(guidance_scale: float, dim: int, device: torch.device) -> Te
 
 
 class GuidedUNet(UNet2DConditionModel):
-    """A projection of the scale is added to the waves of time."""
+    """A UNet that adds a projection of the scale's embedding to the timestep's sinusoids."""
 
     def __init__(self, config: GuidedUNetConfig):
         super().__init__(config)
@@ -33,7 +33,7 @@ class GuidedUNet(UNet2DConditionModel):
     def forward(  # type: ignore[override]
         self, sample: Tensor, timestep: Tensor | float, encoder_hidden_states: Tensor, guidance_scale: float
     ) -> UNet2DConditionOutput:
-        """As for the UNet without guidance, at a guidance scale of 1 or more."""
+        """As for the UNet; `guidance_scale` must be 1 or more."""
         project: nn.Linear = self.time_embedding.cond_proj  # type: ignore[assignment]
         scale = scale_embedding(guidance_scale, project.in_features, sample.device).to(sample.dtype)
         hook = self.time_embedding.register_forward_pre_hook(lambda module, given: given[0] + project(scale))

@@ -1,4 +1,4 @@
-"""Words of several vectors: where a text says `tok`, and `tok_1`, `tok_2` were added beside it, CLIP reads all three."""
+"""Words with several vectors: if `tok_1` and `tok_2` were added along with `tok`, CLIP reads all three for `tok` in a text."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,7 @@ class Ids(NamedTuple):
 
 
 class Phrases:
-    """A byte-pair encoding in which the id of a word stands for the ids of its phrase."""
+    """A byte-pair encoding that replaces the id of a word by the ids of its phrase."""
 
     def __init__(self, bpe: Tokenizer, phrases: dict[int, list[int]]):
         self.bpe, self.phrases = bpe, phrases
@@ -28,7 +28,7 @@ class Phrases:
 
 
 def phrases_of(words: Iterable[str]) -> dict[str, list[str]]:
-    """`tok` → tok, tok_1, tok_2, … of each word that has such companions."""
+    """The phrases among `words`: `tok` → tok, tok_1, tok_2, …"""
     words, phrases = set(words), {}
     for word in words:
         phrase = [word]
@@ -40,7 +40,7 @@ def phrases_of(words: Iterable[str]) -> dict[str, list[str]]:
 
 
 def with_phrases(tokenizer: T) -> T:
-    """The same tokenizer, which reads the phrases among its added words."""
+    """Make a tokenizer read the phrases among its added words, and return it."""
     phrases = phrases_of(word.content for word in tokenizer.added)
     if phrases:
         ids = {tokenizer.vocab[word]: [tokenizer.vocab[piece] for piece in phrase] for word, phrase in phrases.items()}

@@ -1,4 +1,4 @@
-"""Several processes that share one job under torchrun, and the device of each. Without torchrun, this is the first of one."""
+"""Processes that share one job under torchrun, and the device of each. Without torchrun, there is one process, with rank 0."""
 
 import os
 from datetime import timedelta
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def join_processes(backend: str, timeout: timedelta | None = None):
-    """Under torchrun, meet the other processes; each then uses one CPU thread."""
+    """Under torchrun, join the process group and limit this process to one CPU thread."""
     if "WORLD_SIZE" in os.environ:
         torch.set_num_threads(1)
         dist.init_process_group(backend, timeout=timeout)
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this process, counted from 0, and how many there are."""
+    """The rank of this process, from 0, and the number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
@@ -27,7 +27,7 @@ def wait_for_all():
 
 
 def from_all(share: Tensor) -> list[Tensor]:
-    """The shares of all processes, in the order of their ranks; all have one shape."""
+    """All-gather: the tensors of all processes, in order of rank. All must have the same shape."""
     shares = [torch.empty_like(share) for _ in range(rank_and_world()[1])]
     if len(shares) == 1:
         return [share]
@@ -36,7 +36,7 @@ def from_all(share: Tensor) -> list[Tensor]:
 
 
 def objects_from_all(share: Any) -> list[Any]:
-    """The same for any Python object."""
+    """All-gather for any Python object."""
     shares = [share] * rank_and_world()[1]
     if len(shares) > 1:
         dist.all_gather_object(shares, share)

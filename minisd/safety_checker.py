@@ -1,8 +1,8 @@
-"""The safety checker: a picture is hidden when CLIP finds it too close to one of 17 concepts.
+"""The safety checker: blacks out an image whose CLIP embedding is too close to one of 17 concepts.
 
-It looks at the finished picture alone, at 224 × 224 pixels, never at the prompt. Its concepts are vectors; which words they were
-made of was not published, but they are about sexual content only: violence and gore pass (Rando et al. 2022). It hides harmless
-pictures and lets others through, so it is a help, not a guarantee. Only the v1 checkpoints have one.
+It sees only the finished image, at 224 × 224 pixels, never the prompt. The concepts are vectors. The words behind them were not
+published, but they concern sexual content only: violence and gore pass (Rando et al. 2022). It has false positives and false
+negatives, so it is a help, not a guarantee. Only the v1 checkpoints have one.
 """
 
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ from .config import CLIPVisionConfig
 from .numerics import raise_unless_finite
 from .pretrained import Pretrained
 
-# Of the red, green and blue of the pictures that CLIP was trained on.
+# Mean and standard deviation of red, green and blue in CLIP's training images
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def preprocess(images: list[Image.Image], size: int) -> Tensor:
-    """Pictures as CLIP was trained on them (B, 3, size, size): the shorter side made `size`, the middle cut out, normalised."""
+    """Images → (B, 3, size, size) as in CLIP's training: shorter side resized to `size`, centre crop, normalised."""
     squares = []
     for image in images:
         short = min(image.size)
@@ -36,10 +36,10 @@ def preprocess(images: list[Image.Image], size: int) -> Tensor:
 
 
 def decide(special: Tensor, concepts: Tensor) -> Tensor:
-    """Which pictures are hidden (B,), from how far each is above the thresholds of special care (B, 3) and of concepts (B, 17).
+    """Which images to hide, (B,), given their cosines minus the thresholds for special care (B, 3) and for concepts (B, 17).
 
-    Above, after rounding to three digits, any one concept is enough. Special care, for pictures that seem to show children,
-    hides nothing by itself: it lowers the concepts' thresholds by 0.01.
+    An image is hidden if, rounded to three digits, it is above the threshold of any concept. Special care, for images that seem to
+    show children, hides nothing by itself: it lowers the thresholds of the concepts by 0.01.
     """
     stricter = 0.01 * (special.round(decimals=3) > 0).any(dim=1, keepdim=True).float()
     return ((concepts + stricter).round(decimals=3) > 0).any(dim=1)
@@ -52,7 +52,7 @@ class SafetyCheckerConfig(AsMapping):
 
 
 class StableDiffusionSafetyChecker(Pretrained, nn.Module):
-    """CLIP's vision tower, and the directions to compare a picture with, each with the cosine from which it counts."""
+    """CLIP's image encoder and the concept vectors, each with its cosine threshold."""
 
     def __init__(self, config: SafetyCheckerConfig):
         super().__init__()
@@ -65,7 +65,7 @@ class StableDiffusionSafetyChecker(Pretrained, nn.Module):
         self.special_care_thresholds = nn.Parameter(torch.ones(3))
 
     def forward(self, images: list[Image.Image]) -> list[bool]:
-        """A flag for each picture. Raises FloatingPointError where there is NaN, which no threshold would stop."""
+        """One flag per image. Raises FloatingPointError for NaN, which would pass every threshold."""
         like = self.visual_projection.weight
         pixels = preprocess(images, self.config.vision.image_size).to(like)
         embeds = F.normalize(self.visual_projection(self.vision(pixels)))

@@ -1,4 +1,4 @@
-"""Several images on one page."""
+"""Several images in one."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from PIL import Image
 
 
 def image_grid(imgs: Sequence[Image.Image], rows: int, cols: int) -> Image.Image:
-    """`rows * cols` pictures of one size, row by row, on one page."""
+    """Arrange `rows * cols` images of the same size in a grid, row by row. Raises ValueError for another number of images."""
     if len(imgs) != rows * cols:
-        raise ValueError(f"{len(imgs)} pictures do not fill {rows} rows of {cols}")
+        raise ValueError(f"{len(imgs)} images do not fill {rows} rows of {cols}")
     width, height = imgs[0].size
     grid = Image.new("RGB", (cols * width, rows * height))
     for i, image in enumerate(imgs):

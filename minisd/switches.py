@@ -1,4 +1,4 @@
-"""Methods that programs for diffusers call to save memory: each does so, has no reason to, or says what to do instead."""
+"""Memory-saving methods of diffusers: each saves memory, has no effect because there is nothing to save, or names a remedy."""
 
 from functools import partial
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ from .vae import AutoencoderKL, DecoderOutput, DiagonalGaussian, EncoderOutput
 
 
 def encode(vae: AutoencoderKL, images: Tensor, one_by_one: bool, tiled: bool) -> EncoderOutput:
-    """`vae.encode` with switches: the images of a batch one by one, or large ones in tiles."""
+    """`vae.encode`, optionally with the images of a batch one by one, and large images in tiles."""
 
     def moments(x: Tensor) -> Tensor:
         return vae.quant_conv(vae.encoder(x))
@@ -27,7 +27,7 @@ def encode(vae: AutoencoderKL, images: Tensor, one_by_one: bool, tiled: bool) ->
 
 
 def decode(vae: AutoencoderKL, latents: Tensor, one_by_one: bool, tiled: bool) -> DecoderOutput:
-    """`vae.decode` with switches."""
+    """`vae.decode`, optionally with the images of a batch one by one, and large images in tiles."""
 
     def images(z: Tensor) -> Tensor:
         return vae.decoder(vae.post_quant_conv(z))
@@ -39,15 +39,15 @@ def decode(vae: AutoencoderKL, latents: Tensor, one_by_one: bool, tiled: bool) -
 
 
 def tile_sizes(vae: AutoencoderKL) -> tuple[int, int]:
-    """The side of a tile in pixels and in latents: that of the images that the model was trained on."""
+    """The side of a tile in pixels and in latents: the size of the model's training images."""
     side = max(sides(vae.config.sample_size))
     return side, side // 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def switch(vae: nn.Module, **changed: bool):
-    """Switch `one_by_one` or `tiled` on or off, and leave the other as it is. Pipelines that share the VAE share its switches."""
+    """Set `one_by_one` or `tiled` and keep the other. Pipelines that share a VAE share its switches."""
     vae = uncompiled(vae)
-    if isinstance(vae, AutoencoderKL):  # AutoencoderTiny takes little memory without
+    if isinstance(vae, AutoencoderKL):  # AutoencoderTiny needs little memory anyway
         switches = {"one_by_one": False, "tiled": False, **getattr(vars(vae).get("decode"), "keywords", {}), **changed}
         for method in (encode, decode):
             vars(vae).pop(method.__name__, None)
@@ -56,38 +56,38 @@ def switch(vae: nn.Module, **changed: bool):
 
 
 class Switches:
-    """Memory switches. Attention here is a fused kernel, which never holds all scores at once, so slicing it would save nothing."""
+    """Memory switches. Attention uses a fused kernel that never holds all scores at once, so slicing it would save nothing."""
 
     vae: AutoencoderKL
 
     def enable_vae_slicing(self):
-        """Encode and decode the images of a batch one by one: the same images, in the memory of one."""
+        """Encode and decode the images of a batch one by one: the same images with the memory of one."""
         switch(self.vae, one_by_one=True)
 
     def disable_vae_slicing(self):
         switch(self.vae, one_by_one=False)
 
     def enable_vae_tiling(self):
-        """Encode and decode large images in overlapping tiles with blended seams: nearly the same, in the memory of one tile."""
+        """Encode and decode large images in overlapping, blended tiles: nearly the same images with the memory of one tile."""
         switch(self.vae, tiled=True)
 
     def disable_vae_tiling(self):
         switch(self.vae, tiled=False)
 
     def enable_attention_slicing(self, slice_size: Any = "auto"):
-        """Has no effect: the fused kernel of attention never holds all scores."""
+        """Has no effect: the fused attention kernel never holds all scores."""
 
     def disable_attention_slicing(self):
         """Has no effect."""
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None):
-        """Has no effect: the fused kernel of attention never holds all scores."""
+        """Has no effect: the fused attention kernel never holds all scores."""
 
     def disable_xformers_memory_efficient_attention(self):
         """Has no effect."""
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> NoReturn:
-        """Not implemented."""
+        """Not implemented. Raises NotImplementedError."""
         raise NotImplementedError('offloading is not implemented; call pipe.to("cuda", torch.float16), which halves the memory')
 
     enable_sequential_cpu_offload = enable_model_cpu_offload

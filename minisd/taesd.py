@@ -1,8 +1,8 @@
 """TAESD: a small autoencoder for Stable Diffusion's latents, distilled from the large one (Bohan 2023).
 
-It has convolutions and ReLUs only and decodes some forty times as fast as `AutoencoderKL`, with less detail: for previews, and for
-pictures in one to four steps, where the VAE takes most of the time. Its latents are scaled already, as the UNet sees them, so
-`config.scaling_factor` is 1. Shapes: images (B, 3, H, W) in [-1, 1], latents (B, 4, H/8, W/8).
+It consists of convolutions and ReLUs only and decodes about forty times as fast as `AutoencoderKL`, with less detail. Use it for
+previews, and for images in one to four steps, where the VAE takes most of the time. Its latents are already scaled, as the UNet
+sees them, so `config.scaling_factor` is 1. Shapes: images (B, 3, H, W) in [-1, 1], latents (B, 4, H/8, W/8).
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from .noise import Generators
 from .pretrained import Pretrained
 from .vae import DecoderOutput
 
-LIMIT = 3.0  # beyond which latents are bent back before they are decoded
+LIMIT = 3.0  # latents are softly clamped to ±LIMIT before decoding
 
 
 @dataclass(frozen=True)
 class TAESDConfig(AsMapping):
-    """`num_encoder_blocks` begins with the full size, `num_decoder_blocks` ends with it; all sizes have one width."""
+    """`num_encoder_blocks` starts and `num_decoder_blocks` ends at full resolution; all resolutions have the same width."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -34,7 +34,7 @@ class TAESDConfig(AsMapping):
 
 
 class Certain(NamedTuple):
-    """A distribution of a single value, where `AutoencoderKL` has a Gaussian."""
+    """A distribution with a single value, in place of `AutoencoderKL`'s Gaussian."""
 
     mean: Tensor
 
@@ -51,7 +51,7 @@ class TinyEncoderOutput(NamedTuple):
 
 
 class TinyBlock(nn.Module):
-    """Three convolutions and a residual connection."""
+    """Three convolutions and a residual connection: (B, C, h, w) → (B, C, h, w)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -63,7 +63,7 @@ class TinyBlock(nn.Module):
 
 
 class TinyEncoder(nn.Module):
-    """Blocks; each further group of them begins by halving the size."""
+    """Images (B, 3, H, W) → latents (B, 4, H/8, W/8): groups of blocks; each except the first starts by halving the size."""
 
     def __init__(self, config: TAESDConfig):
         super().__init__()
@@ -80,7 +80,7 @@ class TinyEncoder(nn.Module):
 
 
 class TinyDecoder(nn.Module):
-    """The encoder mirrored: each group of blocks but the last ends by doubling the size."""
+    """Latents (B, 4, h, w) → images (B, 3, 8h, 8w): mirrors the encoder; each group except the last ends by doubling the size."""
 
     def __init__(self, config: TAESDConfig):
         super().__init__()
@@ -97,7 +97,7 @@ class TinyDecoder(nn.Module):
 
 
 class AutoencoderTiny(Pretrained, nn.Module):
-    """Takes the VAE's place in a pipeline: `pipe.vae = AutoencoderTiny.from_pretrained("madebyollin/taesd")`."""
+    """Replaces the VAE of a pipeline: `pipe.vae = AutoencoderTiny.from_pretrained("madebyollin/taesd")`."""
 
     def __init__(self, config: TAESDConfig):
         super().__init__()

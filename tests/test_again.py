@@ -165,7 +165,7 @@ def test_pictures_without_settings(png, chunk, text, sentence):
 def test_again_of_no_picture(tmp_path, capsys):
     (tmp_path / "text.png").write_text("no picture")
     assert run("--again", tmp_path / "text.png") == 1
-    assert "is not an image that can be read" in capsys.readouterr().err
+    assert "is not a readable image" in capsys.readouterr().err
     assert run("--again", tmp_path / "nowhere.png") == 1
     assert "nowhere.png" in capsys.readouterr().err
 
@@ -198,8 +198,8 @@ WRONG = {
     "a strength alone": (["--strength", "0.5"], "--strength needs --image"),
     "a mask alone": (["--mask", "house.png"], "--mask needs --image"),
     "paste alone": (["--image", "house.png", "--paste"], "--paste needs --mask"),
-    "no such picture": (["--image", "nowhere.png"], "cannot read the picture nowhere.png: No such file"),
-    "no picture": (["--image", "text.png"], "text.png is not an image that can be read"),
+    "no such picture": (["--image", "nowhere.png"], "cannot read the image nowhere.png: No such file"),
+    "no picture": (["--image", "text.png"], "text.png is not a readable image"),
     "too strong": (["--image", "house.png", "--strength", "2"], "strength must be from 0"),
     "no model for it": (
         ["--image", "house.png", "--image-guidance-scale", "2"],

@@ -296,7 +296,7 @@ def test_pictures_that_cannot_be_read_are_named(draw, tmp_path, monkeypatch, cap
     if kind == "too many pixels":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert draw("a cat", flag, "theirs.png", "--out", "new") == (1, ["theirs.png"])
-    assert "error: cannot read the picture theirs.png: " in capsys.readouterr().err
+    assert "error: cannot read the image theirs.png: " in capsys.readouterr().err
 
 
 # The home folder

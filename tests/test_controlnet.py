@@ -291,7 +291,7 @@ def test_the_command(folders, tmp_path, monkeypatch, capsys):
         "from a picture": ([*control, "--image", "edges.png"], "--control draws from text; leave out --image"),
         "strength": ([*control, "--strength", "0.5"], "--control draws from text; leave out --strength"),
         "paste": ([*control, "--paste"], "--control draws from text; leave out --paste"),
-        "missing": (["--control", "edges", "--control-image", "x.png"], "x.png: No such file|cannot read the picture"),
+        "missing": (["--control", "edges", "--control-image", "x.png"], "x.png: No such file|cannot read the image"),
         "no net": (["--control", "none.safetensors", "--control-image", "edges.png"], "there is no file"),
     }.values():
         capsys.readouterr()

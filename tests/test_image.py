@@ -55,5 +55,5 @@ def test_grid_is_filled_row_by_row():
 
 
 def test_grid_must_be_full():
-    with pytest.raises(ValueError, match="3 pictures do not fill 2 rows of 2"):
+    with pytest.raises(ValueError, match="3 images do not fill 2 rows of 2"):
         image_grid([Image.new("RGB", (3, 2))] * 3, rows=2, cols=2)

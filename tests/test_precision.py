@@ -169,7 +169,7 @@ def test_parts_may_differ_in_their_dtype(part, words):
     ("dtype", "way_out"),
     [
         (torch.float16, "float16 overflows above 65,504; use bfloat16 or float32"),
-        (torch.float32, "weights are damaged, or guidance_scale or the given latents are too large"),
+        (torch.float32, "the weights are damaged, or guidance_scale or the given latents are too large"),
     ],
 )
 def test_a_fault_in_the_loop_ends_it_at_once(dtype, way_out):
