@@ -11,9 +11,9 @@ class Pretrained:
     def from_pretrained(cls, source: str | os.PathLike, subfolder: str = "", **options) -> Self:
         """Load from a folder, or from an id on the Hub.
 
-        Options for ids: `revision`, `cache_dir`, `token`, `local_files_only`, and `force_download`, which ignores the cache. Options
-        for networks: `dtype` (or `torch_dtype`), default float32, to which weights are cast while loading; `variant="fp16"` selects
-        the files in half precision. Raises CheckpointError or UnsupportedConfig.
+        Options for ids: `revision`, `cache_dir`, `token`, `local_files_only`, and `force_download`, which ignores the cache.
+        Options for networks: `dtype` (or `torch_dtype`), default float32, to which weights are cast while loading, and
+        `variant="fp16"`, which selects the files in half precision. Raises CheckpointError or UnsupportedConfig.
         """
         from .weights.load import load_component
 
