@@ -176,7 +176,7 @@ def test_again_of_no_picture(tmp_path, capsys):
 def test_a_picture_is_fitted_drawn_and_drawn_again(house, tmp_path, capsys):
     flags = ["--steps", 3, "--strength", 0.7, "--seed", 5, "--out", tmp_path / "new.png", "--device", "cpu"]
     assert run("a cat", "--image", house, *flags) == 0
-    assert "house.png is 60×64 and was fitted to 64×64; --width and --height choose another" in capsys.readouterr().err
+    assert "house.png was resized from 60×64 to 64×64; --width and --height choose another" in capsys.readouterr().err
     told = json.loads(Image.open(tmp_path / "new.png").text["minisd"])
     assert (told["image"], told["strength"], told["width"]) == (str(house), 0.7, 64)
     assert "Denoising strength: 0.7" in Image.open(tmp_path / "new.png").text["parameters"]

@@ -188,15 +188,15 @@ def test_several_controlnets_as_in_diffusers(folders, measure):
     assert measure(pipe(PROMPTS[0], images, **given).images, theirs(PROMPTS[0], images, **given).images) < 1e-4
     pipe.unet.half()
     with pytest.raises(
-        ValueError, match=r"the ControlNet is in torch.float32 on cpu, and the UNet in torch.float16 on cpu: pipe.to"
+        ValueError, match=r"the ControlNet is in torch.float32 on cpu but the UNet in torch.float16 on cpu; call pipe.to"
     ):
         pipe(PROMPTS[0], images)
     assert {p.dtype for net in pipe.to(torch.float64).controlnets for p in net.parameters()} == {torch.float64}
     with pytest.raises(ValueError, match="2 ControlNets need a list of 2 images"):
         pipe(PROMPTS[0], PIXELS)
-    with pytest.raises(ValueError, match="controlnet_conditioning_scale must be a number, or one for each of 2 ControlNets"):
+    with pytest.raises(ValueError, match="controlnet_conditioning_scale must be one number, or a list of 2, one per ControlNet"):
         pipe(PROMPTS[0], images, controlnet_conditioning_scale=[1.0])
-    with pytest.raises(ValueError, match="the images of several ControlNets must have one size"):
+    with pytest.raises(ValueError, match="the images of several ControlNets must have the same size"):
         pipe(PROMPTS[0], [PIXELS, PIXELS.resize((32, 32))])
 
 
@@ -220,10 +220,10 @@ def test_each_image_has_its_own_noise_and_control(pipe):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"image": "x.png"}, "open a file by Image.open"),
+        ({"image": "x.png"}, "open files with Image.open"),
         ({"image": PIXELS.resize((60, 64))}, "multiples of 8"),
         ({"image": [PIXELS] * 3}, "3 control images for 1 prompts"),
-        ({"height": 64}, "height is not an argument here: the image decides about it"),
+        ({"height": 64}, "height is not an argument here: it follows from the image"),
         ({"control_guidance_start": 0.6, "control_guidance_end": 0.5}, "0.6 is not less than 0.5"),
         ({"control_guidance_end": 2}, "control_guidance_end must be from 0 to 1, not 2"),
         ({"controlnet_conditioning_scale": math.nan}, "controlnet_conditioning_scale must be a number, not nan"),
@@ -241,16 +241,16 @@ def test_parts_that_do_not_fit(pipe, folders, tmp_path):
         StableDiffusionPipeline.from_pretrained(folders["v1"], controlnet=pipe.controlnet)
     other = unfilled(ControlNetModel, ControlNetConfig(**{**vars(pipe.controlnet.config), "cross_attention_dim": 64}))
     with pytest.raises(
-        ValueError, match="this ControlNet is for another base: its cross_attention_dim is 64, and the UNet's is 48"
+        ValueError, match="this ControlNet is for another base model: its cross_attention_dim is 64, the UNet's is 48"
     ):
         StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=other)
     nine = ControlNetConfig(**{**vars(pipe.controlnet.config), "in_channels": 9})
-    with pytest.raises(ValueError, match="its in_channels is 9, and the UNet's is 4"):
+    with pytest.raises(ValueError, match="its in_channels is 9, the UNet's is 4"):
         StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=unfilled(ControlNetModel, nine))
     with pytest.raises(UnsupportedConfig, match="in_channels = 9 is not implemented"):
         read_config(ControlNetConfig, config_json(nine))
     for wrong in (3, [], [pipe.controlnet, None]):
-        with pytest.raises(TypeError, match="a controlnet is a ControlNetModel or a list of them"):
+        with pytest.raises(TypeError, match="controlnet must be a ControlNetModel or a list of them"):
             StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=wrong)
     with pytest.raises(NotImplementedError, match=r"controlnet.save_pretrained\(folder\)"):
         pipe.save_pretrained(tmp_path / "x")
@@ -277,7 +277,7 @@ def test_the_command(folders, tmp_path, monkeypatch, capsys):
     assert main([*ask, "--out", "plain"]) == 0
     assert main([*ask, "--out", "steered", *control, "--control-scale", "0.9"]) == 0
     said = capsys.readouterr().err
-    assert "note: edges.png is 60×64 and was fitted to 64×64" in said
+    assert "note: edges.png was resized from 60×64 to 64×64" in said
     drawn = [np.array(Image.open(next(Path(folder).glob("*-1.png")))) for folder in ("plain", "steered")]
     assert drawn[0].shape == drawn[1].shape and (drawn[0] != drawn[1]).any()
     file = next(Path("steered").glob("*-1.png"))
@@ -286,11 +286,11 @@ def test_the_command(folders, tmp_path, monkeypatch, capsys):
     assert main(["--again", str(file), "--out", "again.png"]) == 0
     assert np.abs(np.array(Image.open("again.png")).astype(int) - drawn[1]).max() <= 1
     for wrong, says in {
-        "image": (["--control", "edges"], "every --control needs a --control-image"),
-        "scale": ([*control, *control, "--control-scale", "1"], "every --control needs a --control-image, and if one has"),
-        "from a picture": ([*control, "--image", "edges.png"], "--control draws from text; leave out --image"),
-        "strength": ([*control, "--strength", "0.5"], "--control draws from text; leave out --strength"),
-        "paste": ([*control, "--paste"], "--control draws from text; leave out --paste"),
+        "image": (["--control", "edges"], "give one --control-image per --control"),
+        "scale": ([*control, *control, "--control-scale", "1"], "give one --control-image per --control"),
+        "from a picture": ([*control, "--image", "edges.png"], "--control cannot be combined with --image; leave"),
+        "strength": ([*control, "--strength", "0.5"], "--control cannot be combined with --strength"),
+        "paste": ([*control, "--paste"], "--control cannot be combined with --paste"),
         "missing": (["--control", "edges", "--control-image", "x.png"], "x.png: No such file|cannot read the image"),
         "no net": (["--control", "none.safetensors", "--control-image", "edges.png"], "there is no file"),
     }.values():

@@ -103,7 +103,7 @@ def test_whole_numbers_of_pil_are_bytes_or_16_bits():
 
 @pytest.mark.parametrize("number", [-1, 65536])
 def test_whole_numbers_beyond_16_bits_are_refused(number):
-    with pytest.raises(ValueError, match=f"goes from 0 to 65535 here, not from {number} to {number}"):
+    with pytest.raises(ValueError, match=f"must be from 0 to 65535, not from {number} to {number}"):
         read_masks(Image.new("I", (8, 8), number))
 
 
@@ -131,21 +131,21 @@ def test_masks_of_several_shapes():
 
 
 WRONG = {
-    "no picture": ("cat.png", TypeError, r"a picture is a PIL image, .* not 'cat.png'; open a file by Image.open"),
+    "no picture": ("cat.png", TypeError, r"a picture must be a PIL image, .* not 'cat.png'; open files with Image.open"),
     "none": (None, TypeError, "not None; open"),
     "no pictures": ([], ValueError, "give at least one picture, not an empty list"),
-    "latents": (torch.zeros(1, 4, 8, 8), ValueError, "has 1 or 3 channels, not 4: .* decode latents first"),
-    "two channels": (np.zeros((8, 8, 2)), ValueError, r"a picture of shape \(8, 8, 2\) is not understood"),
-    "five dimensions": (np.zeros((1, 1, 8, 8, 3)), ValueError, "is not understood"),
-    "one dimension": (torch.zeros(8), ValueError, "is not understood"),
-    "nothing in it": (np.zeros((0, 8, 3)), ValueError, "is not understood"),
-    "from -1": (torch.full((3, 8, 8), -1.0), ValueError, "goes from 0 to 1, not from -1 to -1"),
-    "up to 255": (np.full((8, 8, 3), 255.0), ValueError, "goes from 0 to 1, not from 255 to 255"),
-    "NaN": (np.full((8, 8, 3), np.nan), ValueError, "goes from 0 to 1, not from nan to nan"),
+    "latents": (torch.zeros(1, 4, 8, 8), ValueError, "must have 1 or 3 channels, not 4; .*decode latents first"),
+    "two channels": (np.zeros((8, 8, 2)), ValueError, r"a picture has an invalid shape \(8, 8, 2\)"),
+    "five dimensions": (np.zeros((1, 1, 8, 8, 3)), ValueError, "has an invalid shape"),
+    "one dimension": (torch.zeros(8), ValueError, "has an invalid shape"),
+    "nothing in it": (np.zeros((0, 8, 3)), ValueError, "has an invalid shape"),
+    "from -1": (torch.full((3, 8, 8), -1.0), ValueError, "must be from 0 to 1, not from -1 to -1"),
+    "up to 255": (np.full((8, 8, 3), 255.0), ValueError, "must be from 0 to 1, not from 255 to 255"),
+    "NaN": (np.full((8, 8, 3), np.nan), ValueError, "must be from 0 to 1, not from nan to nan"),
     "integers": (np.zeros((8, 8, 3), np.int64), TypeError, "not int64"),
-    "PIL floats": (Image.new("F", (8, 8)), ValueError, "a PIL image of floats has no known white"),
-    "meta": (torch.zeros(3, 8, 8, device="meta"), ValueError, "a picture on the meta device has no numbers"),
-    "two sizes": ([Image.new("RGB", (8, 16)), Image.new("RGB", (16, 8))], ValueError, "must have one size, not 8×16 and 16×8"),
+    "PIL floats": (Image.new("F", (8, 8)), ValueError, "a PIL image of floats has no defined white"),
+    "meta": (torch.zeros(3, 8, 8, device="meta"), ValueError, "a picture on the meta device has no values"),
+    "two sizes": ([Image.new("RGB", (8, 16)), Image.new("RGB", (16, 8))], ValueError, "must have the same size, not 8×16 and 16×8"),
 }
 
 

@@ -58,7 +58,7 @@ def test_syntax_of_web_interfaces_that_is_not_read_is_named(prompt, named, recwa
     pipe = small_pipeline("v1")
     embed(pipe, "a cat", prompt, prompt_weighting=True)
     said = [str(warning.message) for warning in recwarn]
-    assert said == ([f"{named} in a prompt is not implemented, and read as plain text"] if named else [])
+    assert said == ([f"{named} in a prompt is not implemented and is read as plain text"] if named else [])
     embed(pipe, "a cat", prompt)
     assert len(recwarn) == len(said)
 
@@ -192,15 +192,15 @@ def test_words_work_from_a_picture_too():
     ("arguments", "error", "sentence"),
     [
         ({"prompt": None}, TypeError, "a prompt is a string"),
-        ({"prompt": "a cat", "clip_skip": 3}, ValueError, "clip_skip must be from 0 to 2, since this text encoder has 3 layers"),
+        ({"prompt": "a cat", "clip_skip": 3}, ValueError, "clip_skip must be from 0 to 2 for this text encoder of 3 layers"),
         ({"prompt": "a cat", "clip_skip": -1}, ValueError, "clip_skip must be from 0 to 2"),
         ({"prompt": "a cat", "clip_skip": 0.5}, TypeError, "clip_skip must be a whole number"),
         ({"prompt": "a cat", "prompt_embeds": randn(1, 77, 48)}, ValueError, "either prompt or prompt_embeds"),
         ({"prompt_embeds": randn(1, 77, 40)}, ValueError, r"prompt_embeds must be .* \(prompts, tokens, 48\), not \(1, 77"),
         ({"prompt_embeds": randn(1, 77, 48).to("meta")}, ValueError, r"not \(1, 77, 48\) on meta"),
         ({"prompt_embeds": [1]}, ValueError, r"prompt_embeds must be a tensor .* not \[1\]"),
-        ({"prompt": "a", "negative_prompt_embeds": randn(2, 77, 48)}, ValueError, "must have one shape"),
-        ({"prompt_embeds": randn(1, 80, 48)}, ValueError, "must have one shape"),
+        ({"prompt": "a", "negative_prompt_embeds": randn(2, 77, 48)}, ValueError, "must have the same shape"),
+        ({"prompt_embeds": randn(1, 80, 48)}, ValueError, "must have the same shape"),
         ({"prompt": "a cat", "prompt_weights": True}, TypeError, "unknown argument prompt_weights; did you mean prompt_weighting"),
         ({"prompt": "a cat", "guidence_scale": 3}, TypeError, "unknown argument guidence_scale; did you mean guidance_scale"),
         ({"prompt": "a cat", "guidance_rescale": 1.5}, ValueError, "guidance_rescale must be from 0 to 1"),

@@ -1,4 +1,4 @@
-"""Start from a picture: image to image, inpainting, editing by instruction, ControlNet. Each is one idea on top of text to image.
+"""Pipelines that start from an image: image to image, inpainting, editing by instruction, ControlNet.
 
 In reading order: pictures, image_request, from_picture, img2img, inpaint, pix2pix, controlled; edit_command and control_command.
 """

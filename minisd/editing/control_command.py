@@ -1,4 +1,4 @@
-"""The command line's ControlNets: `--control`, `--control-image`, `--control-scale`, one of each for every ControlNet."""
+"""ControlNets on the command line: `--control`, `--control-image` and `--control-scale`, once per ControlNet."""
 
 import argparse
 from pathlib import Path
@@ -15,12 +15,12 @@ from .edit_command import EDITING, fitted
 
 
 def load_controlled(args: argparse.Namespace, dtype: torch.dtype, **options: Any) -> StableDiffusionControlNetPipeline:
-    """The checkpoint with the ControlNets, which are loaded first, as they are smaller."""
+    """Load the ControlNets, which are smaller, and then the checkpoint. Raises ValueError for flags that do not go together."""
     nets, images, scales = args.control or (), args.control_image or (), args.control_scale or ()
     if given := [flag for flag in ("image", *EDITING) if getattr(args, flag) not in (None, False)]:
-        raise ValueError(f"--control draws from text; leave out --{given[0].replace('_', '-')}")
+        raise ValueError(f"--control cannot be combined with --{given[0].replace('_', '-')}; leave one of them out")
     if len(nets) != len(images) or len(scales) not in (0, len(nets)):
-        raise ValueError("every --control needs a --control-image, and if one has a --control-scale, all do")
+        raise ValueError("give one --control-image per --control, and a --control-scale for all of them or for none")
     for image in images:
         open_image(user_path(image))
     controlnets = [load_net(net, dtype) for net in nets]
@@ -30,13 +30,13 @@ def load_controlled(args: argparse.Namespace, dtype: torch.dtype, **options: Any
 
 
 def load_net(source: str, dtype: torch.dtype) -> ControlNetModel:
-    """From a single file, a folder, or an id on the Hub."""
+    """A ControlNet from a single file, a folder, or an id on the Hub."""
     is_file = Path(source).expanduser().is_file() or source.startswith("https://")
     return (ControlNetModel.from_single_file if is_file else ControlNetModel.from_pretrained)(source, dtype=dtype)
 
 
 def control_for(args: argparse.Namespace, pipe: StableDiffusionPipeline) -> dict[str, Any]:
-    """The images and strengths as arguments of `pipe.denoise`; all images get the size of the first."""
+    """The control images and strengths as arguments of `pipe.denoise`; all images are resized to the size of the first."""
     width, height = args.width, args.height
     images = []
     for path in args.control_image:

@@ -1,4 +1,4 @@
-"""Text to image, steered by another image: its edges, a pose, a depth map (Zhang et al. 2023)."""
+"""Text to image steered by a control image, such as edges, a pose or a depth map (Zhang et al. 2023)."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -21,7 +21,7 @@ from .pictures import Pictures, read_pictures
 
 @dataclass(frozen=True)
 class ControlRequest(Request):
-    """A request with, for each ControlNet, images (k, 3, H, W) in [0, 1], a strength, and the share of the steps that it steers."""
+    """A request with, per ControlNet, images (k, 3, H, W) in [0, 1], a strength, and the range of steps in which it is active."""
 
     images: list[Tensor]
     scales: list[float]
@@ -39,9 +39,12 @@ class ControlRequest(Request):
         control_guidance_end: float | Sequence[float] = 1.0,
         **settings: Any,
     ) -> Self:
-        """Several ControlNets take a list of images, one for each. The size is the images'."""
+        """Several ControlNets take a list with one image each. The images determine the size.
+
+        Raises TypeError or ValueError for invalid arguments.
+        """
         if given := [name for name in ("height", "width") if settings.get(name) is not None]:
-            raise TypeError(f"{given[0]} is not an argument here: the image decides about it")
+            raise TypeError(f"{given[0]} is not an argument here: it follows from the image")
         nets = len(pipe.controlnets)
         several: Any = [image] if nets == 1 else image
         if not isinstance(several, list | tuple) or len(several) != nets:
@@ -49,10 +52,10 @@ class ControlRequest(Request):
         for net in pipe.controlnets:
             if (found := net.conv_in.weight).dtype != pipe.dtype or found.device != pipe.device:
                 theirs, ours = f"{found.dtype} on {found.device}", f"{pipe.dtype} on {pipe.device}"
-                raise ValueError(f"the ControlNet is in {theirs}, and the UNet in {ours}: pipe.to({pipe.dtype}) moves all parts")
+                raise ValueError(f"the ControlNet is in {theirs} but the UNet in {ours}; call pipe.to({pipe.dtype}) to move both")
         images = [read_pictures(one) / 2 + 0.5 for one in several]
         if len({one.shape[-2:] for one in images}) > 1:
-            raise ValueError("the images of several ControlNets must have one size")
+            raise ValueError("the images of several ControlNets must have the same size")
         request = Request.of(pipe, prompt, *images[0].shape[-2:], **settings)
         for one in images:
             check_number_of(len(one), request, "control images")
@@ -67,16 +70,16 @@ class ControlRequest(Request):
         return cls(**vars(request), images=images, scales=scales, starts=starts, ends=ends)
 
     def strengths(self, step: int, steps: int) -> list[float]:
-        """The scale of each ControlNet at a step: 0 outside its share of the steps."""
+        """The scale of each ControlNet at a step: 0 outside its range of steps."""
         inside = [start <= step / steps and (step + 1) / steps <= end for start, end in zip(self.starts, self.ends)]
         return [scale * on for scale, on in zip(self.scales, inside)]
 
 
 def for_nets(name: str, given: float | Sequence[float], nets: int, *limits: float) -> list[float]:
-    """A number for each ControlNet, from one for all or a list."""
+    """One number per ControlNet, given a single number or a list. Raises ValueError if out of the limits or the wrong number."""
     numbers = list(given) if isinstance(given, list | tuple) else [given] * nets
     if len(numbers) != nets:
-        raise ValueError(f"{name} must be a number, or one for each of {nets} ControlNets, not {given!r}"[:200])
+        raise ValueError(f"{name} must be one number, or a list of {nets}, one per ControlNet, not {given!r}"[:200])
     return [real(name, number, *limits) for number in numbers]
 
 
@@ -86,17 +89,17 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
     not_in_checkpoints = ("controlnet",)
 
     def __init__(self, *parts: Any, controlnet: ControlNetModel | Sequence[ControlNetModel], **named: Any):
-        """As for text. Raises TypeError or ValueError for a ControlNet that does not fit the UNet."""
+        """As for StableDiffusionPipeline. Raises TypeError or ValueError for a ControlNet that does not fit the UNet."""
         super().__init__(*parts, **named)
         self.controlnet = controlnet
         nets: Sequence[Any] = self.controlnets or [controlnet]
         for net in nets:
             if not isinstance(uncompiled(net), ControlNetModel):
-                raise TypeError(f"a controlnet is a ControlNetModel or a list of them, not {net!r}"[:200])
+                raise TypeError(f"controlnet must be a ControlNetModel or a list of them, not {net!r}"[:200])
             for name in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):
                 ours, theirs = getattr(self.unet.config, name), getattr(net.config, name)
                 if ours != theirs:
-                    raise ValueError(f"this ControlNet is for another base: its {name} is {theirs}, and the UNet's is {ours}")
+                    raise ValueError(f"this ControlNet is for another base model: its {name} is {theirs}, the UNet's is {ours}")
         self.unet = steered(self.unet)
 
     @property
@@ -108,9 +111,9 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
         return [*super().networks, *self.controlnets]
 
     def save_pretrained(self, *arguments: Any, **options: Any) -> NoReturn:
-        """Not implemented: a ControlNet is a folder of its own."""
+        """Not implemented, because a ControlNet is saved as a separate folder. Raises NotImplementedError."""
         raise NotImplementedError(
-            "save the parts: controlnet.save_pretrained(folder), StableDiffusionPipeline.from_pipe(pipe).save_pretrained(folder)"
+            "save both separately: controlnet.save_pretrained(a), StableDiffusionPipeline.from_pipe(pipe).save_pretrained(b)"
         )
 
     @torch.no_grad()
@@ -130,10 +133,11 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **control_and_words: Any,
     ) -> StableDiffusionPipelineOutput:
-        """Draw the prompt as `image` says: what the ControlNet was trained to see, for example white edges on black.
+        """Draw the prompt, steered by `image`, which shows what the ControlNet was trained on, for example white edges on black.
 
-        `controlnet_conditioning_scale` is its strength. It steers from `control_guidance_start` to `control_guidance_end`, shares
-        of the steps from 0 to 1. For several ControlNets these may be lists, and `image` is one. The rest is as for text.
+        `controlnet_conditioning_scale` is its strength. It is active from `control_guidance_start` to `control_guidance_end`, given
+        as fractions of the steps from 0 to 1. For several ControlNets, `image` is a list and these may be lists. Everything else is
+        as in StableDiffusionPipeline.
         """
         check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = ControlRequest.with_control(
@@ -145,11 +149,11 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
 
     @torch.no_grad()
     def denoise(self, *arguments: Any, **settings: Any) -> Steps:
-        """The loop as a generator of steps. Takes prompt and image in this order, the rest by name."""
+        """The loop as a generator of steps. Takes the prompt and the image in this order, and the rest by name."""
         yield from self.steps(ControlRequest.with_control(self, *arguments, **settings))
 
     def steps(self, request: ControlRequest) -> Steps:  # type: ignore[override]
-        """Words, noise, images, loop."""
+        """Encode the prompt, draw the noise, prepare the control images, run the loop."""
         context = self.encode_words(request.texts, request.num_images_per_prompt)
         scheduler = copy(self.scheduler)
         scheduler.set_timesteps(request.num_inference_steps, device=self.device)
@@ -158,12 +162,12 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
         calls = len(scheduler.timesteps)
         strengths = iter([request.strengths(i, calls) for i in range(calls)])
 
-        # Images: for each latent of the batch, with the prompt and without
+        # Control images: one per latent of the batch, for both halves of guidance
         images = [for_each(image, request.shape[0]).repeat(len(request.texts), 1, 1, 1) for image in request.images]
         images = [image.to(self.device, self.dtype) for image in images]
         unet = steered(self.unet)
 
-        # Loop: the ControlNets see the latents that the UNet sees
+        # Loop: the ControlNets get the same latents as the UNet
         def predict(x: Tensor, t: Tensor) -> Tensor:
             x = torch.cat([x] * len(request.texts))
             residuals = self.steer(x, t, context, images, next(strengths))
@@ -173,7 +177,7 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
         yield from self.loop(scheduler, latents, predict, partial(scheduler.step, **request.step_settings))
 
     def steer(self, x: Tensor, t: Tensor, context: Tensor, images: list[Tensor], strengths: list[float]) -> dict[str, Any]:
-        """What the ControlNets add to the UNet, summed; nothing from those whose strength is 0."""
+        """The sum of the ControlNets' residuals, as arguments of the UNet. ControlNets of strength 0 are skipped."""
         outputs: list[ControlNetOutput] = [
             net(x, t, context, image, strength) for net, image, strength in zip(self.controlnets, images, strengths) if strength
         ]
@@ -186,7 +190,7 @@ class StableDiffusionControlNetPipeline(StableDiffusionPipeline):
         }
 
     def guided(self, eps: Tensor, request: Request) -> Tensor:
-        """The prediction of (2B, 4, h, w) → (B, 4, h, w)."""
+        """Apply guidance to both halves of a prediction: (2B, 4, h, w) → (B, 4, h, w)."""
         eps_uncond, eps_cond = eps.chunk(2)
         eps = guide(eps_uncond, eps_cond, request.guidance_scale)
         return rescale(eps, eps_cond, request.guidance_rescale) if request.guidance_rescale else eps

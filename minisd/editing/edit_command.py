@@ -1,4 +1,4 @@
-"""The command line's pictures: `--image`, `--strength`, `--mask`, `--paste`, `--image-guidance-scale`."""
+"""Input images on the command line: `--image`, `--strength`, `--mask`, `--paste`, `--image-guidance-scale`."""
 
 import argparse
 import math
@@ -22,16 +22,16 @@ EDITING = ("mask", "strength", "paste", "image_guidance_scale")
 
 
 def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
-    """The checkpoint in the pipeline that the flags ask for; with a picture and no mask, in the one that it was trained for."""
+    """Load the checkpoint into the pipeline that the flags select; with an image and no mask, the one that it was trained for."""
     for path in (args.image, args.mask):
         if path:
-            open_image(path)  # before anything is loaded
+            open_image(path)  # find errors before loading anything
     if (
         given := [f"--{flag.replace('_', '-')}" for flag in EDITING if getattr(args, flag) not in (None, False)]
     ) and not args.image:
         raise ValueError(f"{given[0]} needs --image")
     if args.paste and not args.mask:
-        raise ValueError("--paste needs --mask, a picture that is white where to draw")
+        raise ValueError("--paste needs --mask, an image that is white where to redraw")
     if args.strength is not None:
         check_strength(args.strength, args.steps or 0)
 
@@ -48,12 +48,12 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
         pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(args.model, **options)
     by_instruction = isinstance(pipe, StableDiffusionInstructPix2PixPipeline)
     if by_instruction and (wrong := [flag for flag in ("strength", "mask", "paste") if getattr(args, flag)]):
-        raise ValueError(f"--{wrong[0]} has no meaning for a model that edits by instruction; leave it out")
+        raise ValueError(f"--{wrong[0]} has no effect in a model that edits by instruction; leave it out")
     return pipe
 
 
 def pictures_for(args: argparse.Namespace, pipe: StableDiffusionPipeline, images: int) -> dict[str, Any]:
-    """The picture, its mask and its scales as arguments of `pipe.denoise`, for that many images: each has its own seed."""
+    """The image, its mask and its scales as arguments of `pipe.denoise`, repeated for that many images with their own seeds."""
     image = fitted(args.image, pipe, args.width, args.height)
     given: dict[str, Any] = {"image": [image] * images}
     if args.mask:
@@ -63,7 +63,7 @@ def pictures_for(args: argparse.Namespace, pipe: StableDiffusionPipeline, images
 
 
 def fitted(path: Path, pipe: StableDiffusionPipeline, wide: int | None, high: int | None) -> Image.Image:
-    """The picture in the size asked for, or else in the nearest that the model can draw; says so if it changes."""
+    """The image in the requested size or else the nearest size that the model supports; warns if the size changes."""
     image = upright(open_image(path), "RGB")
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     area = math.prod(sides(pipe.unet.config.sample_size)) * factor**2
@@ -71,10 +71,10 @@ def fitted(path: Path, pipe: StableDiffusionPipeline, wide: int | None, high: in
     size = (wide or width, high or height)
     if size != image.size:
         before, after = (f"{side[0]}×{side[1]}" for side in (image.size, size))
-        warnings.warn(f"{path} is {before} and was fitted to {after}; --width and --height choose another size", stacklevel=2)
+        warnings.warn(f"{path} was resized from {before} to {after}; --width and --height choose another size", stacklevel=2)
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def pasted(images: Tensor, given: dict[str, Any]) -> Tensor:
-    """Drawn images with the picture's own pixels outside the mask."""
+    """Drawn images with the original pixels outside the mask."""
     return put_back(images, read_pictures(given["image"]), read_masks(given["mask_image"]))

@@ -1,4 +1,4 @@
-"""What pipelines that start from a picture share: its latents, and where they enter the sampler's trajectory."""
+"""The base of pipelines that start from an image: its latents, and the timestep at which they enter the trajectory."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -13,27 +13,27 @@ from .image_request import ImageRequest
 
 
 class FromPicture(StableDiffusionPipeline):
-    """A text-to-image pipeline's parts and loop, with a picture's latents to begin with or to look at."""
+    """The components and the loop of text to image, with the latents of an image as the start or as an input."""
 
     def enter(self, request: ImageRequest) -> Scheduler:
-        """The sampler, at the step where the strength enters its trajectory."""
+        """The sampler, set to the first step that the strength leaves."""
         scheduler = copy(self.scheduler)
         scheduler.set_timesteps(request.num_inference_steps, device=self.device)
         scheduler.set_begin_index(request.first_step * scheduler.order)
         return scheduler
 
     def encode(self, image: Tensor, generator: Generators) -> Tensor:
-        """Pictures (k, 3, H, W) → a sample of their latents (k, 4, h, w), scaled; of several generators, the first k draw it."""
+        """Images (k, 3, H, W) → a sample of their latents (k, 4, h, w), scaled. The first k of several generators draw it."""
         sample = self.gaussian(image).sample(first_of(generator, len(image)))
         return self.vae.config.scaling_factor * sample.float()
 
     def gaussian(self, image: Tensor) -> DiagonalGaussian:
-        """What the VAE makes of pictures (k, 3, H, W): a Gaussian over unscaled latents."""
+        """The VAE's encoding of images (k, 3, H, W): a Gaussian over unscaled latents (k, 4, h, w)."""
         return self.vae.encode(image.to(self.device, next(self.vae.parameters()).dtype)).latent_dist
 
 
 def noisy(scheduler: Scheduler, clean: Tensor, noise: Tensor, index: int) -> Tensor:
-    """Clean latents with noise up to a timestep of the trajectory; without, after its last step."""
+    """Clean latents, noised to the timestep at this index of the trajectory; after the last step, without noise."""
     if index == len(scheduler.timesteps):
         return clean
     return scheduler.add_noise(clean, noise, scheduler.timesteps[index : index + 1].repeat(len(clean)))
@@ -44,5 +44,5 @@ def first_of(generator: Generators, k: int) -> Generators:
 
 
 def for_each(x: Tensor, images: int) -> Tensor:
-    """The one for all, or that of each prompt for each of its images: (k, …) → (images, …)."""
+    """Repeat one tensor for all images, or one per prompt for each image of the prompt: (k, …) → (images, …)."""
     return x.repeat_interleave(images // len(x), dim=0)

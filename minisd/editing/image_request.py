@@ -1,4 +1,4 @@
-"""What a caller asks of a pipeline that starts from a picture, checked before anything is computed."""
+"""The arguments of a call of a pipeline that starts from an image, checked before any computation."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageRequest(Request):
-    """A request with pictures: one for all images, one for each prompt, or one for each image."""
+    """A request with input images: one for all, one per prompt, or one per output image."""
 
-    unused: ClassVar[tuple[str, ...]] = ("latents",)  # arguments of a request for text that have no meaning here
+    unused: ClassVar[tuple[str, ...]] = ("latents",)  # text-to-image arguments that do not apply here
 
     image: Tensor  # (k, 3, H, W) in [-1, 1]
-    strength: float  # how far back the picture goes into noise: 1 is all the way
+    strength: float  # the share of noise that the image gets: 1 is pure noise
 
     @classmethod
     def with_image(
@@ -32,9 +32,12 @@ class ImageRequest(Request):
         more: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Self:
-        """`settings` are those of a text-to-image request; the size is the picture's. `more` are a subclass's own fields."""
+        """`settings` are those of a text-to-image request, `more` the fields of a subclass. The image determines the size.
+
+        Raises TypeError or ValueError for invalid arguments.
+        """
         if unused := [name for name in ("height", "width", *cls.unused) if settings.get(name) is not None]:
-            raise TypeError(f"{unused[0]} is not an argument here: the picture decides about it")
+            raise TypeError(f"{unused[0]} is not an argument here: it follows from the image")
         pixels = read_pictures(image)
         request = Request.of(pipe, prompt, *pixels.shape[-2:], **settings)
         check_number_of(len(pixels), request, "pictures")
@@ -43,7 +46,7 @@ class ImageRequest(Request):
 
     @property
     def first_step(self) -> int:
-        """The first step that is taken: the others would only remove noise that is not added."""
+        """The index of the first step taken; earlier steps would remove noise that was never added."""
         return self.num_inference_steps - steps_left(self.num_inference_steps, self.strength)
 
 
@@ -53,12 +56,12 @@ def steps_left(steps: int, strength: float) -> int:
 
 def check_number_of(given: int, request: Request, what: str):
     if given not in (1, len(request.prompts), request.shape[0]):
-        raise ValueError(f"{given} {what} for {len(request.prompts)} prompts: give one, or one for each prompt or image")
+        raise ValueError(f"{given} {what} for {len(request.prompts)} prompts: give one, or one per prompt or per output image")
 
 
 def check_strength(strength: Any, steps: int) -> float:
     share = real("strength", strength, 0, 1)
     if steps > 0 and steps_left(steps, share) < 1:
         enough = math.ceil(100 / steps) / 100
-        raise ValueError(f"a strength of {share:g} leaves none of {steps} steps: give at least {enough:g}, or more steps")
+        raise ValueError(f"a strength of {share:g} leaves none of {steps} steps; use at least {enough:g}, or more steps")
     return share

@@ -1,4 +1,4 @@
-"""Image to image: add noise to a picture, and remove it with a prompt (SDEdit, Meng et al. 2021, in latents)."""
+"""Image to image: add noise to an image, then denoise it with a prompt (SDEdit, Meng et al. 2021, in latents)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from .pictures import Pictures
 
 
 class StableDiffusionImg2ImgPipeline(FromPicture):
-    """Draws a picture again: large shapes stay, and the more noise it is given, the less else does."""
+    """Redraws an image: large shapes stay, and the more noise is added, the more details change."""
 
     @torch.no_grad()
     def __call__(  # type: ignore[override]
@@ -34,10 +34,10 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **words: Any,
     ) -> StableDiffusionPipelineOutput:
-        """Draw `image` again with the prompt; `strength` 0 to 1 is the share of the steps, and of the noise, that it goes through.
+        """Redraw `image` with the prompt. `strength`, 0 to 1, is the share of the steps that are taken, and so of noise added.
 
-        Pictures are PIL images, arrays or tensors, one for all or one for each prompt, with sides that are multiples of 8. The rest
-        is as for text.
+        Images are PIL images, arrays or tensors, one for all or one per prompt, with sides that are multiples of 8. Everything else
+        is as in StableDiffusionPipeline.
         """
         check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = ImageRequest.with_image(
@@ -49,22 +49,22 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
 
     @torch.no_grad()
     def denoise(self, *arguments: Any, **settings: Any) -> Steps:
-        """The loop as a generator of steps. Takes prompt, image and strength in this order, the rest by name."""
+        """The loop as a generator of steps. Takes prompt, image and strength in this order, and the rest by name."""
         yield from self.steps(ImageRequest.with_image(self, *arguments, **settings))
 
     def steps(self, request: ImageRequest) -> Steps:  # type: ignore[override]
-        """Words, picture, noise, loop."""
+        """Encode the prompt and the image, add noise, run the loop."""
         context = self.encode_words(request.texts, request.num_images_per_prompt)
         scheduler, images = self.enter(request), request.shape[0]
 
-        # Picture: a sample of its latents. Each of several generators draws its own
+        # Image: a sample of its latents, drawn by each of several generators
         own = isinstance(request.generator, Sequence)
         clean = for_each(self.encode(for_each(request.image, images) if own else request.image, request.generator), images)
 
-        # Noise: as much as the picture would have at the first timestep that is left
+        # Noise: up to the level of the first remaining timestep
         noise = randn(request.shape, request.generator).to(self.device)
         latents = noisy(scheduler, clean, noise, scheduler.begin_index)  # (B, 4, h, w)
 
-        # Loop: as for text, from there
+        # Loop: as in text to image, from that timestep
         predict = partial(self.predict, context=context, **request.guidance)
         yield from self.loop(scheduler, latents, predict, partial(scheduler.step, **request.step_settings))

@@ -1,8 +1,8 @@
-"""Inpainting: draw the white part of a mask anew and keep the rest of a picture.
+"""Inpainting: redraw an image where a mask is white and keep the rest.
 
-A text-to-image model does not know the picture, so after each step the rest is put back, with the noise of that timestep (Lugmayr
-et al. 2022, eq. 8, in latents). A UNet of 9 channels was trained to see it: noisy latents, mask, and the picture without its white
-part.
+A text-to-image model does not see the image, so after each step the latents outside the mask are replaced by the image's latents
+with the noise of that timestep (Lugmayr et al. 2022, eq. 8, in latents). A UNet with 9 input channels was trained to see it: noisy
+latents, mask, and the latents of the masked image.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ from .pictures import Pictures, read_masks
 
 @dataclass(frozen=True)
 class InpaintRequest(ImageRequest):
-    """A request with a picture and a mask."""
+    """A request with an image and a mask."""
 
-    mask: Tensor  # (k, 1, H, W): 1 is drawn anew
+    mask: Tensor  # (k, 1, H, W): 1 where to redraw
 
     @classmethod
     def with_mask(
@@ -47,15 +47,15 @@ class InpaintRequest(ImageRequest):
         check_number_of(len(mask), request, "masks")
         if mask.shape[-2:] != request.image.shape[-2:]:
             raise ValueError(
-                f"the mask is {mask.shape[-1]}×{mask.shape[-2]}, the picture {request.width}×{request.height}: resize one of them"
+                f"the mask is {mask.shape[-1]}×{mask.shape[-2]}, the image {request.width}×{request.height}; resize one of them"
             )
         if (height or request.height, width or request.width) != (request.height, request.width):
-            raise ValueError(f"the picture is {request.width}×{request.height}: resize it and its mask to {width}×{height} first")
+            raise ValueError(f"the image is {request.width}×{request.height}; resize it and its mask to {width}×{height} first")
         return request
 
 
 class StableDiffusionInpaintPipeline(FromPicture):
-    """Draws a part of a picture anew, with any text-to-image model or with one that was trained for it."""
+    """Redraws a part of an image, with any text-to-image model or with a model trained for inpainting."""
 
     unet_channels = (9, 4)
 
@@ -80,9 +80,9 @@ class StableDiffusionInpaintPipeline(FromPicture):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **words: Any,
     ) -> StableDiffusionPipelineOutput:
-        """Draw what is white in `mask_image` anew, from pure noise at strength 1, from the noisy picture below it.
+        """Redraw `image` where `mask_image` is white: from pure noise at strength 1, from the noised image at lower strengths.
 
-        The VAE changes the rest a little, too; `paste` puts its pixels back exactly. `height` and `width` are the picture's.
+        The VAE changes the rest slightly; `paste` restores its pixels exactly. `height` and `width`, if given, must be the image's.
         """
         check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = InpaintRequest.with_mask(
@@ -97,26 +97,26 @@ class StableDiffusionInpaintPipeline(FromPicture):
 
     @torch.no_grad()
     def denoise(self, *arguments: Any, **settings: Any) -> Steps:
-        """The loop as a generator of steps. Takes prompt, image, mask and strength in this order, the rest by name."""
+        """The loop as a generator of steps. Takes prompt, image, mask and strength in this order, and the rest by name."""
         yield from self.steps(InpaintRequest.with_mask(self, *arguments, **settings))
 
     def steps(self, request: InpaintRequest) -> Steps:  # type: ignore[override]
-        """Words, picture and noise, mask, loop."""
+        """Encode the prompt and the image, add noise, resize the mask, run the loop."""
         context = self.encode_words(request.texts, request.num_images_per_prompt)
         scheduler, (images, *_, h, w), generator = self.enter(request), request.shape, request.generator
         trained = self.unet.config.in_channels == 9
 
-        # Picture and noise: pure noise at strength 1, where a trained UNet needs no sample of the picture
+        # Image and noise: pure noise at strength 1, where a UNet for inpainting needs no sample of the image
         pure = request.strength == 1
         clean = request.image[:0] if trained and pure else for_each(self.encode(request.image, generator), images)
         noise = randn(request.shape, generator).to(self.device)
         latents = noise * scheduler.init_noise_sigma if pure else noisy(scheduler, clean, noise, scheduler.begin_index)
 
-        # Mask: one number for each latent, and the picture without what is white
+        # Mask: one number per latent position, and the masked image
         mask = for_each(F.interpolate(request.mask, (h, w)), images).to(self.device)  # nearest
         rest = request.image * (request.mask < 0.5)
 
-        # Loop: with the rest of the picture before the UNet's eyes, or put back after each step
+        # Loop: the UNet sees the masked image, or the rest is restored after each step
         predict: Callable = partial(self.predict, context=context, **request.guidance)
         step: Callable = partial(scheduler.step, **request.step_settings)
         if trained:
@@ -125,12 +125,12 @@ class StableDiffusionInpaintPipeline(FromPicture):
         else:
             randn(
                 (len(rest), 4, h, w), first_of(generator, len(rest))
-            )  # diffusers encodes the rest here and discards it: seeds agree
+            )  # diffusers samples the masked image here and discards it; doing so too keeps seeds equal
             yield from self.loop(scheduler, latents, predict, keep_rest(scheduler, step, clean, noise, mask))
 
 
 def keep_rest(scheduler: Scheduler, step: Callable, clean: Tensor, noise: Tensor, mask: Tensor) -> Callable:
-    """A sampler's step that is followed by (1 − m) · picture + m · x, the picture as noisy as x is then."""
+    """A sampler's step followed by x ← (1 − m) · image + m · x, with the image at the noise level of x."""
 
     def kept(guess: Tensor, t: Tensor, x: Tensor) -> SchedulerOutput:
         x, x0 = step(guess, t, x)
@@ -142,6 +142,6 @@ def keep_rest(scheduler: Scheduler, step: Callable, clean: Tensor, noise: Tensor
 
 
 def put_back(images: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
-    """Drawn images (B, 3, H, W) with the picture's pixels where the mask is black."""
+    """Drawn images (B, 3, H, W) with the original pixels where the mask is black."""
     picture, mask = (for_each(x, len(images)).to(images) for x in (picture, mask))
     return torch.where(mask < 0.5, picture, images)

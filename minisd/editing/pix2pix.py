@@ -1,6 +1,6 @@
-"""InstructPix2Pix: the prompt says what to change in a picture (Brooks et al. 2023). Its UNet has 8 input channels.
+"""InstructPix2Pix: the prompt says what to change in an image (Brooks et al. 2023). Its UNet has 8 input channels.
 
-The second four are the picture's latents, so there are two things to be guided by, each with a scale of its own.
+The last four are the image's latents, so there are two conditions, prompt and image, each with its own guidance scale.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ from .pictures import Pictures
 
 @dataclass(frozen=True)
 class InstructionRequest(ImageRequest):
-    """A request with a picture to change, all steps of which are taken."""
+    """A request with an image to change. All steps are taken."""
 
-    unused = ("guidance_rescale",)  # is not defined for two guidance scales
+    unused = ("guidance_rescale",)  # not defined for two guidance scales
 
     image_guidance_scale: float
 
@@ -41,18 +41,18 @@ class InstructionRequest(ImageRequest):
 
     @property
     def texts(self) -> list[list[str] | Tensor]:
-        """With prompt and picture, with the picture alone, with neither."""
+        """The prompts of one UNet batch: with prompt and image, with the image only, with neither."""
         return [self.prompts, self.negative_prompts, self.negative_prompts] if self.guided else [self.prompts]
 
 
 def guide_twice(eps: Tensor, guidance_scale: float, image_guidance_scale: float) -> Tensor:
-    """ε = u + g_i (i − u) + g_t (t − i): from nothing towards the picture, then towards prompt and picture (eq. 3)."""
+    """ε = u + g_i (i − u) + g_t (t − i): from unconditional towards the image, then towards the prompt (eq. 3)."""
     t, i, u = eps.chunk(3)
     return u + image_guidance_scale * (i - u) + guidance_scale * (t - i)
 
 
 class StableDiffusionInstructPix2PixPipeline(FromPicture):
-    """Changes a picture as the prompt tells it: "make it night"."""
+    """Changes an image as the prompt instructs: "make it night"."""
 
     unet_channels = (8,)
 
@@ -76,7 +76,7 @@ class StableDiffusionInstructPix2PixPipeline(FromPicture):
     ) -> StableDiffusionPipelineOutput:
         """Change `image` as the prompt says. A larger `guidance_scale` changes more, a larger `image_guidance_scale` keeps more.
 
-        A `guidance_scale` of 1 or less runs the UNet once a step, with prompt and picture.
+        With a `guidance_scale` of 1 or less, the UNet runs once per step, with prompt and image, instead of three times.
         """
         check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = InstructionRequest.with_instruction(
@@ -88,23 +88,23 @@ class StableDiffusionInstructPix2PixPipeline(FromPicture):
 
     @torch.no_grad()
     def denoise(self, *arguments: Any, **settings: Any) -> Steps:
-        """The loop as a generator of steps. Takes prompt, image and image_guidance_scale in this order, the rest by name."""
+        """The loop as a generator of steps. Takes prompt, image and image_guidance_scale in this order, and the rest by name."""
         yield from self.steps(InstructionRequest.with_instruction(self, *arguments, **settings))
 
     def steps(self, request: InstructionRequest) -> Steps:  # type: ignore[override]
-        """Words, picture, noise, loop."""
+        """Encode the prompt and the image, draw the noise, run the loop."""
         context = self.encode_words(request.texts, request.num_images_per_prompt)  # (3B, 77, D)
         scheduler = self.enter(request)
 
-        # Picture: the most likely latents, which this UNet takes unscaled; zeros where it is not seen
+        # Image: the mode of its latents, which this UNet takes unscaled; zeros in the unconditional third
         seen = for_each(self.gaussian(request.image).mode(), request.shape[0]).to(self.dtype)
         seen = torch.cat([seen, seen, torch.zeros_like(seen)]) if request.guided else seen  # (3B, 4, h, w)
 
-        # Noise: as for text
+        # Noise: as in text to image
         noise = randn(request.shape, request.generator) if request.latents is None else request.latents
         latents = noise.to(self.device, torch.float32) * scheduler.init_noise_sigma
 
-        # Loop: three predictions a step
+        # Loop: three predictions per step
         guidance = partial(guide_twice, guidance_scale=request.guidance_scale, image_guidance_scale=request.image_guidance_scale)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
-"""Prompts of any length: CLIP reads 75 tokens at a time, and the UNet attends to the states of all chunks."""
+"""Prompts of any length: CLIP encodes chunks of 75 tokens, and the UNet attends to the states of all chunks."""
 
 from ..tokenizer import CLIPTokenizer
 from .emphasis import sections
 
-SIZE = 75  # and a start and an end token
+SIZE = 75  # without the start and the end token
 LOOK_BACK = 20
 
 Tokens = list[tuple[int, float]]  # ids and their weights
 
 
 def weighted_tokens(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
-    """The chunks of a prompt, one after the other, each with its start and end token and padded to 77."""
+    """The chunks of a prompt, concatenated, each with a start and an end token and padded to 77."""
     comma = tokenizer.vocab.get(",</w>")
     chunks: list[Tokens] = []
     for section in sections(prompt):
@@ -22,7 +22,7 @@ def weighted_tokens(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
 
 
 def split(tokens: Tokens, comma: int | None) -> list[Tokens]:
-    """Chunks of at most 75 tokens; a full one ends after its last comma if that is among its last 20, as in AUTOMATIC1111's."""
+    """Chunks of at most 75 tokens. As in AUTOMATIC1111's, a full chunk ends after a comma if one is among its last 20 tokens."""
     chunks = []
     while len(tokens) > SIZE:
         cut = SIZE
@@ -34,6 +34,6 @@ def split(tokens: Tokens, comma: int | None) -> list[Tokens]:
 
 
 def framed(tokenizer: CLIPTokenizer, chunk: Tokens) -> Tokens:
-    """At most 75 tokens as 77, the added ones of weight 1."""
+    """At most 75 tokens → 77, with start, end and padding tokens of weight 1."""
     padding = [(tokenizer.pad_id, 1.0)] * (SIZE - len(chunk))
     return [(tokenizer.start_id, 1.0), *chunk, (tokenizer.end_id, 1.0), *padding]

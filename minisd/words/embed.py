@@ -1,4 +1,4 @@
-"""Prompts → the states that the UNet attends to, for prompts that are more than text."""
+"""Prompts with more than plain text → the text states that the UNet attends to."""
 
 from copy import copy
 from difflib import get_close_matches
@@ -29,13 +29,13 @@ def embed(
     prompt_weighting: bool = False,
     **unknown: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The states of the prompts and of as many negative prompts, both (B, T, D).
+    """The text states of the prompts and of the negative prompts, both (B, T, D).
 
-    `prompt_embeds` and `negative_prompt_embeds` (B, T, D) replace the texts. `clip_skip` leaves out that many of the text encoder's
-    last layers for the prompts. With `prompt_weighting`, as in web interfaces, brackets are weights, a prompt may have more than 75
-    tokens, and `clip_skip` is for the negative prompts too.
+    `prompt_embeds` and `negative_prompt_embeds` (B, T, D) replace the texts. `clip_skip` omits that many of the text encoder's last
+    layers for the prompts. With `prompt_weighting`, as in web interfaces, brackets set weights, a prompt may have more than 75
+    tokens, and `clip_skip` also applies to the negative prompts.
 
-    Raises TypeError or ValueError for what does not fit together.
+    Raises TypeError or ValueError for invalid or contradictory arguments.
     """
     if unknown:
         near = get_close_matches(min(unknown), {*signature(Request.of).parameters, *signature(embed).parameters}, 1)
@@ -55,7 +55,7 @@ def embed(
     given = [prompt_embeds, negative_prompt_embeds]
     longest = max([len(row) for side in rows for row in side] + [embeds.shape[1] for embeds in given if embeds is not None])
     blank = framed(pipe.tokenizer, [])
-    skips = (clip_skip or 0, clip_skip or 0 if prompt_weighting else 0)  # as in diffusers, unless web interfaces are followed
+    skips = (clip_skip or 0, clip_skip or 0 if prompt_weighting else 0)  # as in diffusers, or as in web interfaces
     states = [
         encode(pipe.text_encoder, [row + blank * ((longest - len(row)) // len(blank)) for row in side], skip)
         if embeds is None
@@ -64,7 +64,7 @@ def embed(
     ]
     if states[0].shape != states[1].shape:
         ours, theirs = (tuple(each.shape) for each in states)
-        raise ValueError(f"the states of the prompts {ours} and of the negative prompts {theirs} must have one shape")
+        raise ValueError(f"the states of the prompts {ours} and of the negative prompts {theirs} must have the same shape")
     return states[0], states[1]
 
 
@@ -73,9 +73,9 @@ def one_chunk(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
 
 
 def encode(text_encoder: CLIPTextModel, rows: list[Tokens], clip_skip: int) -> Tensor:
-    """Rows of k · 77 tokens → their states (B, k · 77, D): each chunk is read on its own, and its states are weighted.
+    """Rows of k · 77 tokens → their states (B, k · 77, D): each chunk is encoded separately and its states are weighted.
 
-    Weighting keeps the mean of a chunk's states, as in AUTOMATIC1111's.
+    As in AUTOMATIC1111's, weighting preserves the mean of a chunk's states.
     """
     tokens = torch.tensor(rows, dtype=torch.float32, device=text_encoder.final_norm.weight.device)  # (B, k · 77, 2)
     ids, weights = rearrange(tokens, "B (k T) two -> two (B k) T", T=77)
@@ -86,7 +86,7 @@ def encode(text_encoder: CLIPTextModel, rows: list[Tokens], clip_skip: int) -> T
 
 
 def without_last_layers(text_encoder: CLIPTextModel, number: int) -> CLIPTextModel:
-    """The same weights with fewer layers; the final norm stays."""
+    """A text encoder with the same weights but without its last `number` layers; the final norm stays."""
     shorter = copy(text_encoder)
     shorter._modules = {**text_encoder._modules, "blocks": text_encoder.blocks[: len(text_encoder.blocks) - number]}
     return shorter
@@ -96,9 +96,7 @@ def check_clip_skip(clip_skip: Any, text_encoder: CLIPTextModel):
     if clip_skip is not None:
         clip_skip, layers = whole("clip_skip", clip_skip), len(text_encoder.blocks)
         if not 0 <= clip_skip < layers:
-            raise ValueError(
-                f"clip_skip must be from 0 to {layers - 1}, since this text encoder has {layers} layers, not {clip_skip}"
-            )
+            raise ValueError(f"clip_skip must be from 0 to {layers - 1} for this text encoder of {layers} layers, not {clip_skip}")
 
 
 def check_embeds(text: Any, embeds: Any, name: str, text_encoder: CLIPTextModel):

@@ -1,7 +1,7 @@
-"""Weights in a prompt: `(word)` counts 1.1 times, `((word))` 1.21, `[word]` 1/1.1, `(word:1.3)` 1.3. `\\(` is a parenthesis itself.
+"""Weights in a prompt: `(word)` has weight 1.1, `((word))` 1.21, `[word]` 1/1.1, `(word:1.3)` 1.3. `\\(` is a literal parenthesis.
 
-The notation is that of AUTOMATIC1111's web interface. As there, a bracket that is never closed counts up to the end, a closing
-bracket without an opening one is text, and the word BREAK ends a section. A warning names the syntax that minisd does not read.
+The syntax is from AUTOMATIC1111's web interface. As there, an unclosed bracket extends to the end of the prompt, an unmatched
+closing bracket is text, and the word BREAK starts a new section. A warning names any syntax that minisd does not support.
 """
 
 import re
@@ -18,20 +18,20 @@ TOKEN = re.compile(
     | .""",
     re.VERBOSE,
 )
-# [cat:dog:0.5] and [cat:10] (another prompt from a step on), [cat|dog] (in turn), AND (both at once), <lora:name:1>
+# [cat:dog:0.5] and [cat:10] (change the prompt at a step), [cat|dog] (alternate), AND (compose), <lora:name:1>
 UNREAD = re.compile(r"(?<!\\)\[[^\[\]]*(?::\s*[\d.]+\s*|\|[^\[\]]*)\]|\bAND\b|<\w+:[^<>]+>")
 
 
 def warn_of_unread(prompts: Iterable[str]):
     found = dict.fromkeys(syntax for prompt in prompts for syntax in UNREAD.findall(prompt))
     if found:
-        warnings.warn(f"{', '.join(found)} in a prompt is not implemented, and read as plain text", stacklevel=5)
+        warnings.warn(f"{', '.join(found)} in a prompt is not implemented and is read as plain text", stacklevel=5)
 
 
 def weighted(prompt: str) -> list[tuple[str, float]]:
-    """The prompt in pieces, without its brackets, and the weight of each piece."""
+    """The pieces of a prompt, without brackets, each with its weight."""
     pieces: list[tuple[str, float]] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}  # the piece that follows each bracket that is still open
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # the piece after each bracket that is still open
 
     def close(bracket: str, factor: float):
         start = opened[bracket].pop()
@@ -53,7 +53,7 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
 
 
 def sections(prompt: str) -> list[list[tuple[str, float]]]:
-    """What stands between BREAKs; neighbouring pieces of one weight are one, since a word may not be cut in two."""
+    """The sections between BREAKs. Neighbouring pieces of equal weight are merged, so that no word is split."""
     found: list[list[tuple[str, float]]] = [[]]
     for piece, weight in weighted(prompt):
         first, *later = re.split(r"\s*\bBREAK\b\s*", piece)
