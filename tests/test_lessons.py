@@ -85,9 +85,9 @@ def unfinished(x):
         (lambda x: 2 * x, "✗ hint: a square, not a double"),
         (lambda x: x**2 + 0.25, "✗ the largest difference from the right answer is 0.25"),
         (lambda x: x[:2], "✗ the shape is (2,) and should be (3,)"),
-        (lambda x: x / 0 * 0, "✗ not yet"),
+        (lambda x: x / 0 * 0, "✗ not right yet"),
         (lambda x: None, NOTHING),
-        (lambda x: [][0], "✗ it stops with IndexError: list index out of range"),
+        (lambda x: [][0], "✗ it raises IndexError: list index out of range"),
     ],
 )
 def test_verdicts_of_a_function(attempt, verdict):
@@ -101,10 +101,10 @@ def test_verdicts_of_a_number(attempt, verdict):
 
 def test_verdicts_of_words():
     assert Exercise(answer="roots swapped").verdict(" Roots  swapped") == "✓"
-    assert Exercise(answer="roots swapped").verdict("roots stay") == "✗ not yet"
+    assert Exercise(answer="roots swapped").verdict("roots stay") == "✗ not right yet"
     exercise = Exercise(answer=["epsilon", "padding"])
     assert exercise.verdict(["epsilon", "padding"]) == "✓"
-    assert exercise.verdict(["padding", "epsilon"]) == "✗ not yet"
+    assert exercise.verdict(["padding", "epsilon"]) == "✗ not right yet"
 
 
 def test_the_nearest_mistake_gives_the_hint():
