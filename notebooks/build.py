@@ -1,7 +1,7 @@
 """Build the notebooks from their sources: `python notebooks/build.py [NN …]`, or all of them without arguments.
 
-src/NN_name.py (jupytext's py:percent) → NN_name.ipynb with outputs. Each notebook runs in a fresh kernel on one CPU thread, offline,
-so the same source always gives the same notebook. Times and versions are left out, and pictures are stored in few colours.
+src/NN_name.py (jupytext's py:percent) → NN_name.ipynb with outputs. Each runs in a fresh kernel on one CPU thread, offline, so
+the same source always gives the same notebook. Times and versions are left out, and pictures are stored in few colours.
 """
 
 import base64

@@ -157,7 +157,7 @@ ATTEMPTS = {
     "02 sqrt": (lesson_02.add_noise, lambda x0, noise, alpha: torch.sqrt(alpha) * x0 + (1 - alpha).sqrt() * noise, "✓"),
     "02 math": (lesson_02.add_noise, lambda x0, noise, alpha: math.sqrt(alpha) * x0 + math.sqrt(1 - alpha) * noise, "✓"),
     "02 zero": (lesson_02.equal_shares, lambda alphas_cumprod: 0, "✗ hint: at t = 0 there is hardly any noise"),
-    "02 share": (lesson_02.equal_shares, lambda alphas_cumprod: 0.5, "✗ hint: that is an ᾱ"),
+    "02 share": (lesson_02.equal_shares, lambda alphas_cumprod: 0.5, "✗ hint: that is a value of ᾱ"),
     "02 index": (lesson_02.equal_shares, lambda alphas_cumprod: int((alphas_cumprod < 0.5).nonzero()[0]), "✓"),
     "03 sqrt": (
         lesson_03.denoiser,

@@ -14,7 +14,7 @@ from ..image import to_pil
 from ..pipeline import StableDiffusionPipeline, guide
 from .diagram import arrow, box
 from .exercise import Exercise
-from .figures import BLUE, DPI, INK, PALE, SLATE, WIDTH, sheet, show
+from .figures import BLUE, DPI, PALE, SLATE, WIDTH, sheet, show
 
 FOUR_SEEDS = "Four pictures of an astronaut on a horse, similar at first sight and different in every outline."
 CHANGED_WORDS = (
@@ -121,8 +121,8 @@ def show_way(prompt: str, ids: Tensor, context: Tensor, noise: Tensor, latents: 
     show(
         figure,
         "The way from prompt to picture with every tensor drawn. The ids are a grid of 77 positions, of which the first few are "
-        "words and the rest padding. The context is two sheets of stripes, one line per position. Below, grey noise enters the loop "
-        f"of UNet and scheduler, which runs {calls} times, and leaves it as latents in which the shapes of the picture are "
+        "words and the rest padding. The context is two sheets of stripes, one line per position. Below, grey noise enters the "
+        f"loop of UNet and scheduler, which runs {calls} times, and leaves it as latents in which the shapes of the picture are "
         "visible; the VAE turns them into the picture.",
     )
 
