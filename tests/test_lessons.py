@@ -167,7 +167,7 @@ ATTEMPTS = {
     "03 dimension": (
         lesson_03.denoiser,
         lambda x, points, alpha: torch.softmax(-(torch.cdist(x, alpha**0.5 * points) ** 2) / x.shape[1] / (1 - alpha), 1) @ points,
-        "✗ hint: the 2 in 2 (1 − ᾱ) is no dimension",
+        "✗ hint: the 2 in 2 (1 − ᾱ) is not the dimension",
     ),
     "03 v": (lesson_03.x0_from_v, lambda v, x, alpha: torch.sqrt(alpha) * x - torch.sqrt(1 - alpha) * v, "✓"),
     "04 sqrt": (

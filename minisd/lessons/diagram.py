@@ -45,8 +45,8 @@ def you_are_here(*here: str):
     ax.text(0.08, 0.37, "black: the built-in model\ngrey: Stable Diffusion 1.5", va="center", size=8.5, color=GREY)
     show(
         figure,
-        "The prompt passes through the text encoder into the UNet. The UNet, which starts from noise, and the scheduler form a loop "
-        f"that runs once per timestep; the VAE turns the final latents into a picture. You are here: {', '.join(here)}.",
+        "The prompt passes through the text encoder into the UNet. The UNet, which starts from noise, and the scheduler form a "
+        f"loop that runs once per timestep; the VAE turns the final latents into a picture. You are here: {', '.join(here)}.",
     )
 
 

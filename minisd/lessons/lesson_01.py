@@ -22,8 +22,8 @@ CHANGED_WORDS = (
     "night. The part that the changed word names changes; the last change also moves the mushroom."
 )
 STEP_COUNTS = (
-    "Five pictures. 2 steps give rubble; 4 steps give a house in the snow with wrong colours; with 8 steps it is red, and 16 and 32 "
-    "steps change hardly anything."
+    "Five pictures. 2 steps give rubble; 4 steps give a house in the snow with wrong colours; with 8 steps it is red, and 16 and "
+    "32 steps change hardly anything."
 )
 
 
