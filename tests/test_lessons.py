@@ -181,7 +181,7 @@ ATTEMPTS = {
     "04 four calls": (
         lesson_04.second_order,
         lesson_04.four_calls,
-        "✗ hint: the order is right, but a hop may ask for ε only twice",
+        "✗ hint: the order is right, but a step may ask for ε only twice",
     ),
     "05 constant": (lesson_05.scaling_factor, lambda latents: 0.18215, "✗ hint: that is Stable Diffusion's"),
     "05 pictures": (lesson_05.scaling_factor, lambda latents: 1 / latents.std(dim=(1, 2, 3)).mean(), "✗ hint: one factor for all"),

@@ -56,9 +56,9 @@ def show_votes(x: Tensor, points: Tensor, levels: Mapping[int, Tensor]):
     figure.legend(axes[0].lines[-3:], ["data", "$x_t$", "best guess"], loc="outside lower center", ncols=3)
     show(
         figure,
-        "A noisy point between five data points, joined to each by a line as thick as that point's weight. At a high t all lines are "
-        "equally thick and the best guess is the mean of the data; at a low t one thick and one thin line are left, and the guess "
-        "is close to one point.",
+        "A noisy point between five data points, joined to each by a line as thick as that point's weight. At a high t all lines "
+        "are equally thick and the best guess is the mean of the data; at a low t one thick and one thin line are left, "
+        "and the guess is close to one point.",
     )
 
 
@@ -80,7 +80,7 @@ def show_arrows(points: Tensor, levels: Mapping[int, Tensor]):
 
 
 def show_flow(film: Mapping[str, Tensor], paint: Tensor):
-    """Many points (B, 2) at several times on their way from noise to data; `paint` (B,) gives each point its fixed colour."""
+    """Points (B, 2) at several times on their way from noise to data; `paint` (B,) gives each point its fixed colour."""
     figure, axes = planes(len(film), list(film))
     for ax, x in zip(axes, film.values()):
         ax.scatter(*x.T, s=4, c=paint, cmap="cividis", linewidths=0)

@@ -90,7 +90,7 @@ figures.show(figures.pictures(noisy, [f"t = {t}" for t in times], columns=5), le
 # their variances:
 
 # %%
-first, second = torch.randn(2, 100_000, generator=rng)
+first, second = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(2))
 first, second = 0.6 * first, 0.8 * second  # variances 0.36 and 0.64
 lesson.show_sums({"first noise": first, "second noise": second, "their sum": first + second})
 

@@ -238,7 +238,8 @@ lesson.show_density(numbers, alphas_cumprod, fine, paths)
 # %%
 shares = torch.tensor([6, 3, 1])
 crowd = numbers.repeat_interleave(shares, dim=0)  # ten data points: 6, 3 and 1 times
-ends = walk(torch.randn(2000, 1, generator=rng), crowd, fine)[-1]
+start = torch.randn(2000, 1, generator=torch.Generator().manual_seed(1))
+ends = walk(start, crowd, fine)[-1]
 arrived = torch.cdist(ends, numbers).argmin(dim=1).bincount(minlength=3) / len(ends)
 print("shares in the data:   ", *(f"{share / 10:.2f}" for share in shares.tolist()))
 print("shares of the walkers:", *(f"{share:.2f}" for share in arrived.tolist()))
