@@ -86,8 +86,8 @@ def show_flow(film: Mapping[str, Tensor], paint: Tensor):
         ax.scatter(*x.T, s=4, c=paint, cmap="cividis", linewidths=0)
     show(
         figure,
-        "Over five pictures a round cloud of noise contracts until its points form a sitting cat with eyes, ears and a tail. Points "
-        "that start on the left end on the left.",
+        "Over five pictures a round cloud of noise contracts until its points form a sitting cat with eyes, ears and a tail. "
+        "Points that start on the left end on the left.",
     )
 
 

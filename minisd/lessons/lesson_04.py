@@ -18,9 +18,9 @@ Step = Callable[[EpsOf, Tensor, int, int], Tensor]  # eps_of, x, t, t_next → t
 
 alpha = torch.cat([torch.cumprod(1 - schedule.betas("scaled_linear", 0.00085, 0.012, 1000).double(), dim=0), torch.ones(1)])
 BALLS = (
-    "Three rows of five pictures of a red ball on the beach, for 2, 5, 10, 20 and 50 calls. With DDIM and LMS the ball is there with "
-    "2 calls, a little flat, and from 5 calls on hardly anything changes. With PLMS the picture is spoilt up to 10 calls; from 20 on "
-    "it is like the others."
+    "Three rows of five pictures of a red ball on the beach, for 2, 5, 10, 20 and 50 calls. With DDIM and LMS the ball is there "
+    "with 2 calls, a little flat, and from 5 calls on hardly anything changes. With PLMS the picture is spoilt up to 10 calls; "
+    "from 20 on it is like the others."
 )
 LINES = {"DDIM": (ORANGE, "--", "o"), "Heun": (INK, "-.", "D"), "PLMS": (TEAL, ":", "s"), "LMS": (BLUE, "-", "^")}
 
@@ -71,9 +71,9 @@ def show_forecasts(sigma: Sequence[float], eps: Mapping[int, float], times: Sequ
     axes[0].legend(fontsize=8.5)
     show(
         figure,
-        f"The noise along one path as a curve over sigma, with four known values on it. In the step from t = {times[0]} the curve "
-        f"rises: both cubics follow it, and DDIM's constant stays below. In the step from t = {times[1]} the curve has become flat: "
-        "the constant is right, and both cubics turn away from it.",
+        f"The noise along one path as a curve over sigma, with four known values on it. In the step from t = {times[0]} the "
+        f"curve rises: both cubics follow it, and DDIM's constant stays below. In the step from t = {times[1]} the curve has "
+        "become flat: the constant is right, and both cubics turn away from it.",
     )
 
 
@@ -94,8 +94,9 @@ def show_race(errors: Mapping[str, Mapping[int, float]]):
     ax.legend()
     show(
         figure,
-        "Error over calls on logarithmic axes. DDIM falls along a line of slope 1; Heun falls with slope 2 and is far below it at 50 "
-        "calls. PLMS has slope 2 from 24 calls on and is lowest up to about 30 calls; LMS falls fastest and is lowest beyond.",
+        "Error over calls on logarithmic axes. DDIM falls along a line of slope 1; Heun falls with slope 2 and is far below it "
+        "at 50 calls. PLMS has slope 2 from 24 calls on and is lowest up to about 30 calls; LMS falls fastest and is lowest "
+        "beyond.",
     )
 
 
@@ -118,8 +119,8 @@ def show_on_the_way(times: Sequence[int], errors: Mapping[str, Tensor], stop: in
     ax.legend()
     show(
         figure,
-        "Error over time for walks of 20 steps. At t = 279 DDIM is worst by a factor of ten and more. Then PLMS and LMS rise steeply, "
-        "DDIM falls in the last step, and at the end DDIM is best and LMS worst.",
+        "Error over time for walks of 20 steps. At t = 279 DDIM is worst by a factor of ten and more. Then PLMS and LMS rise "
+        "steeply, DDIM falls in the last step, and at the end DDIM is best and LMS worst.",
     )
 
 
@@ -136,9 +137,9 @@ def show_real_errors(errors: Mapping[str, Mapping[str, Mapping[int, float]]]):
     axes[0].legend()
     show(
         figure,
-        "Error of the latents over calls of the UNet on logarithmic axes, for DDIM, PLMS and LMS, in two panels: at t = 199, after four "
-        "fifths of the timesteps, and at the end. At t = 199 PLMS and LMS fall more steeply than DDIM, PLMS from 10 calls on. At "
-        "the end PLMS is far above the other two up to 10 calls; from 20 calls on all three are low.",
+        "Error of the latents over calls of the UNet on logarithmic axes, for DDIM, PLMS and LMS, in two panels: at t = 199, "
+        "after four fifths of the timesteps, and at the end. At t = 199 PLMS and LMS fall more steeply than DDIM, PLMS from 10 "
+        "calls on. At the end PLMS is far above the other two up to 10 calls; from 20 calls on all three are low.",
     )
 
 
@@ -216,9 +217,7 @@ second_order = Exercise(
     mistakes={
         "slope 1, like DDIM: do you ask for the second ε at t_next, and at the x that the trial step reaches?": mixed(1, 0),
         "the order is right, but a step may ask for ε only twice: with four calls, DDIM could take four steps": four_calls,
-        "slope 0, so it converges to another point: does the final step start at x, and do the weights of both ε add up to 1?": mixed(
-            1, 1
-        ),
+        "slope 0, so it ends elsewhere: does the final step start at x, and do the weights of both ε add up to 1?": mixed(1, 1),
     },
     run=order_and_calls,
     tolerance=0.2,
