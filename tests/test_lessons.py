@@ -183,7 +183,7 @@ ATTEMPTS = {
         lesson_04.four_calls,
         "✗ hint: the order is right, but a step may ask for ε only twice",
     ),
-    "05 constant": (lesson_05.scaling_factor, lambda latents: 0.18215, "✗ hint: that is Stable Diffusion's"),
+    "05 constant": (lesson_05.scaling_factor, lambda latents: 0.18215, "✗ hint: that is Stable Diffusion's factor"),
     "05 pictures": (lesson_05.scaling_factor, lambda latents: 1 / latents.std(dim=(1, 2, 3)).mean(), "✗ hint: one factor for all"),
     "05 each": (lesson_05.scaling_factor, lambda latents: (1 / latents.std(dim=(1, 2, 3))).mean(), "✗ the largest difference"),
     "05 squares": (lesson_05.scaling_factor, lambda latents: 1 / latents.pow(2).mean().sqrt(), "✓"),
