@@ -10,29 +10,29 @@ from .exercise import Exercise
 from .figures import BLUE, COLORS, GREY, INK, ORANGE, page, show
 
 THERE_AND_BACK = (
-    "An astronaut on a horse and a dragon at night, four times each: the original; blurred; decoded from its latents, very much like "
-    "the original; and the error, which is dark along outlines and nearly white elsewhere."
+    "An astronaut on a horse and a dragon at night, four times each: the original; blurred; decoded from its latents, very much "
+    "like the original; and the error, which is dark along outlines and nearly white elsewhere."
 )
 FOUR_CHANNELS = (
     "Both scenes as mosaics of 16×16 squares, and their four channels in grey. In each channel sky, ground and figure can be made "
     "out, in shades of grey that differ from channel to channel."
 )
 PREVIEWS = (
-    "Two pairs of mosaics of 16×16 squares: the mean colours of both scenes, and next to each what the matrix makes of the latents: "
-    "the same scene in roughly the right colours, with stray squares."
+    "Two pairs of mosaics of 16×16 squares: the mean colours of both scenes, and next to each what the matrix makes of the "
+    "latents: the same scene in roughly the right colours, with stray squares."
 )
 CUT_AND_PASTE = (
-    "Above, decoded latents: half a rider and half a dragon, joined like the cut pictures below; a mirrored rider with frayed edges "
-    "and a disfigured head, unlike the clean mirror image below; and both scenes laid over each other, much like the mean of the "
-    "pictures below."
+    "Above, decoded latents: half a rider and half a dragon, joined like the cut pictures below; a mirrored rider with frayed "
+    "edges and a disfigured head, unlike the clean mirror image below; and both scenes laid over each other, much like the mean "
+    "of the pictures below."
 )
 SHARDS = (
-    "Noise is decoded to a mosaic of bright shards in all colours, both times; shuffled latents to shreds of meadow, sky and rider; "
-    "in their original order, they are the rider."
+    "Noise is decoded to a mosaic of bright shards in all colours, both times; shuffled latents to shreds of meadow, sky and "
+    "rider; in their original order, they are the rider."
 )
 FORGOTTEN_FACTOR = (
-    "Previews of noisy latents. With std 1 the rider can be made out at t = 300 and hardly at t = 600, and from t = 800 on there are "
-    "only coloured squares. With std 5.5 the rider is clear at t = 600 and can be made out at t = 800."
+    "Previews of noisy latents. With std 1 the rider can be made out at t = 300 and hardly at t = 600, and from t = 800 on "
+    "there are only coloured squares. With std 5.5 the rider is clear at t = 600 and can be made out at t = 800."
 )
 NOISY_LATENTS = (
     "The rider from latents with more and more noise: unharmed at 0.03 and 0.1, with faint stains at 0.3, and in pieces among "
@@ -88,8 +88,9 @@ def show_noise(by_noise: Mapping[float, float], marks: Mapping[str, float]):
     ax.set(xscale="log", xlim=(0.002, 1.3), xlabel="std of the noise, in units of the latents' std", ylabel="PSNR in dB")
     show(
         figure,
-        "PSNR over the noise in the latents: flat for noise of a few hundredths, falling from about a tenth on, and below 20 dB for "
-        "noise as large as the latents. The encoder's own noise and the noise that the schedule leaves lie where the curve is flat.",
+        "PSNR over the noise in the latents: flat for noise of a few hundredths, falling from about a tenth on, and below 20 dB "
+        "for noise as large as the latents. The encoder's own noise and the noise that the schedule leaves lie where the curve "
+        "is flat.",
     )
 
 
