@@ -16,15 +16,13 @@ import random
 
 import torch
 
-from minisd import StableDiffusionPipeline, config, schedule
+from minisd import StableDiffusionPipeline, config, layers, schedule, unet
 from minisd.evaluate import geometry
 from minisd.image import to_tensor
-from minisd.layers import ResnetBlock, timestep_embedding
 from minisd.lessons import figures, lesson_07_blocks, shapes, unless_fast, you_are_here
 from minisd.lessons import lesson_07 as lesson
 from minisd.pipeline import guide
 from minisd.tiny import picture_book
-from minisd.unet import BasicTransformerBlock
 
 you_are_here("UNet")
 
@@ -63,7 +61,7 @@ lesson_07_blocks.show_inside()
 # lines:
 
 # %%
-for method in (ResnetBlock.forward, BasicTransformerBlock.forward):
+for method in (layers.ResnetBlock.forward, unet.BasicTransformerBlock.forward):
     print(inspect.getsource(method))
 
 # %% [markdown]
@@ -140,7 +138,7 @@ def error(t, told):
 # own linear map of that vector to its channels.
 
 # %%
-waves = timestep_embedding(torch.arange(1000), 64)
+waves = layers.timestep_embedding(torch.arange(1000), 64)
 temb = pipe.unet.time_embedding(waves)
 shapes(waves=(waves, (1000, 320)), temb=(temb, (1000, 1280)))
 lesson.show_waves(waves[:250])
