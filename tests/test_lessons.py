@@ -85,9 +85,9 @@ def unfinished(x):
         (lambda x: 2 * x, "✗ hint: a square, not a double"),
         (lambda x: x**2 + 0.25, "✗ the largest difference from the right answer is 0.25"),
         (lambda x: x[:2], "✗ the shape is (2,) and should be (3,)"),
-        (lambda x: x / 0 * 0, "✗ not yet"),
+        (lambda x: x / 0 * 0, "✗ not right yet"),
         (lambda x: None, NOTHING),
-        (lambda x: [][0], "✗ it stops with IndexError: list index out of range"),
+        (lambda x: [][0], "✗ it raises IndexError: list index out of range"),
     ],
 )
 def test_verdicts_of_a_function(attempt, verdict):
@@ -101,10 +101,10 @@ def test_verdicts_of_a_number(attempt, verdict):
 
 def test_verdicts_of_words():
     assert Exercise(answer="roots swapped").verdict(" Roots  swapped") == "✓"
-    assert Exercise(answer="roots swapped").verdict("roots stay") == "✗ not yet"
+    assert Exercise(answer="roots swapped").verdict("roots stay") == "✗ not right yet"
     exercise = Exercise(answer=["epsilon", "padding"])
     assert exercise.verdict(["epsilon", "padding"]) == "✓"
-    assert exercise.verdict(["padding", "epsilon"]) == "✗ not yet"
+    assert exercise.verdict(["padding", "epsilon"]) == "✗ not right yet"
 
 
 def test_the_nearest_mistake_gives_the_hint():
@@ -157,7 +157,7 @@ ATTEMPTS = {
     "02 sqrt": (lesson_02.add_noise, lambda x0, noise, alpha: torch.sqrt(alpha) * x0 + (1 - alpha).sqrt() * noise, "✓"),
     "02 math": (lesson_02.add_noise, lambda x0, noise, alpha: math.sqrt(alpha) * x0 + math.sqrt(1 - alpha) * noise, "✓"),
     "02 zero": (lesson_02.equal_shares, lambda alphas_cumprod: 0, "✗ hint: at t = 0 there is hardly any noise"),
-    "02 share": (lesson_02.equal_shares, lambda alphas_cumprod: 0.5, "✗ hint: that is an ᾱ"),
+    "02 share": (lesson_02.equal_shares, lambda alphas_cumprod: 0.5, "✗ hint: that is a value of ᾱ"),
     "02 index": (lesson_02.equal_shares, lambda alphas_cumprod: int((alphas_cumprod < 0.5).nonzero()[0]), "✓"),
     "03 sqrt": (
         lesson_03.denoiser,
@@ -167,7 +167,7 @@ ATTEMPTS = {
     "03 dimension": (
         lesson_03.denoiser,
         lambda x, points, alpha: torch.softmax(-(torch.cdist(x, alpha**0.5 * points) ** 2) / x.shape[1] / (1 - alpha), 1) @ points,
-        "✗ hint: the 2 in 2 (1 − ᾱ) is no dimension",
+        "✗ hint: the 2 in 2 (1 − ᾱ) is not the dimension",
     ),
     "03 v": (lesson_03.x0_from_v, lambda v, x, alpha: torch.sqrt(alpha) * x - torch.sqrt(1 - alpha) * v, "✓"),
     "04 sqrt": (
@@ -181,9 +181,9 @@ ATTEMPTS = {
     "04 four calls": (
         lesson_04.second_order,
         lesson_04.four_calls,
-        "✗ hint: the order is right, but a hop may ask for ε only twice",
+        "✗ hint: the order is right, but a step may ask for ε only twice",
     ),
-    "05 constant": (lesson_05.scaling_factor, lambda latents: 0.18215, "✗ hint: that is Stable Diffusion's"),
+    "05 constant": (lesson_05.scaling_factor, lambda latents: 0.18215, "✗ hint: that is Stable Diffusion's factor"),
     "05 pictures": (lesson_05.scaling_factor, lambda latents: 1 / latents.std(dim=(1, 2, 3)).mean(), "✗ hint: one factor for all"),
     "05 each": (lesson_05.scaling_factor, lambda latents: (1 / latents.std(dim=(1, 2, 3))).mean(), "✗ the largest difference"),
     "05 squares": (lesson_05.scaling_factor, lambda latents: 1 / latents.pow(2).mean().sqrt(), "✓"),
@@ -192,10 +192,14 @@ ATTEMPTS = {
         endless_merges,
         "stop when no pair of the word is in ranks",
     ),
-    "07 words": (lesson_07.by_hand, lambda q, k, v: lesson_07.attend(q, k, v, k.shape[-2] ** -0.5), "✗ hint: S is the number"),
-    "07 half": (lesson_07.by_hand, lambda q, k, v: (q @ k.mT / 2).softmax(-1) @ v, "✗ hint: right for one d"),
+    "07 words": (lesson_07.by_hand, lambda q, k, v: lesson_07.attend(q, k, v, k.shape[-2] ** -0.5), "✗ hint: you divide by √S"),
+    "07 half": (lesson_07.by_hand, lambda q, k, v: (q @ k.mT / 2).softmax(-1) @ v, "✗ hint: right for one d only"),
     "07 root": (lesson_07.by_hand, lambda q, k, v: torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.size(-1)), 3) @ v, "✓"),
-    "07 twice": (lesson_07.mute, lambda states, k: once_each(states, k).repeat(1, 2, 1), "✗ hint: each of the others once"),
+    "07 twice": (
+        lesson_07.mute,
+        lambda states, k: once_each(states, k).repeat(1, 2, 1),
+        "✗ hint: keep each of the other rows once",
+    ),
     "07 other order": (lesson_07.mute, lambda states, k: once_each(states, k).flip(1), "✓"),
     "08 overlap": (lesson_08.best_scale, overlapping, "✗"),
     "08 inside": (lesson_08.best_scale, holding_the_best, "✗"),

@@ -1,6 +1,6 @@
-"""What the notebooks need and is too long for a cell: one look for all figures, the diagram, exercises that check themselves.
+"""Code that is too long for a notebook cell: the style of the figures, the pipeline diagram, and exercises that check themselves.
 
-Nothing else in minisd imports this package; it alone needs matplotlib and IPython (`pip install "minisd[notebooks]"`).
+No other package of minisd imports this one, which alone needs matplotlib and IPython (`pip install "minisd[notebooks]"`).
 """
 
 import os
@@ -13,5 +13,5 @@ __all__ = ["Exercise", "shapes", "unless_fast", "you_are_here"]
 
 
 def unless_fast(full: int, quick: int) -> int:
-    """`full`, or `quick` if the environment says MINISD_FAST=1: the tests run every notebook, and have less time than a reader."""
+    """`quick` if the environment variable MINISD_FAST is 1, else `full`. The tests run every notebook in this fast mode."""
     return quick if os.environ.get("MINISD_FAST") == "1" else full

@@ -1,4 +1,4 @@
-"""The diagram at the top of every notebook: the three networks between a prompt and a picture, and where we are."""
+"""The diagram at the top of every notebook: the pipeline from prompt to picture, with the notebook's topic highlighted."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -8,7 +8,7 @@ from ..config import SD1_TEXT, SD1_UNET, SD1_VAE, TINY_TEXT, TINY_UNET, TINY_VAE
 from .figures import GREY, INK, ORANGE, PALE, WIDTH, show
 
 HEIGHT, BOX = 1.72, (1.3, 0.54)  # inches
-PARTS = {  # where the middle of each box is, and what it does
+PARTS = {  # the centre of each box, and its task
     "text encoder": (1.55, 1.35, "words to vectors"),
     "UNet": (3.95, 1.35, "guesses the noise"),
     "scheduler": (3.95, 0.37, "takes a step"),
@@ -17,9 +17,9 @@ PARTS = {  # where the middle of each box is, and what it does
 
 
 def you_are_here(*here: str):
-    """Draw the pipeline with the parts named lit, any of "text encoder", "UNet", "scheduler" and "VAE"."""
+    """Draw the pipeline and highlight some of "text encoder", "UNet", "scheduler" and "VAE". Raises ValueError for other names."""
     if strangers := set(here) - set(PARTS):
-        raise ValueError(f"{sorted(strangers)}: the parts of the diagram are {list(PARTS)}")
+        raise ValueError(f"the diagram has no {sorted(strangers)}; its parts are {list(PARTS)}")
     figure = Figure(figsize=(WIDTH, HEIGHT))
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
     ax.set_axis_off()
@@ -35,7 +35,7 @@ def you_are_here(*here: str):
     arrow(ax, (3.5, 0.64), (3.5, 1.08))
     arrow(ax, (4.4, 1.08), (4.4, 0.64))
     ax.text(3.95, 0.86, "$x_t$           $\\epsilon$", ha="center", va="center")
-    ax.text(4.5, 0.86, "once for each $t$", ha="left", va="center", color=GREY)
+    ax.text(4.5, 0.86, "once per timestep $t$", ha="left", va="center", color=GREY)
     ax.plot((4.6, 6.15), (0.37, 0.37), color=INK, linewidth=1.2, linestyle="-")
     arrow(ax, (6.15, 0.36), (6.15, 1.08))
     shape(ax, 5.35, 0.37, latent(TINY_UNET), latent(SD1_UNET))
@@ -45,8 +45,8 @@ def you_are_here(*here: str):
     ax.text(0.08, 0.37, "black: the built-in model\ngrey: Stable Diffusion 1.5", va="center", size=8.5, color=GREY)
     show(
         figure,
-        "The prompt goes through the text encoder into the UNet. The UNet, which starts from noise, and the scheduler go round in "
-        f"a loop, once for each timestep; the VAE turns the last latents into a picture. You are here: {', '.join(here)}.",
+        "The prompt passes through the text encoder into the UNet. The UNet, which starts from noise, and the scheduler form a "
+        f"loop that runs once per timestep; the VAE turns the final latents into a picture. You are here: {', '.join(here)}.",
     )
 
 
@@ -58,14 +58,12 @@ def box(ax: Axes, x: float, y: float, name: str, task: str, lit: bool):
     ax.text(x, y - 0.12, "you are here" if lit else task, ha="center", va="center", size=8.5, color=ORANGE if lit else INK)
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "", side: str = "center"):
-    """An arrow, and to the left or right of its middle what it carries."""
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0})
-    ax.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, text, ha=side, va="center")
+def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str = INK):
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0})
 
 
 def shape(ax: Axes, x: float, y: float, tiny: tuple[int, ...], sd: tuple[int, ...]):
-    """A tensor's shape in the built-in model above a line at y, and that in SD 1.5 below."""
+    """A tensor's shape in the built-in model above a line at y, and its shape in SD 1.5 below."""
     ax.text(x, y + 0.03, "×".join(map(str, tiny)), ha="center", va="bottom", size=8.5)
     ax.text(x, y - 0.04, "×".join(map(str, sd)), ha="center", va="top", size=8.5, color=GREY)
 

@@ -1,4 +1,4 @@
-"""Exercises that check themselves: a tick, a hint, or how far off an attempt is."""
+"""Exercises that check themselves. A check prints a tick, a hint, or how far off an attempt is."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-NOT_YET = "not filled in yet: replace the … above, run the cell, then run this one"
-NOTHING = "✗ it returns nothing: does it end with “return …”?"
+NOT_YET = "not filled in yet: replace the … above, run that cell, then run this one"
+NOTHING = "✗ your function returns None: does it end with “return …”?"
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """`answer` is right; every mistake is wrong in a well-known way, and stands under the hint that helps out of it.
+    """A right answer, and known mistakes, each under the hint that helps with it.
 
-    Both are what the reader is to write: a function, or a value. `run` makes of either what can be compared, a tensor, a number,
-    a word or a list; without it, the attempt itself is compared. Numbers may be off by `tolerance`.
+    Answer and mistakes have the form that the reader writes: a function, or a value. `run` turns each of them into something that
+    can be compared: a tensor, a number, a word or a list. By default the attempt itself is compared. Numbers may differ by up to
+    `tolerance`.
     """
 
     answer: Any
@@ -25,11 +26,11 @@ class Exercise:
     tolerance: float = 1e-4
 
     def check(self, attempt: Any):
-        """Print what there is to say of an attempt."""
+        """Print the verdict on an attempt."""
         print(self.verdict(attempt))
 
     def verdict(self, attempt: Any) -> str:
-        """Nothing that a reader writes stops the notebook: an error in it is part of the verdict."""
+        """The verdict in one line. An exception in the attempt becomes part of the verdict, so it never stops the notebook."""
         returned: list[Any] = []
 
         def watched(*given: Any, **named: Any) -> Any:
@@ -41,7 +42,7 @@ class Exercise:
         except Exception as error:
             if any(value is None for value in returned):
                 return NOTHING
-            return NOT_YET if "ellipsis" in str(error) else f"✗ it stops with {type(error).__name__}: {error}"
+            return NOT_YET if "ellipsis" in str(error) else f"✗ it raises {type(error).__name__}: {error}"
         if result is ...:
             return NOT_YET
         right = self.run(self.answer)
@@ -56,9 +57,9 @@ class Exercise:
 
 
 def difference(a: Any, b: Any) -> float:
-    """The largest difference between two results; infinite if they cannot be subtracted and are not equal.
+    """The largest absolute difference between two results; infinite if they differ and cannot be subtracted.
 
-    Of words, capital letters and spaces do not count.
+    Comparing words ignores case and spaces.
     """
     if isinstance(a, str) and isinstance(b, str):
         return 0.0 if "".join(a.split()).casefold() == "".join(b.split()).casefold() else math.inf
@@ -77,4 +78,4 @@ def objection(result: Any, right: Any) -> str:
     if isinstance(result, torch.Tensor) and isinstance(right, torch.Tensor) and result.shape != right.shape:
         return f"the shape is {tuple(result.shape)} and should be {tuple(right.shape)}"
     off = difference(result, right)
-    return f"the largest difference from the right answer is {off:.3g}" if math.isfinite(off) else "not yet"
+    return f"the largest difference from the right answer is {off:.3g}" if math.isfinite(off) else "not right yet"

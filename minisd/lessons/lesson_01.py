@@ -1,4 +1,4 @@
-"""Notebook 01, a picture in sixty seconds: its longer figures, and its exercises."""
+"""Notebook 01, a picture in sixty seconds: descriptions of its figures, the longer figures, and the exercises."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,20 +8,27 @@ from types import SimpleNamespace
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..image import to_pil
 from ..pipeline import StableDiffusionPipeline, guide
 from .diagram import arrow, box
 from .exercise import Exercise
-from .figures import BLUE, INK, PALE, PIXELS, WIDTH, show
+from .figures import BLUE, DPI, PALE, SLATE, WIDTH, sheet, show
 
-DPI = 2 * PIXELS  # of figures as they are stored
+FOUR_SEEDS = "Four pictures of an astronaut on a horse, similar at first sight and different in every outline."
+CHANGED_WORDS = (
+    "Two rows of four pictures: a red house in the snow, a blue house in the snow, a blue mushroom in the snow, a blue mushroom at "
+    "night. The part that the changed word names changes; the last change also moves the mushroom."
+)
+STEP_COUNTS = (
+    "Five pictures. 2 steps give rubble; 4 steps give a house in the snow with wrong colours; with 8 steps it is red, and 16 and "
+    "32 steps change hardly anything."
+)
 
 
 def look(ax: Axes, image: Tensor):
-    """A picture (3, H, W) in [-1, 1]; or latents (4, h, w), their channels side by side, grey where they are 0."""
+    """Draw a picture (3, H, W) in [-1, 1], or latents (4, h, w) as four grey tiles, with 0 as middle grey."""
     ax.set_axis_off()
     if len(image) == 3:
         ax.imshow(to_pil(image[None])[0], interpolation="nearest")
@@ -31,61 +38,60 @@ def look(ax: Axes, image: Tensor):
 
 
 def show_sizes(images: Mapping[str, Tensor]):
-    """Pictures (3, H, W) of several sizes, each below its name, on one ground and at one scale."""
-    scale, gap, head = 2, 36, 56  # a pixel becomes 2 × 2; the others are pixels of the page
+    """Pictures (3, H, W) of several sizes side by side at one scale, each below its name."""
+    scale, gap, head = 2, 36, 56  # stored pixels: a pixel of a picture becomes 2 × 2
     width, height = WIDTH * DPI, head + scale * max(image.shape[1] for image in images.values())
-    figure = Figure(figsize=(WIDTH, height / DPI))
+    figure = sheet(height)
     left = 0
     for name, image in images.items():
         tall, wide = scale * image.shape[1], scale * image.shape[2]
         ax = figure.add_axes((left / width, 0, wide / width, tall / height))
         look(ax, image)
-        ax.set_title(name)
+        ax.set_title(name, color=SLATE)
         left += wide + gap
     show(
         figure,
-        f"One prompt on pages of {len(images)} sizes. On the page of the usual size there is one house in the snow; the "
-        "wide page has two, the tall one a single house under much sky.",
+        f"One prompt at {len(images)} sizes. The usual size has one house in the snow; the wide picture has two, the tall one a "
+        "single house under a lot of sky.",
     )
 
 
-def show_film(titles: Sequence[str], latents: Tensor, seen: Tensor, guesses: Tensor):
-    """Three strips of film: latents (N, 4, 16, 16), what the VAE makes of them, and what it makes of the guesses of x0."""
-    side, gap, label, head = 128, 24, 344, 52
-    width, height = round(WIDTH * DPI), head + 3 * side + 2 * gap
-    figure = Figure(figsize=(WIDTH, height / DPI))
-    strips = {"latents $x_t$,\nfour channels": latents, "$x_t$ through\nthe VAE": seen, "guess of $x_0$\nthrough the VAE": guesses}
-    for row, (name, images) in enumerate(strips.items()):
-        bottom = height - head - side - row * (side + gap)
-        figure.text(0, (bottom + side / 2) / height, name, va="center")
+def show_film(titles: Sequence[str], latents: Tensor, decoded: Tensor, guesses: Tensor):
+    """Three rows over time: latents (N, 4, 16, 16), the latents decoded, and the guesses of x0 decoded."""
+    columns, gap, head = len(titles), 16, 88
+    side = (round(WIDTH * DPI) - gap * (columns - 1)) // columns
+    width, height = round(WIDTH * DPI), 3 * (head + side)
+    figure = sheet(height)
+    rows = {"latents $x_t$": latents, "$x_t$ decoded": decoded, "guess of $x_0$ decoded": guesses}
+    for row, (name, images) in enumerate(rows.items()):
         for column, image in enumerate(images):
-            left = label + column * (side + gap)
-            ax = figure.add_axes((left / width, bottom / height, side / width, side / height))
+            bottom = height - (row + 1) * (head + side)
+            ax = figure.add_axes((column * (side + gap) / width, bottom / height, side / width, side / height))
             look(ax, image)
-            if row == 0:
-                ax.set_title(titles[column], size=9)
+            ax.set_title(titles[column] if column else f"{name}\n{titles[0]}", size=9, color=SLATE)
     show(
         figure,
-        "Three strips of pictures, with noise on the left and the end on the right. The latents are grey grain, in which shapes "
-        "appear late. Through the VAE they are coloured rubble that gives way to an astronaut on a horse. In the guesses both are "
-        "there much earlier, blurred at first.",
+        "Three rows of pictures, from noise on the left to the end on the right. The latents are grey grain in which shapes appear "
+        "late. Decoded, they are coloured rubble that gives way to an astronaut on a horse. In the guesses both are visible much "
+        "earlier, blurred at first.",
     )
 
 
 def show_way(prompt: str, ids: Tensor, context: Tensor, noise: Tensor, latents: Tensor, picture: Tensor, calls: int):
-    """The diagram of all notebooks with the tensors themselves in it, each above its shape; `calls` is how often the loop ran."""
+    """The diagram of all notebooks with the tensors drawn in it, each above its shape; `calls` counts the runs of the loop."""
     height, top, bottom = 3.5, 2.98, 0.95
-    figure = Figure(figsize=(WIDTH, height))
+    figure = sheet(height * DPI)
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
     ax.set_axis_off()
 
     def place(x: float, y: float, size: tuple[float, float], name: str, tensor: Tensor) -> Axes:
-        """Axes with their middle at (x, y) for a tensor, and below them its name and shape."""
+        """Axes centred at (x, y) for a tensor, with its name and shape below."""
         wide, tall = size
-        ax.text(x, y - tall / 2 - 0.06, f"{name}\n{'×'.join(map(str, tensor.shape))}", ha="center", va="top", size=8.5)
+        text = f"{name}\n{'×'.join(map(str, tensor.shape))}"
+        ax.text(x, y - tall / 2 - 0.06, text, ha="center", va="top", size=8.5, color=SLATE)
         return figure.add_axes(((x - wide / 2) / WIDTH, (y - tall / 2) / height, wide / WIDTH, tall / height))
 
-    ax.text(0.62, top, textwrap.fill(prompt, 14), ha="center", va="center")
+    ax.text(0.62, top, textwrap.fill(prompt, 14), ha="center", va="center", color=SLATE)
     box(ax, 2.1, top, "tokenizer", "words to numbers", False)
     words = place(3.52, top, (0.92, 0.58), "ids", ids)
     words.pcolormesh((ids[-1] != ids[-1, -1]).view(7, 11).flipud(), cmap=ListedColormap([PALE, BLUE]), edgecolors="white")
@@ -99,49 +105,53 @@ def show_way(prompt: str, ids: Tensor, context: Tensor, noise: Tensor, latents: 
     look(place(0.62, bottom, (5 / 6, 5 / 6), "noise", noise), noise[0])
     box(ax, 2.35, bottom + 0.42, "UNet", "guesses the noise", False)
     box(ax, 2.35, bottom - 0.42, "scheduler", "takes a step", False)
-    ax.text(2.35, bottom, f"{calls} times", ha="center", va="center", size=8.5)
+    ax.text(2.35, bottom, f"{calls} times", ha="center", va="center", size=8.5, color=SLATE)
     look(place(4.02, bottom, (5 / 6, 5 / 6), "latents", latents), latents[0])
     box(ax, 5.48, bottom, "VAE", "latents to pixels", False)
     look(place(7.3, bottom + 0.1, (4 / 3, 4 / 3), "picture", picture), picture[0])
 
     for left, right in ((1.25, 1.45), (2.75, 3.02), (4.02, 4.29), (5.59, 5.86)):
-        arrow(ax, (left, top), (right, top))
+        arrow(ax, (left, top), (right, top), color=SLATE)
     for left, right in ((1.08, 1.65), (3.05, 3.56), (4.48, 4.83), (6.13, 6.6)):
-        arrow(ax, (left, bottom), (right, bottom))
-    arrow(ax, (2.0, bottom - 0.15), (2.0, bottom + 0.15))
-    arrow(ax, (2.7, bottom + 0.15), (2.7, bottom - 0.15))
-    ax.plot((6.2, 6.2, 2.35), (2.16, 1.95, 1.95), color=INK, linewidth=1.2, linestyle="-")
-    arrow(ax, (2.35, 1.95), (2.35, bottom + 0.69))
+        arrow(ax, (left, bottom), (right, bottom), color=SLATE)
+    arrow(ax, (2.0, bottom - 0.15), (2.0, bottom + 0.15), color=SLATE)
+    arrow(ax, (2.7, bottom + 0.15), (2.7, bottom - 0.15), color=SLATE)
+    ax.plot((6.2, 6.2, 2.35), (2.16, 1.95, 1.95), color=SLATE, linewidth=1.2, linestyle="-")
+    arrow(ax, (2.35, 1.95), (2.35, bottom + 0.69), color=SLATE)
     show(
         figure,
-        "The way from the prompt to the picture, with every tensor drawn. The ids are a grid of 77 places, of which the first few "
-        "are words and the rest padding. The context is two sheets of stripes, one line for each place. Below, grey noise goes "
-        f"into the loop of UNet and scheduler, which runs {calls} times, and comes out as latents in which the shapes of the "
-        "picture can be seen; the VAE turns them into the picture.",
+        "The way from prompt to picture with every tensor drawn. The ids are a grid of 77 positions, of which the first few are "
+        "words and the rest padding. The context is two sheets of stripes, one line per position. Below, grey noise enters the "
+        f"loop of UNet and scheduler, which runs {calls} times, and leaves it as latents in which the shapes of the picture are "
+        "visible; the VAE turns them into the picture.",
     )
 
 
 latents_shape = Exercise(
     answer=lambda height, width: (4, height // 8, width // 8),
     mistakes={
-        "rows first: height, then width, as in every tensor of a picture": lambda height, width: (4, width // 8, height // 8),
-        "3 are the colours of a picture; how many channels have the latents?": lambda height, width: (3, height // 8, width // 8),
-        "8 pixels a side become one latent": lambda height, width: (4, height, width),
-        "right for 128 × 128; other sizes come, too": lambda height, width: (4, 16, 16),
-        "of one picture, without a batch in front": lambda height, width: (1, 4, height // 8, width // 8),
+        "height comes before width, as in every image tensor": lambda height, width: (4, width // 8, height // 8),
+        "3 is the number of colour channels of a picture; how many channels do latents have?": lambda height, width: (
+            3,
+            height // 8,
+            width // 8,
+        ),
+        "8 pixels per side become one latent": lambda height, width: (4, height, width),
+        "right for 128 × 128 only; compute it from height and width": lambda height, width: (4, 16, 16),
+        "leave out the batch dimension": lambda height, width: (1, 4, height // 8, width // 8),
     },
-    run=lambda shape_of: torch.tensor([shape_of(128, 128), shape_of(192, 128), shape_of(96, 256)]),
+    run=lambda shape_of: torch.stack([torch.as_tensor(shape_of(*size)) for size in ((128, 128), (192, 128), (96, 256))]),
 )
 
 
 @cache
 def tiny() -> SimpleNamespace:
-    """The parts of the built-in model, and no pipeline that could be called in their place."""
+    """The parts of the built-in model, without a pipeline that could be called instead."""
     return SimpleNamespace(**StableDiffusionPipeline.from_pretrained("tiny").components)
 
 
 def from_parts(parts, prompt, steps, scale, rng, texts=lambda prompt: ["", prompt], guide=guide, scaled=True):
-    """What the pipeline draws, drawn by its parts; with three places to go wrong."""
+    """What the pipeline does, written with its parts; the last three arguments make it go wrong."""
     ids = [parts.tokenizer(text).input_ids for text in texts(prompt)]
     context = torch.cat([parts.text_encoder(row).last_hidden_state for row in ids])
     latents = torch.randn(1, 4, 16, 16, generator=rng)
@@ -155,7 +165,7 @@ def from_parts(parts, prompt, steps, scale, rng, texts=lambda prompt: ["", promp
 
 
 def levels(my_pipe) -> Tensor:
-    """The levels, 0 to 255, of what it draws in two steps."""
+    """The grey levels, 0 to 255, of the picture that it draws in two steps."""
     picture = my_pipe(tiny(), "a red house in the snow", 2, 3.0, torch.Generator().manual_seed(7))
     return (255 * (picture.detach() / 2 + 0.5).clamp(0, 1)).round()
 
@@ -163,13 +173,15 @@ def levels(my_pipe) -> Tensor:
 rebuild = Exercise(
     answer=from_parts,
     mistakes={
-        "a pair is always: first without the prompt, then with it": partial(from_parts, texts=lambda prompt: [prompt, ""]),
-        "one guess of the two is never used; where is the scale?": partial(from_parts, guide=lambda without, guess, scale: guess),
+        "the order of a pair is always: without the prompt, with the prompt": partial(
+            from_parts, texts=lambda prompt: [prompt, ""]
+        ),
+        "you use only one of the two guesses; where is the scale?": partial(from_parts, guide=lambda without, guess, scale: guess),
         "guidance starts from the guess without the prompt": partial(
             from_parts, guide=lambda without, guess, scale: guess + scale * (guess - without)
         ),
-        "the VAE takes latents divided by vae.config.scaling_factor": partial(from_parts, scaled=False),
+        "divide the latents by vae.config.scaling_factor before decoding": partial(from_parts, scaled=False),
     },
     run=levels,
-    tolerance=1,  # a batch of two may add up in another order than two batches of one
+    tolerance=1,  # two batches of one may round differently from one batch of two
 )

@@ -1,4 +1,4 @@
-"""Notebook 06, words into vectors: how a word falls into pieces, the notebook's figures, and its exercises."""
+"""Notebook 06, words into vectors: byte-pair merges step by step, the figures, and the exercises."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,16 +19,16 @@ from .figures import DENSITY, GREY, INK, ORANGE, PALE, page, show
 Pair = tuple[str, str]
 
 TOKENIZER = CLIPTokenizer.from_pretrained("tiny", subfolder="tokenizer")
-RANKS = {pair: rank for rank, pair in enumerate(TOKENIZER.merges)}  # when each pair was learnt
+RANKS = {pair: rank for rank, pair in enumerate(TOKENIZER.merges)}  # the order in which the pairs were learnt
 
 
 def letters(word: str) -> list[str]:
-    """A word before any merge; the last letter also says that the word ends."""
+    """A word before any merge; the last letter carries the mark of the word's end."""
     return [*word[:-1], word[-1] + "</w>"]
 
 
 def join(parts: Sequence[str], pair: Pair) -> list[str]:
-    """The parts with the pair made one, wherever it occurs."""
+    """The parts, with every occurrence of the pair joined."""
     joined: list[str] = []
     for part in parts:
         if joined and (joined[-1], part) == pair:
@@ -39,7 +39,7 @@ def join(parts: Sequence[str], pair: Pair) -> list[str]:
 
 
 def merges_of(word: str, ranks: Mapping[Pair, int], start=letters, choose=min) -> Iterator[tuple[str, list[str]]]:
-    """A word's way from letters to tokens, each state of it with what led there: of the pairs at hand, the earliest learnt."""
+    """Yield the states of a word from letters to tokens, each with the merge that led to it: always the pair learnt earliest."""
     parts = start(word)
     yield "letters", parts
     while pairs := [pair for pair in zip(parts, parts[1:]) if pair in ranks]:
@@ -49,13 +49,13 @@ def merges_of(word: str, ranks: Mapping[Pair, int], start=letters, choose=min) -
 
 
 def small_clip(vocab_size: int) -> CLIP:
-    """Two towers that can be trained in a minute, with random weights; the pictures are 32×32."""
+    """Two towers with random weights, small enough to train in a minute; the pictures are 32×32."""
     small = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2}
     return CLIP(replace(TINY_TEXT, vocab_size=vocab_size, **small), replace(TINY_VISION, image_size=32, **small), dim=64)
 
 
 def show_boxes(v1: Sequence[int], v2: Sequence[int], tokens: Sequence[str]):
-    """The 77 ids of a prompt, those of its tokens below their names; in orange what v2 has instead."""
+    """The 77 ids of a prompt, its tokens with their names; v2's padding in orange."""
     columns, rows = 11, 7
     figure, ax = page(height=3.6)
     for i, (ours, theirs) in enumerate(zip(v1, v2)):
@@ -66,17 +66,17 @@ def show_boxes(v1: Sequence[int], v2: Sequence[int], tokens: Sequence[str]):
             ax.text(x + 0.74, y + 0.5, theirs, ha="center", va="center", size=8.5, color=ORANGE, weight="bold")
         else:
             ax.text(x + 0.5, y + 0.5, f"{tokens[i]}\n{ours}", ha="center", va="center", size=8.5)
-    ax.set(xlim=(0, columns), ylim=(0, rows), title="white: the prompt; grey: padding, in black that of v1, in orange that of v2")
+    ax.set(xlim=(0, columns), ylim=(0, rows), title="white: the prompt; grey: padding (black: v1, orange: v2)")
     ax.set_axis_off()
     show(
         figure,
-        "77 boxes in seven rows of eleven. The first hold the start token, the prompt's words and the end token, each with its id; "
-        f"all others are grey and hold padding: the end token's id {v1[-1]} in v1, and in orange {v2[-1]} in v2.",
+        "77 boxes in seven rows of eleven. The first boxes hold the start token, the words and the end token, each with its id. "
+        f"All others are grey and hold padding: the end token's id {v1[-1]} for v1, and in orange {v2[-1]} for v2.",
     )
 
 
 def heatmap(ax: Axes, values: Tensor, rows: Sequence[str], columns: Sequence[str], form: str = "") -> AxesImage:
-    """Numbers from 0 (white, as is all below) to 1 as shades of blue, and with a `form` also in digits."""
+    """Numbers as shades of blue, from white at 0 and below to dark at 1, and with a `form` also as digits."""
     shades = ax.imshow(values, cmap=DENSITY, vmin=0, vmax=1, aspect="auto")
     for i, row in enumerate(values.tolist() if form else []):
         for j, value in enumerate(row):
@@ -90,37 +90,38 @@ def heatmap(ax: Axes, values: Tensor, rows: Sequence[str], columns: Sequence[str
 
 
 def show_changes(changes: Tensor, tokens: Sequence[str]):
-    """How far each state (columns) moves when a token (rows) is replaced."""
+    """How much each state (columns) changes when a token (rows) is replaced."""
     figure, ax = page(height=3.4)
     heatmap(ax, changes / changes.max(), tokens, tokens)
     for i, j in (changes == 0).nonzero().tolist():
         ax.text(j, i, "0", ha="center", va="center", size=8.5, color=GREY)
     ax.xaxis.tick_top()
-    ax.set(xlabel="whose state moves: the darker, the farther", ylabel="which token is replaced")
+    ax.set(xlabel="state of … (darker: a larger change)", ylabel="replaced token")
     show(
         figure,
-        "A table of shades, a row for each token that is replaced, a column for each state. On the diagonal and to the right of it "
-        "all cells are blue; everything to the left of it is white and says 0.",
+        "A table of shades with a row for each replaced token and a column for each state. Cells on the diagonal and to the "
+        "right of it are blue; all cells to the left are white and say 0.",
     )
 
 
 def show_knowledge(shares: Tensor, questions: Sequence[str], tokens: Sequence[str]):
-    """How often the answer to each question can be read from each token's state."""
+    """How often the answer to each question can be read from the state of each token."""
     figure, ax = page(height=2.0)
     heatmap(ax, shares, questions, tokens, form=".0%")
     ax.xaxis.tick_top()
     show(
         figure,
-        "A table of percentages, a row for each question, a column for each token. In each row the left is near chance, and from "
-        "the token that says it onwards all is near 100 %: first for the colour, then for the thing, at last for the place.",
+        "A table of percentages with a row for each question and a column for each token. In each row the left cells are near "
+        "chance, and from the token that gives the answer onwards they are near 100 %: first for the colour, then the thing, "
+        "then the place.",
     )
 
 
 def show_likeness(likeness: Tensor, words: Sequence[str], groups: Sequence[str]):
-    """The cosines between states; words that stand together have one group, whose name stands beside them."""
+    """The cosines between the states of words, which are sorted by group and labelled with it."""
     figure, ax = page(height=5.2)
     shades = heatmap(ax, likeness, [f"{word}  ({group})" for word, group in zip(words, groups)], words)
-    figure.colorbar(shades, ax=ax, label="cosine (white: 0 and less)", shrink=0.7)
+    figure.colorbar(shades, ax=ax, label="cosine (white: 0 or less)", shrink=0.7)
     ax.tick_params(axis="x", rotation=90)
     ax.set_aspect("equal")
     for group in dict.fromkeys(groups):
@@ -128,23 +129,23 @@ def show_likeness(likeness: Tensor, words: Sequence[str], groups: Sequence[str])
         ax.add_patch(Rectangle((first - 0.5, first - 0.5), count, count, fill=False, edgecolor=ORANGE, linewidth=1.5))
     show(
         figure,
-        f"A square of shades, {len(words)} things by {len(words)}, ordered by their usual colour. Off the diagonal, many of the "
+        f"A square of shades, {len(words)} things by {len(words)}, sorted by their usual colour. Off the diagonal, many of the "
         "darkest cells lie in the orange frames along it, each around the things of one colour.",
     )
 
 
 def show_training(before: Tensor, after: Tensor, words: Sequence[str]):
-    """The cosines of pictures (rows) and captions (columns) before and after a training."""
+    """The cosines of pictures (rows) and captions (columns) before and after training."""
     figure, axes = page(1, 2, height=3.7)
     for ax, cosines, title in zip(axes, (before, after), ("before", "after")):
         shades = heatmap(ax, cosines, words, words)
         ax.tick_params(axis="x", rotation=90)
         ax.set(title=title, xlabel="caption: a … ball", ylabel="picture of a ball", aspect="equal")
-    figure.colorbar(shades, ax=axes, label="cosine (white: 0 and less)", shrink=0.7)
+    figure.colorbar(shades, ax=axes, label="cosine (white: 0 or less)", shrink=0.7)
     show(
         figure,
-        "Two squares of shades, pictures of balls in ten colours against their ten captions. Before the training all is nearly "
-        "white; after it the diagonal is darkest, and dark, too, are colours that look alike, such as purple and pink.",
+        "Two squares of shades, pictures of balls in ten colours against their ten captions. Before training everything is nearly "
+        "white; after training the diagonal is darkest, and similar colours such as purple and pink are dark too.",
     )
 
 
@@ -155,7 +156,7 @@ def ids_of(merge) -> list[int]:
     try:
         return [TOKENIZER.vocab[token] for word in PIECES for token in merge(word, RANKS)]
     except KeyError as error:
-        raise LookupError(f"{error} is not in the vocabulary, or not in ranks: stop when no pair of the word is in ranks") from None
+        raise LookupError(f"{error} is not in the vocabulary or not in ranks: stop when no pair of the word is in ranks") from None
 
 
 def spell(word: str, ranks: Mapping[Pair, int], **slips) -> list[str]:
@@ -175,17 +176,17 @@ def longest_first(word: str, ranks: Mapping[Pair, int]) -> list[str]:
 merge_loop = Exercise(
     answer=spell,
     mistakes={
-        "of the pairs that are there, take the one that was learnt first, not the leftmost": lambda word, ranks: spell(
+        "take the pair that was learnt first, not the leftmost pair": lambda word, ranks: spell(
             word, ranks, choose=lambda pairs, key: pairs[0]
         ),
-        "learnt first means the smallest rank": lambda word, ranks: spell(word, ranks, choose=max),
-        "the last letter carries the mark of the word's end: begin with lesson.letters(word)": lambda word, ranks: spell(
+        "the pair learnt first has the smallest rank": lambda word, ranks: spell(word, ranks, choose=max),
+        "the last letter carries the mark of the word's end: start from lesson.letters(word)": lambda word, ranks: spell(
             word, ranks, start=list
         ),
-        "one merge is not enough: go on until no pair of the word is in ranks": lambda word, ranks: list(merges_of(word, ranks))[
+        "one merge is not enough: continue until no pair of the word is in ranks": lambda word, ranks: list(merges_of(word, ranks))[
             :2
         ][-1][1],
-        "that takes the longest piece that fits; the merges come in the order in which they were learnt": longest_first,
+        "that takes the longest piece that fits; apply the merges in the order in which they were learnt": longest_first,
     },
     run=ids_of,
 )
@@ -198,7 +199,7 @@ def loss(pictures: Tensor, captions: Tensor, scale: float, normalize=F.normalize
 
 
 def one_way(pictures: Tensor, captions: Tensor, scale: float) -> Tensor:
-    """Each picture looks for its caption, and no caption for its picture."""
+    """Each picture looks for its caption, but no caption looks for its picture."""
     similarity = scale * F.normalize(pictures, dim=-1) @ F.normalize(captions, dim=-1).T
     return F.cross_entropy(similarity, torch.arange(len(similarity)))
 
@@ -206,16 +207,16 @@ def one_way(pictures: Tensor, captions: Tensor, scale: float) -> Tensor:
 contrastive = Exercise(
     answer=loss,
     mistakes={
-        "cosines are products of vectors of length 1: F.normalize(…, dim=-1)": lambda pictures, captions, scale: loss(
+        "a cosine is a product of vectors of length 1: use F.normalize(…, dim=-1)": lambda pictures, captions, scale: loss(
             pictures, captions, scale, normalize=lambda x, dim: x
         ),
-        "pictures find captions; captions must find pictures too": one_way,
-        "the transposed half alone: pictures must find captions too": lambda pictures, captions, scale: one_way(
+        "pictures find their captions; captions must find their pictures too": one_way,
+        "captions find their pictures; pictures must find their captions too": lambda pictures, captions, scale: one_way(
             captions, pictures, scale
         ),
         "the mean of the two, not their sum": lambda pictures, captions, scale: 2 * loss(pictures, captions, scale),
-        "cosines lie between -1 and 1, too close for a softmax: where is the scale?": lambda pictures, captions, scale: loss(
-            pictures, captions, 1.0
+        "cosines lie between -1 and 1, too close together for a softmax: where is the scale?": lambda pictures, captions, scale: (
+            loss(pictures, captions, 1.0)
         ),
     },
     run=lambda loss: torch.stack([loss(*FEATURES, scale) for scale in (5.0, 14.0)]),

@@ -1,4 +1,4 @@
-"""Every tensor's shape beside the shape that it has in Stable Diffusion 1.5."""
+"""Print tensor shapes next to the shapes in Stable Diffusion 1.5."""
 
 from torch import Tensor
 

@@ -4,19 +4,19 @@
 # **What happens between a prompt and a picture?**
 #
 # *25 minutes to read, seconds to run. You need Python and a little PyTorch: what a tensor is, and what
-# its shape says.*
+# its shape tells you.*
 #
-# Somebody types *an astronaut riding a horse*, and gets a picture that nobody ever drew. In twelve
-# notebooks we take apart the machine that does it, until every line between the words and the picture
-# is yours.
+# Somebody types *an astronaut riding a horse* and gets a picture that nobody ever drew. In twelve
+# notebooks we take apart the machine that does it, until you know every line of code between the words
+# and the picture.
 #
-# The machine is Stable Diffusion, written out in plain PyTorch. What we run is the smallest of its kind:
-# the same networks, the same sampler, the same program, with ten million weights instead of a billion.
-# It was trained by this repository's own code, and learnt from a picture book. It came with the package,
-# so nothing is downloaded, and a laptop is enough.
+# The machine is Stable Diffusion, written in plain PyTorch. We run the smallest version of it: the same
+# networks, the same sampler and the same program, but with ten million weights instead of a billion. This
+# repository's own code trained it on a picture book. It is part of the package, so there is nothing to
+# download, and a laptop is enough.
 #
-# Below is the map of all notebooks. Each of them lights up where we are; today that is everywhere. Don't
-# try to understand the boxes yet. First we play.
+# Below is the map for all notebooks. Each notebook highlights the parts it is about; today that is
+# everything. You don't need to understand the boxes yet. First we play.
 
 # %%
 import torch
@@ -40,15 +40,15 @@ pipe.set_progress_bar_config(disable=True)
 
 
 def draw(prompt, seed=0, steps=20, **more):
-    """A picture: a tensor (3, height, width) of reds, greens and blues, from -1 to 1."""
+    """A picture: a tensor (3, height, width) of red, green and blue values from -1 to 1."""
     rng, steps = torch.Generator().manual_seed(seed), unless_fast(steps, 4)
     result = pipe(prompt, num_inference_steps=steps, generator=rng, output_type="pt", **more)
     return 2 * result.images[0] - 1
 
 
 # %% [markdown]
-# > **Predict.** We ask for the same thing four times, each time with another *seed*. What will be alike
-# > in the four pictures, and what will not?
+# > **Predict.** We ask for the same thing four times, each time with a different *seed*. What will the
+# > four pictures have in common, and what will differ?
 
 # %%
 prompt = "an astronaut riding a horse"
@@ -56,27 +56,28 @@ figures.show(
     figures.pictures(
         [draw(prompt, seed) for seed in range(4)], [f"seed {i}" for i in range(4)], columns=4
     ),
-    "Four pictures of an astronaut on a horse, alike at first sight and different in every outline.",
+    lesson.FOUR_SEEDS,
 )
 
 # %% [markdown]
-# The words are the same, so the four agree on what there is to see. The seed decides all that the words
-# leave open. With the same seed you get the same picture, as often as you like.
+# The words are the same, so the four pictures agree on their content. The seed decides everything that
+# the words leave open. The same seed always gives the same picture.
 #
-# None of the four was looked up. The picture book is [a program that
-# draws](../minisd/tiny/picture_book.py), so we know all that the model has ever seen, and some things
-# were kept from it on purpose:
+# The model did not look up any of the four. The picture book is [a program that
+# draws](../minisd/tiny/picture_book.py), so we know everything that the model has seen. Some combinations
+# were deliberately kept out of its training:
 
 # %%
-print("an astronaut on a horse was in the book:", ("astronaut", "horse") not in HELD_OUT_RIDES)
+never = [f"{rider} on {mount}" for rider, mount in sorted(HELD_OUT_RIDES)]
+print("never in the book:", ", ".join(never))
 
 # %% [markdown]
-# It knows astronauts, who ride dragons there, and horses, which cats ride. The two together it has never
-# seen. (Is that understanding? Notebook 10 puts it to the test.)
+# In the book astronauts ride dragons and cats ride horses, but no astronaut rides a horse. The model has
+# drawn a combination that it has never seen. (Is that understanding? Notebook 10 tests it.)
 #
 # ## One word at a time
 #
-# The book is a small world. But for small and big, and other words for the same, this is all of it:
+# The book is a small world. Apart from "small", "big" and some synonyms, this is everything in it:
 
 # %%
 print("things:", ", ".join(THINGS))
@@ -85,8 +86,8 @@ print("places:", ", ".join(phrase for phrase, _ in SCENERY.values()), "or on a �
 print("two things: … to the left of …, to the right of, above, below, next to, riding")
 
 # %% [markdown]
-# > **Predict.** We change the prompt word by word, and keep the seed: one row for seed 0, one for seed 1.
-# > Along a row, what stays as it is although the words change?
+# > **Predict.** We change the prompt word by word and keep the seed: one row for seed 0, one row for seed
+# > 1. Along a row, what stays the same although the words change?
 
 # %%
 prompts = [
@@ -96,63 +97,57 @@ prompts = [
     "a blue mushroom at night",
 ]
 titles = [prompts[0], "… blue …", "… mushroom …", "… at night"] * 2
-figures.show(
-    figures.pictures([draw(p, seed) for seed in (0, 1) for p in prompts], titles, columns=4),
-    "Two rows of four pictures: a red house in the snow, a blue house in the snow, a blue mushroom in"
-    " the snow, a blue mushroom at night. What the changed word says changes; the last moves, too.",
-)
+images = [draw(p, seed) for seed in (0, 1) for p in prompts]
+figures.show(figures.pictures(images, titles, columns=4), lesson.CHANGED_WORDS)
 
 # %% [markdown]
-# Each word does its own work: a colour, a thing, a place. And where only a colour has changed, the thing
-# stays nearly as it was. That comes from the seed, or rather from the noise that it stands for, as we shall
-# see.
+# Each word does its own work: a colour, a thing, a place. Where only the colour changes, the thing stays
+# nearly as it was. That comes from the seed, or rather from the noise that the seed stands for, as we
+# will see.
 #
 # ## In how many steps?
 #
-# A picture is not made at once, but in steps. The more, the longer it takes.
+# A picture is not made all at once, but in steps. More steps take longer.
 #
-# > **Predict.** From how many steps on would you take the house in the snow?
+# > **Predict.** How many steps does it take until you would accept the house in the snow?
 
 # %%
 counts = [2, 4, 8, 16, 32]
+images = [draw(prompts[0], steps=n) for n in counts]
 figures.show(
-    figures.pictures(
-        [draw(prompts[0], steps=n) for n in counts], [f"{n} steps" for n in counts], columns=5
-    ),
-    "Five pictures. With 2 steps there is rubble, with 4 a house in the snow whose colours are not yet"
-    " right; with 8 it is red, and with 16 and 32 hardly anything changes.",
+    figures.pictures(images, [f"{n} steps" for n in counts], columns=5), lesson.STEP_COUNTS
 )
 
 # %% [markdown]
-# Beyond some number of steps you pay for nothing. Where that is depends on the *sampler*, the part that
-# takes the steps (on the map, and in the code, it is the *scheduler*: notebook 04). We go on with 20;
-# the usual number is 50.
+# Past a certain point, extra steps buy nothing. Where that point lies depends on the *sampler*, the part
+# that takes the steps. (The map and the code call it the *scheduler*; notebook 04 is about it.) We
+# continue with 20 steps; the usual number is 50.
 #
 # ## How large?
 #
-# All pages of the book had 128×128 pixels. But look for 128 in the code of the networks: it isn't there.
-# They take a picture of any size, as long as its sides are multiples of 8.
+# Every page of the book has 128×128 pixels. But the number 128 appears nowhere in the code of the
+# networks. They accept pictures of any size, as long as the sides are multiples of 8.
 #
-# > **Predict.** What will be on a page twice as wide? On a tall one?
+# > **Predict.** What will the model draw on a page twice as wide? And on a tall page?
 
 # %%
 pages = [(96, 96), (128, 128), (128, 256), (192, 128)]  # height and width
 lesson.show_sizes({f"{h} × {w}": draw(prompts[0], height=h, width=w) for h, w in pages})
 
 # %% [markdown]
-# The code does not mind. But the model learnt that a page of 128 pixels has one house on it, and fills what
-# lies beyond as if another page began: on the wide one there are two houses. (The tall one has one house,
-# and more sky.) Stable Diffusion, which learnt from pictures of 512×512, has the same weakness on larger
-# ones ([He et al. 2023](https://arxiv.org/abs/2310.07702)).
+# The code accepts every size. But the model has learnt that a page of 128 pixels holds one house, and it
+# fills the rest as if another page began there: the wide picture has two houses. (The tall one has a
+# single house and more sky.) Stable Diffusion learnt from pictures of 512×512 and has the same weakness
+# on larger ones ([He et al. 2023](https://arxiv.org/abs/2310.07702)).
 #
 # Why multiples of 8? Because the UNet never sees a pixel. It works on *latents*, which have four channels
-# and are 8 times smaller on each side: 1/48 of the numbers. At the very end the VAE makes a picture of
-# them.
+# and are 8 times smaller on each side: 1/48 of the numbers. At the very end the VAE turns them into a
+# picture.
 #
 # ### Exercise 1 · The shape of the latents
 #
-# A picture is (3, height, width). Return the shape of its latents, as three numbers, in the place of the
-# `...`; as long as you leave it, the notebook goes on without you.
+# A picture is (3, height, width). Return the shape of its latents as three numbers. Replace the `...`; if
+# you leave it, the rest of the notebook still runs.
 
 
 # %%
@@ -167,9 +162,9 @@ lesson.latents_shape.check(my_latents_shape)
 # %% [markdown]
 # ## Watch it draw
 #
-# Now let us see the steps themselves. `pipe.denoise` is the same pipeline, a step at a time. And instead
-# of a seed we hand over what a seed stands for: latents full of random numbers. (From here on, every new
-# tensor is listed with its shape, here and in Stable Diffusion 1.5.)
+# Now let us look at the steps themselves. `pipe.denoise` is the same pipeline, one step at a time.
+# Instead of a seed we pass what the seed stands for: latents full of random numbers. (From here on, every
+# new tensor is listed with its shape, here and in Stable Diffusion 1.5.)
 
 # %%
 noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -180,36 +175,38 @@ guesses = torch.cat([step.pred_original_sample for step in steps])
 shapes(latents=(latents, (22, 4, 64, 64)), guesses=(guesses, (21, 4, 64, 64)))
 
 # %% [markdown]
-# The noise, and the latents after each step: 22 of them, as this sampler walks its first step twice. In
-# every step the UNet looks at the latents $x_t$ and guesses what in them is noise. Take that noise away,
-# and what remains is a guess of the finished latents, called $x_0$. The timestep $t$ tells the UNet how
-# noisy the latents are, from 999 (nothing but noise) down to 0. It was trained on all 1000; a walk of 20
-# steps visits every fiftieth of them, 951, 901, … 1.
+# We keep the noise and the latents after each step. That makes 22 tensors for 20 steps, because this
+# sampler tries its first step and then takes it again, better (notebook 04).
 #
-# > **Predict.** When can you tell what it will be: in the latents, and in the guesses?
+# In every step the UNet looks at the latents $x_t$ and guesses which part of them is noise. Remove that
+# noise, and what remains is a guess of the finished latents, called $x_0$. The timestep $t$ tells the
+# UNet how noisy the latents are, from 999 (almost nothing but noise) down to 0. The UNet was trained on
+# all 1000 timesteps; 20 steps visit every fiftieth of them: 951, 901, … 1.
+#
+# > **Predict.** When can you first tell what the picture will be: in the latents, and in the guesses?
 
 # %%
-shown = slice(None, None, 3)
-titles = [f"t = {step.timestep}" for step in steps[shown]] + ["end"]
-seen = pipe.decode(latents[shown])
-lesson.show_film(titles, latents[shown], seen, pipe.decode(guesses[shown]))
+shown = [0, 3, 6, 9, 13, 21]
+titles = [f"t = {steps[i].timestep:.0f}" for i in shown[:-1]] + ["the end"]
+decoded = pipe.decode(latents[shown])
+lesson.show_film(titles, latents[shown], decoded, pipe.decode(guesses[shown[:-1]]))
 
 # %% [markdown]
-# In the guesses it is there long before it is in the latents. The first guess, made of nothing but noise
-# and the words, is a blur, as it must be: with so little to go on, the best guess is close to a mean of
-# all the pictures that it could become (notebook 03). So the sampler does not jump to the guess. It goes
-# a little of the way, asks again, and gets a better one. Where things are is settled first, how they
-# look comes last.
+# The guesses show the subject long before the latents do. The first guess is made from nothing but noise
+# and words, and it has to be a blur: with so little information, the best guess is close to the mean of
+# all pictures that are still possible (notebook 03). So the sampler does not jump to the guess. It goes a
+# small part of the way, asks again, and gets a better guess. The layout is settled first, the details
+# last.
 #
 # Look also at the last latents. They are not only numbers for a network: you can see the rider in them.
 #
 # ## Take it apart
 #
-# That was the whole machine. Now its parts, one by one, by hand.
+# That was the whole machine. Now we use its parts one by one, by hand.
 #
-# **The tokenizer** makes numbers of words, always 77 of them. It is a dictionary, not a network.
+# **The tokenizer** turns words into numbers, always 77 of them. It is a dictionary, not a network.
 #
-# > **Predict.** How many of the 77 will our prompt need?
+# > **Predict.** How many of the 77 does our prompt need?
 
 # %%
 ids = pipe.tokenizer(["", prompt]).input_ids
@@ -219,25 +216,26 @@ print("with the prompt: ", *[token[i] for i in ids[1, :8].tolist()], "…")
 shapes(ids=(ids, (2, 77)))
 
 # %% [markdown]
-# A start, five words, an end, and then the end again and again. (`</w>` marks the end of a word. A word
-# that it doesn't know comes in pieces.)
+# A start token, five words, an end token, and then the end token again and again as padding. (`</w>`
+# marks the end of a word. A word that is not in the dictionary is split into pieces.)
 #
-# **The text encoder** makes a vector of each number, and lets each vector know the words before it: this
-# *horse* is one with a rider.
+# **The text encoder** turns each number into a vector and lets each vector depend on the words before it:
+# this *horse* has a rider.
 
 # %%
 context = pipe.text_encoder(ids).last_hidden_state
 shapes(context=(context, (2, 77, 768)))
 
 # %% [markdown]
-# **The UNet** guesses the noise in latents, given $t$ and the context. We ask it twice, once without the
-# prompt and once with it, and then exaggerate the difference that the prompt made. That is *guidance*
-# ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598)): without it, the pictures follow the words only
+# **The UNet** guesses the noise in latents, given $t$ and the context. We ask it twice, without the
+# prompt and with it, and then amplify the difference that the prompt makes. That is *guidance* ([Ho &
+# Salimans 2022](https://arxiv.org/abs/2207.12598)): without it, pictures follow their prompts only
 # loosely (notebook 08).
 #
 # $$\epsilon = \epsilon_\text{without} + w\,(\epsilon_\text{with} - \epsilon_\text{without})$$
 #
-# The $w$ is the *guidance scale*, `pipe.guidance_scale` below.
+# The factor $w$ is the *guidance scale*. Every model has its own default; in the code it is
+# `pipe.guidance_scale`.
 
 # %%
 pipe.scheduler.set_timesteps(20)
@@ -246,38 +244,39 @@ t = pipe.scheduler.timesteps[0]
 both = pipe.unet(torch.cat([noise, noise]), t, encoder_hidden_states=context).sample
 without, with_prompt = both.chunk(2)
 eps = without + pipe.guidance_scale * (with_prompt - without)
+print("guidance scale of the built-in model:", pipe.guidance_scale, "(of SD 1.5: 7.5)")
 shapes(noise=(noise, (1, 4, 64, 64)), both=(both, (2, 4, 64, 64)), eps=(eps, (1, 4, 64, 64)))
 
 # %% [markdown]
-# **The scheduler** takes the step: from the latents, and the noise that is said to be in them, to latents
-# with a little less of it. It is a formula and has nothing to learn.
+# **The scheduler** takes the step: from the latents and the guessed noise it computes latents with a
+# little less noise. It is a formula and has nothing to learn.
 #
-# > **Predict.** The numbers in the latents have a spread (standard deviation) of about 1. By how much
-# > will a first step of 20 change them?
+# > **Predict.** The standard deviation of the latents is about 1. By how much will the first of 20 steps
+# > change them?
 
 # %%
 step = pipe.scheduler.step(eps, t, noise)
-print(f"spread of the latents: {noise.std():.2f}")
-print(f"spread of what the step changed: {(step.prev_sample - noise).std():.2f}")
+print(f"standard deviation of the latents: {noise.std():.2f}")
+print(f"standard deviation of the change:  {(step.prev_sample - noise).std():.2f}")
 shapes(prev_sample=(step.prev_sample, (1, 4, 64, 64)))
 
 # %% [markdown]
-# By very little. Twenty such steps later **the VAE**, the last part, makes pixels of what has become of
-# the latents. They come to it divided by a fixed number (notebook 05).
+# By very little. After twenty such steps **the VAE**, the last part, turns the latents into pixels.
+# Before decoding, the latents are divided by a fixed number (notebook 05).
 
 # %%
 picture = pipe.vae.decode(latents[-1:] / pipe.vae.config.scaling_factor).sample
 shapes(picture=(picture, (1, 3, 512, 512)))
 
 # %% [markdown]
-# And that is all. Here is the map again, but now with the tensors that we have just made, each above its
-# shape:
+# And that is everything. Here is the map again, now with the tensors that we have just made, each above
+# its shape:
 
 # %%
 lesson.show_way(prompt, ids, context, noise, latents[-1:], picture, calls=len(steps))
 
 # %% [markdown]
-# Three networks, and where the weights are:
+# Three networks, and how many weights each has:
 
 # %%
 for name in ("text_encoder", "unet", "vae"):
@@ -288,8 +287,8 @@ for name in ("text_encoder", "unet", "vae"):
 # ### Exercise 2 · Build it again
 #
 # Draw without the pipeline: `parts` has a `tokenizer`, a `text_encoder`, a `unet`, a `scheduler` and a
-# `vae`, and nothing else. Everything you need stands in the cells above. The check compares every pixel,
-# and lets one grey level pass for rounding.
+# `vae`, and nothing else. Everything you need is in the cells above. The check compares every pixel and
+# allows for one grey level of rounding.
 
 
 # %%
@@ -300,7 +299,7 @@ def my_pipe(parts, prompt, steps, scale, rng):
     parts.scheduler.set_timesteps(steps)
     for t in parts.scheduler.timesteps:
         both = ...  # (2, 4, 16, 16): ask the UNet
-        eps = ...  # (1, 4, 16, 16): exaggerate
+        eps = ...  # (1, 4, 16, 16): guidance
         latents = parts.scheduler.step(eps, t, latents).prev_sample
     return ...  # ask the VAE
 
@@ -309,8 +308,8 @@ def my_pipe(parts, prompt, steps, scale, rng):
 lesson.rebuild.check(my_pipe)
 
 # %% [markdown]
-# Done or not: do the parts alone really draw what the pipeline draws? Here is the answer's picture
-# beside the pipeline's.
+# Whether or not you solved it: do the parts alone really draw what the pipeline draws? Here the answer's
+# picture is compared with the pipeline's.
 
 # %%
 rng = torch.Generator().manual_seed(3)
@@ -319,40 +318,40 @@ by_pipe = pipe(prompts[3], num_inference_steps=10, generator=torch.Generator().m
 print("every pixel is the same:", to_pil(by_hand)[0].tobytes() == by_pipe.images[0].tobytes())
 
 # %% [markdown]
-# Read [`pipeline.py`](../minisd/pipeline.py) next, from `denoise` on: you know it already.
+# Read [`pipeline.py`](../minisd/pipeline.py) next, starting at `denoise`: you already know it.
 #
-# ## What is still dark
+# ## Open questions
 #
-# You have seen all of it, and should have many questions. Each has a notebook:
+# You have seen everything once and should have many questions. Each has a notebook:
 #
 # | you saw | and may ask | |
 # |---|---|---|
 # | noise, and a $t$ | what is noise good for? | 02 |
-# | a guess in every step | how can one guess noise, and why does it lead to pictures? | 03 |
-# | the scheduler | why so many steps, and how few will do? | 04 |
-# | latents, and the VAE | where do pixels go? | 05 |
+# | a guess in every step | how can a network guess noise, and why does that lead to pictures? | 03 |
+# | the scheduler | why so many steps, and how few are enough? | 04 |
+# | latents, and the VAE | where do the pixels go? | 05 |
 # | ids and context | how do words become numbers that mean something? | 06 |
-# | the UNet | what is inside, and where do the words go in? | 07 |
-# | two guesses, exaggerated | what does it do, and what does it cost? | 08 |
+# | the UNet | what is inside, and where do the words enter? | 07 |
+# | two guesses, and guidance | what does guidance do, and what does it cost? | 08 |
 # | weights | where do they come from? | 09 |
-# | an astronaut on a horse | does it understand what it draws? | 10 |
-# | code | how would one notice a mistake? | 11 |
+# | an astronaut on a horse | does the model understand what it draws? | 10 |
+# | code | how would you notice a mistake? | 11 |
 # | "in SD 1.5" | is that all? | 12 |
 #
 # ## In Stable Diffusion 1.5 this is …
 #
 # | here | in SD 1.5 | code | paper |
 # |---|---|---|---|
-# | `tokenizer`, a vocabulary of 734 | 49,408, of CLIP | [`tokenizer.py`](../minisd/tokenizer.py) | Sennrich et al. 2016, §3.2 |
-# | `text_encoder`, (77, 128) | CLIP ViT-L/14's text half, (77, 768) | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 |
-# | `unet`, 6 million weights | 860 million, and the same blocks | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2, §3.3 |
-# | `eps`, guided | the same formula, with $w = 7.5$ | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6, where $w$ is ours minus 1 |
+# | `tokenizer`, a vocabulary of 734 | 49,408, from CLIP | [`tokenizer.py`](../minisd/tokenizer.py) | Sennrich et al. 2016, §3.2 |
+# | `text_encoder`, (77, 128) | the text half of CLIP ViT-L/14, (77, 768) | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 |
+# | `unet`, 6 million weights | 860 million, in the same blocks | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2, §3.3 |
+# | `eps`, with guidance | the same formula, with $w = 7.5$ | [`pipeline.guide`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6, whose $w$ is ours minus 1 |
 # | `scheduler`, PNDM | the same | [`schedulers/pndm.py`](../minisd/schedulers/pndm.py) | Liu et al. 2022, eq. 12 |
 # | `vae`, 16×16 to 128×128 | 64×64 to 512×512 | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
 # | 20 steps | 50 steps | [`pipeline.py`](../minisd/pipeline.py) | |
 #
-# **Play.** Ask for something of your own. Ask for what isn't in its world, a red cat riding a mushroom.
-# Give it a negative prompt (`negative_prompt="snow"`). Set `guidance_scale` to 1, and to 15. Start from
-# noise that you have made yourself: mirrored, or halves of two seeds.
+# **Play.** Ask for something of your own. Ask for something outside its world, such as a red cat riding a
+# mushroom. Give it a negative prompt (`negative_prompt="snow"`). Set `guidance_scale` to 1, and to 15.
+# Start from noise of your own: mirrored, or half of one seed and half of another.
 #
-# *Stuck in an exercise? The answers are in [`lesson_01.py`](../minisd/lessons/lesson_01.py).*
+# *Stuck on an exercise? The answers are in [`lesson_01.py`](../minisd/lessons/lesson_01.py).*

@@ -3,13 +3,13 @@
 #
 # **What is left to learn?**
 #
-# *25 minutes to read, seconds to run. You need a little PyTorch and, from notebook 01, the whole picture.*
+# *25 minutes to read, seconds to run. You need a little PyTorch and the overview of notebook 01.*
 #
-# Diffusion begins with an act of vandalism. Take a picture, add a little noise, add a little more, and
-# go on until nothing but noise is left. That way is easy, and the same for every picture: no network,
-# nothing learnt. (Papers call it the *forward* or *diffusion process*, and the way back the *reverse
-# process*.) The way back is what the UNet has to learn. So before we ask anybody to undo the damage, let
-# us see exactly what it is, and what survives it.
+# Diffusion begins with destruction. Take a picture, add a little noise, add a little more, and continue
+# until only noise is left. This direction is easy and the same for every picture; it needs no network and
+# no training. Papers call it the *forward process* or *diffusion process*, and the way back the *reverse
+# process*. The UNet has to learn the way back. So before we ask anyone to undo the damage, let us see
+# exactly what it is and what survives it.
 
 # %%
 import random
@@ -28,35 +28,32 @@ you_are_here("scheduler")
 # %% [markdown]
 # ## The victim
 #
-# Our pictures come from the [picture book](../minisd/tiny/picture_book.py), a program that draws. So
-# there are as many as we like, and we know exactly what is in each.
+# Our pictures come from the [picture book](../minisd/tiny/picture_book.py), a program that draws. So we
+# can have as many as we like, and we know exactly what is in each.
 
 # %%
 kinds, colors = ("astronaut", "horse"), ("white", "brown")
 scene = picture_book.compose(random.Random(4), "riding", kinds, colors, place="meadow")
 x0 = to_tensor(picture_book.draw(scene))  # from -1 to 1
 shapes(x0=(x0, (4, 64, 64)))
-figures.show(
-    figures.pictures(
-        [x0, *x0[:, None].expand(3, 3, 128, 128)], ["$x_0$", "red", "green", "blue"], columns=5
-    ),
-    "A cartoon of an astronaut in white who rides a brown horse across a green meadow; and its three"
-    " channels in grey.",
-)
+channels = x0[:, None].expand(3, 3, 128, 128)
+titles = ["$x_0$", "red", "green", "blue"]
+figures.show(figures.pictures([x0, *channels], titles, columns=4), lesson.CHANNELS)
 
 # %% [markdown]
-# Stable Diffusion adds its noise not to pixels but to *latents*, which are a picture in 1/48 of its
-# numbers (notebook 05). For everything below it makes no difference, and pixels are something that we
-# can look at.
+# Stable Diffusion adds its noise not to pixels but to *latents*, which represent a picture in 1/48 of its
+# numbers (notebook 05). For everything below it makes no difference, and pixels are easier to look at.
 #
 # ## A thousand small steps
 #
-# The damage is done in 1000 steps. Each makes the picture a little smaller and adds a little noise
-# ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 2):
+# The damage is done in 1000 steps. Each step shrinks the picture a little and adds a little noise ([Ho et
+# al. 2020](https://arxiv.org/abs/2006.11239), eq. 2):
 #
-# $$x_t = \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon_t, \qquad \epsilon_t \sim \mathcal N(0, 1)$$
+# $$x_t = \sqrt{1-\beta_t}\;x_{t-1} + \sqrt{\beta_t}\;\epsilon_t, \qquad \epsilon_t \sim \mathcal N(0, I)$$
 #
-# The $\beta_t$ are the *noise schedule*. Stable Diffusion's grow from 0.00085 to 0.012.
+# The numbers $\beta_t$ are the *noise schedule*. In Stable Diffusion they grow from 0.00085 to 0.012.
+# ($\mathcal N(0, I)$ means: every pixel gets its own independent Gaussian noise of mean 0 and variance
+# 1.)
 
 # %%
 beta = betas("scaled_linear", 0.00085, 0.012, 1000)  # (1000,)
@@ -68,43 +65,49 @@ for beta_t in beta:
     walk.append(x)  # so walk[t] is x_t: as in the code of all models, t = 0 is the first step
 
 # %% [markdown]
-# Why make the picture smaller at all? Because variances add up. If $x_{t-1}$ has variance 1, so has
-# $x_t$: $(1-\beta_t)\cdot 1 + \beta_t\cdot 1 = 1$. The UNet sees numbers of the same size at every step.
-# By adding alone, the numbers would have to grow to 15 times their size before a picture is as drowned.
+# Why shrink the picture at all? Because variances add up. If $x_{t-1}$ has variance 1, so has $x_t$:
+# $(1-\beta_t)\cdot 1 + \beta_t\cdot 1 = 1$. The UNet sees numbers of the same size at every step. If we
+# only added noise, the numbers would have to grow to 15 times their size to bury the picture as deeply.
 #
-# > **Predict.** After how many of the 1000 steps can you no longer make out the horse? Write a number
-# > down before you scroll.
+# > **Predict.** After how many of the 1000 steps can you no longer make out the horse? Write down a
+# > number before you scroll.
 
 # %%
 times = [0, 50, 100, 200, 300, 400, 500, 650, 800, 999]
-figures.show(
-    figures.pictures([walk[t] for t in times], [f"t = {t}" for t in times], columns=5),
-    "Ten pictures, noisier and noisier. The horse is clear up to t = 300, dim at t = 500, a hint at"
-    " t = 650; at t = 800 and t = 999 there is only noise.",
-)
+noisy = [walk[t] for t in times]
+figures.show(figures.pictures(noisy, [f"t = {t}" for t in times], columns=5), lesson.DROWNING)
 
 # %% [markdown]
-# Later than one thinks. At $t = 500$ the larger part of $x_t$ is noise, and the eye still finds the
-# horse: eyes are denoisers too. (The screen cuts off what noise pushes below −1 or above 1. The
-# formulas do not.)
+# Later than most people think. At $t = 500$ most of $x_t$ is noise, and the eye still finds the horse:
+# eyes are denoisers too. (The screen clips values below −1 or above 1. The formulas do not.)
 #
 # ## One jump
 #
-# A thousand steps for every training example would be a nuisance. But they multiply out. Put one step
-# into the next: the picture is multiplied by $\sqrt{\alpha_0}$, then by $\sqrt{\alpha_1}$, and so on, with
-# $\alpha_t = 1 - \beta_t$. Two noises added are one noise (a sum of Gaussians is a Gaussian), and their
-# variances add. As the variances of picture and noise sum to 1 after every step, the noise has what the
-# picture has lost. With $\bar\alpha_t = \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
+# A thousand steps for every training example would be slow. But the steps can be multiplied out.
+# Substitute one step into the next: the picture is multiplied by $\sqrt{\alpha_0}$, then by
+# $\sqrt{\alpha_1}$, and so on, where $\alpha_t = 1 - \beta_t$. And the noises of all steps combine into a
+# single one, because a sum of independent Gaussians is again a Gaussian, and its variance is the sum of
+# their variances:
+
+# %%
+first, second = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(2))
+first, second = 0.6 * first, 0.8 * second  # variances 0.36 and 0.64
+lesson.show_sums({"first noise": first, "second noise": second, "their sum": first + second})
+
+# %% [markdown]
+# So one draw of noise replaces a thousand. How large must it be? The variances of picture and noise sum
+# to 1 after every step, so the noise has exactly what the picture has lost. With $\bar\alpha_t =
+# \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
 #
-# $$x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon \sim \mathcal N(0, 1)$$
+# $$x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon \sim \mathcal N(0, I)$$
 #
-# One jump, one draw of noise, any $t$. Mind the names. In the code `alphas_cumprod` is all the
-# $\bar\alpha$, and `alpha` is one of them, always *with* the bar, never $1 - \beta$. And $x_0$ is the clean
-# picture, while at $t = 0$ one step of noise has been added already.
+# One jump and one draw of noise reach any $t$. Two remarks on names. In the code `alphas_cumprod` holds
+# all the $\bar\alpha$, and `alpha` is one of them, always *with* the bar, never $1 - \beta$. And $x_0$ is
+# the clean picture, although timestep $t = 0$ already includes one step of noise.
 #
 # ### Exercise 1 · Write the jump
 #
-# Replace the `...`; as long as you leave it, the notebook goes on without you.
+# Replace the `...`; if you leave it, the rest of the notebook still runs.
 
 
 # %%
@@ -117,13 +120,13 @@ def my_add_noise(x0, noise, alpha):
 lesson.add_noise.check(my_add_noise)
 
 # %% [markdown]
-# Is one jump really many small steps? Let us ask the walk that we took. How much of $x_0$ is left in
-# an $x_t$? The factor $s$ for which $s\,x_0$ comes nearest to $x_t$: the sum of $x_t \cdot x_0$ over all
-# pixels, divided by that of $x_0 \cdot x_0$. Whatever else is in it must be noise, and noise has a
-# standard deviation.
+# Is one jump really the same as many small steps? Let us measure it on the walk that we took. How much of
+# $x_0$ is left in an $x_t$? It is the factor $s$ for which $s\,x_0$ is closest to $x_t$: the sum of $x_t
+# \cdot x_0$ over all pixels, divided by the sum of $x_0 \cdot x_0$. The rest must be noise, and noise has
+# a standard deviation.
 #
-# > **Predict.** The picture's share falls, the noise's rises. At which $t$ do they cross: 250, 350,
-# > 500?
+# > **Predict.** The picture's factor falls and the noise's factor rises. At which $t$ do they cross: 250,
+# > 350 or 500?
 
 # %%
 alphas_cumprod = torch.cumprod(1 - beta, dim=0)
@@ -135,22 +138,22 @@ noise = torch.tensor([(walk[t] - share * x0).std() for t, share in zip(times, pi
 lesson.show_shares(alphas_cumprod, times, picture, noise)
 
 # %% [markdown]
-# They cross a little beyond 350, and the points lie on the curves. The walk took 1000 draws of noise, the
-# jump needs one, and nobody can tell which of the two made an $x_t$. From here on we jump, with
-# [`add_noise`](../minisd/schedule.py), which is Exercise 1.
+# They cross shortly after 350, and the points lie on the curves. The walk took 1000 draws of noise and
+# the jump takes one, but no test can tell which of the two made an $x_t$. From here on we jump, with
+# [`add_noise`](../minisd/schedule.py), which is the answer to Exercise 1.
 #
 # ## Three schedules
 #
-# An $x_0$ of variance 1 (Stable Diffusion scales its latents to that) adds the variance $\bar\alpha_t$
-# to $x_t$, and the noise adds $1-\bar\alpha_t$. The ratio of the two says how drowned a picture is,
-# whatever the schedule calls its timestep: the *signal-to-noise ratio*
-# $\mathrm{SNR}(t) = \bar\alpha_t / (1 - \bar\alpha_t)$. Three schedules that you will meet:
+# If $x_0$ has variance 1 (Stable Diffusion scales its latents to that), it contributes the variance
+# $\bar\alpha_t$ to $x_t$, and the noise contributes $1-\bar\alpha_t$. The ratio of the two says how
+# deeply a picture is buried in noise, whatever a schedule calls the timestep. It is the *signal-to-noise
+# ratio* $\mathrm{SNR}(t) = \bar\alpha_t / (1 - \bar\alpha_t)$. Three schedules are common:
 #
 # * **linear**: $\beta$ from 0.0001 to 0.02 (Ho et al. 2020, §4);
-# * **scaled-linear**: $\sqrt\beta$ from $\sqrt{0.00085}$ to $\sqrt{0.012}$, Stable Diffusion's (whose
-#   own code calls it "linear", to the confusion of many);
-# * **cosine**: $\bar\alpha$ itself is a squared cosine
-#   ([Nichol & Dhariwal 2021](https://arxiv.org/abs/2102.09672), eq. 17).
+# * **scaled-linear**: $\sqrt\beta$ from $\sqrt{0.00085}$ to $\sqrt{0.012}$. This is Stable Diffusion's
+#   (whose own code calls it "linear", which confuses many readers);
+# * **cosine**: $\bar\alpha$ itself is a squared cosine ([Nichol & Dhariwal
+#   2021](https://arxiv.org/abs/2102.09672), eq. 17).
 
 # %%
 schedules = {
@@ -161,27 +164,25 @@ schedules = {
 lesson.show_schedules(schedules)
 
 # %% [markdown]
-# > **Predict.** Same picture, same noise, same $t = 500$: in which of the three do you see most?
+# > **Predict.** The same picture, the same noise, the same $t = 500$: with which of the three schedules
+# > do you see most?
 
 # %%
 noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
 times = (250, 500, 750, 999)
 noisy = [add_noise(x0, noise, schedules[name][t]) for name in schedules for t in times]
 titles = [f"{name}, t = {t}" for name in schedules for t in times]
-figures.show(
-    figures.pictures([x[:, ::2, ::2] for x in noisy], titles, columns=4),
-    "The picture at four timesteps of three schedules. At t = 500 it is all but gone in linear, dim in"
-    " scaled-linear, and clear in cosine; at t = 999 it is gone in all.",
-)
+small = [x[:, ::2, ::2] for x in noisy]
+figures.show(figures.pictures(small, titles, columns=4), lesson.THREE_SCHEDULES)
 shapes(noise=(noise, (4, 64, 64)), x_t=(noisy[0], (4, 64, 64)))
 
 # %% [markdown]
-# In cosine's, by far. A $t$ by itself means nothing; an SNR does. That is why samplers (notebook 04)
-# think in SNR, or in $\sigma = 1/\sqrt{\mathrm{SNR}}$, and treat $t$ as a mere label.
+# With cosine, by far. A $t$ alone means nothing; an SNR does. That is why samplers (notebook 04) are
+# described in terms of SNR, or of $\sigma = 1/\sqrt{\mathrm{SNR}}$, and $t$ is only an index.
 #
 # ### Exercise 2 · As much noise as picture
 #
-# Find the timestep at which SNR = 1. Any schedule may come: `alphas_cumprod` is a tensor (1000,).
+# Find the timestep at which SNR = 1, for any schedule: `alphas_cumprod` is a tensor (1000,).
 
 
 # %%
@@ -194,12 +195,12 @@ def my_equal_shares(alphas_cumprod):
 lesson.equal_shares.check(my_equal_shares)
 
 # %% [markdown]
-# ## What drowns first, and what last
+# ## What disappears first, and what last
 #
-# Back to Stable Diffusion's schedule, and to $t = 800$. You have seen it: nothing but noise.
+# Back to Stable Diffusion's schedule and to $t = 800$. You have seen it: nothing but noise.
 #
-# > **Predict.** Average its pixels in blocks of 4×4, 8×8, 16×16. What will you see in each?
-# > (All is divided by $\sqrt{\bar\alpha_{800}}$, so that the picture has its old strength.)
+# > **Predict.** Average its pixels in blocks of 4×4, 8×8 and 16×16. What will you see in each?
+# > (Everything is divided by $\sqrt{\bar\alpha_{800}}$, so that the picture has its original strength.)
 
 # %%
 x800 = add_noise(x0, noise, alphas_cumprod[800])
@@ -209,23 +210,18 @@ def in_blocks(x, size):
     return avg_pool2d(x, size).repeat_interleave(size, 1).repeat_interleave(size, 2)
 
 
-figures.show(
-    figures.pictures(
-        [in_blocks(x800, size) / alphas_cumprod[800] ** 0.5 for size in (1, 4, 8, 16)] + [x0],
-        ["1×1", "4×4", "8×8", "16×16", "$x_0$"],
-        columns=5,
-    ),
-    "Single pixels show only noise. In blocks of 8 and 16 the sky, the meadow and the rider appear.",
-)
+averaged = [in_blocks(x800, size) / alphas_cumprod[800] ** 0.5 for size in (1, 4, 8, 16)]
+titles = ["1×1", "4×4", "8×8", "16×16", "$x_0$"]
+figures.show(figures.pictures([*averaged, x0], titles, columns=5), lesson.BLOCKS)
 
 # %% [markdown]
-# Averaging $n \times n$ pixels divides the noise by $n$ and leaves everything larger than a block as it
-# is. Noise is equally strong at every size, pictures are strongest in their large shapes. So details
-# drown first and the layout last. On the way back it is the other way round: a sampler settles first
-# where things are, and last how they look. Watch for it in every film of these notebooks.
+# Averaging $n \times n$ pixels divides the noise by $n$ and leaves everything larger than a block
+# unchanged. Noise is equally strong at every scale, while pictures are strongest in their large shapes.
+# So details disappear first and the layout last. On the way back the order is reversed: a sampler settles
+# first where things are, and last how they look. Watch for this in every film of these notebooks.
 #
-# Even at the very end something is left, $\sqrt{\bar\alpha_{999}} = 0.068$ of the picture, most easily
-# seen in the largest thing of all, the mean:
+# Even at the very end something is left, $\sqrt{\bar\alpha_{999}} = 0.068$ of the picture. It is easiest
+# to see in the largest structure of all, the mean:
 
 # %%
 for place in ("night", "snow"):
@@ -236,28 +232,28 @@ for place in ("night", "snow"):
 print(f"pure noise has a mean of 0 ± {1 / 128:.3f}")
 
 # %% [markdown]
-# So in training the UNet can tell night from snow at every $t$, but sampling begins with *pure* noise,
-# whose mean says "medium bright". That is why Stable Diffusion finds it hard to draw very dark and
-# very bright pictures ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)): a flaw in three numbers
-# of a schedule.
+# So during training the UNet can tell night from snow at every $t$. But sampling begins with *pure*
+# noise, whose mean says "medium bright". That is why Stable Diffusion finds it hard to draw very dark and
+# very bright pictures ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)): a flaw in three numbers of a
+# schedule.
 #
 # ## What is left to learn
 #
-# Turn the jump around:
+# Solve the jump for $x_0$:
 #
 # $$x_0 = \frac{x_t - \sqrt{1-\bar\alpha_t}\;\epsilon}{\sqrt{\bar\alpha_t}}$$
 #
-# We have $x_t$, and know $\bar\alpha_t$. Only $\epsilon$ is missing. Noise and picture are one unknown
-# with two names: whoever knows the noise knows the picture.
+# We have $x_t$ and know $\bar\alpha_t$. Only $\epsilon$ is missing. Noise and picture are the same
+# unknown under two names: if you know the noise, you know the picture.
 
 # %%
 recovered = to_x0(x800, noise, alphas_cumprod[800])
 print(f"largest difference from the picture: {(recovered - x0).abs().max():.1e}")
 
 # %% [markdown]
-# And nobody told us the noise. Guessing it is all that is left to learn. Here is the whole training of
-# a diffusion model, but for the network (Ho et al. 2020, eq. 14): draw noise, drown a picture in it,
-# ask for the noise.
+# But nobody tells us the noise. Guessing it is all that is left to learn. Here is the whole training
+# objective of a diffusion model, without the network (Ho et al. 2020, eq. 14): draw noise, add it to a
+# picture, ask for the noise.
 
 
 # %%
@@ -268,20 +264,20 @@ def loss(network, x0, t):
 
 
 # %% [markdown]
-# > **Predict.** The laziest network returns what it sees: "all of it is noise". For which $t$ is that
-# > a good guess of the noise?
+# > **Predict.** The laziest network returns its input and claims "all of it is noise". For which $t$ is
+# > that a good guess of the noise?
 
 # %%
 for t in (0, 250, 500, 750, 999):
     print(f"t = {t:<3}  loss of the lazy guess: {loss(lambda x, t: x, x0, t):.4f}")
 
 # %% [markdown]
-# At $t = 999$ the lazy guess is all but perfect, and worthless: it knows nothing of the picture. A
-# small loss need not be a good picture, since an error in $\epsilon$ reaches $x_0$ multiplied by
+# At $t = 999$ the lazy guess is almost perfect, and worthless: it knows nothing about the picture. A
+# small loss does not guarantee a good picture, because an error in $\epsilon$ reaches $x_0$ multiplied by
 # $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t} = 1/\sqrt{\mathrm{SNR}}$.
 #
-# > **Predict.** A better guess, wrong by only 10 % of the noise, at five timesteps. What does the
-# > picture look like that it implies? (The factor $1/\sqrt{\mathrm{SNR}}$ stands above each.)
+# > **Predict.** A better guess is off by only 10 % of the noise, at each of five timesteps. What does the
+# > picture look like that it implies? (The factor $1/\sqrt{\mathrm{SNR}}$ is printed above each.)
 
 # %%
 guess = noise + 0.1 * torch.randn(x0.shape, generator=rng)
@@ -290,15 +286,12 @@ for t in (50, 200, 500, 800, 999):
     alpha = alphas_cumprod[t]
     implied.append(to_x0(add_noise(x0, noise, alpha), guess, alpha))
     titles.append(f"t = {t}:  × {((1 - alpha) / alpha) ** 0.5:.2g}")
-figures.show(
-    figures.pictures(implied, titles, columns=5),
-    "The implied picture is perfect at t = 50, grainy at t = 800, and a smudge in noise at t = 999.",
-)
+figures.show(figures.pictures(implied, titles, columns=5), lesson.IMPLIED)
 
 # %% [markdown]
-# So one guess at $t = 999$ is not enough, however good the network. But a guess that is only roughly
-# right is enough for a *small step* to where guessing is easier. That is sampling, and notebook 03
-# walks it with a denoiser that makes no errors at all.
+# So one guess at $t = 999$ is not enough, however good the network. But a roughly right guess is enough
+# for a *small step* to a place where guessing is easier. That is sampling. Notebook 03 takes these steps
+# with a denoiser that makes no errors at all.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -307,11 +300,11 @@ figures.show(
 # | `x0`, a picture (3, 128, 128) | latents (4, 64, 64), scaled to variance 1 (notebook 05) | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
 # | `beta` (1000,) | the same numbers | [`schedule.betas`](../minisd/schedule.py) | Ho et al. 2020, eq. 2 |
 # | `alphas_cumprod` (1000,) | the same; a sampler with 50 steps visits t = 981, 961, … 1 | [`schedulers/base.py`](../minisd/schedulers/base.py) | Ho et al. 2020, eq. 4 |
-# | `add_noise` | the same; in training, and to start from a picture | [`schedule.add_noise`](../minisd/schedule.py) | Ho et al. 2020, eq. 4 |
+# | `add_noise` | the same; used in training, and to start from a picture | [`schedule.add_noise`](../minisd/schedule.py) | Ho et al. 2020, eq. 4 |
 # | `to_x0` | the same, in every sampler | [`schedule.to_x0`](../minisd/schedule.py) | Song et al. 2020, eq. 9 |
-# | `loss` | the same, with a third input: the words | [`train/unet.py`](../minisd/train/unet.py) | Rombach et al. 2022, eq. 3 |
+# | `loss` | the same, with the words as a third input | [`train/unet.py`](../minisd/train/unet.py) | Rombach et al. 2022, eq. 3 |
 #
-# **Play.** Drown a night. Draw the ten pictures for the cosine schedule. Average $x_{999}$ in blocks
-# of 32×32: is the layout still there?
+# **Play.** Add noise to a night scene. Draw the ten pictures for the cosine schedule. Average $x_{999}$
+# in blocks of 32×32: is the layout still there?
 #
-# *Stuck in an exercise? The answers are in [`lesson_02.py`](../minisd/lessons/lesson_02.py).*
+# *Stuck on an exercise? The answers are in [`lesson_02.py`](../minisd/lessons/lesson_02.py).*

@@ -5,12 +5,12 @@
 #
 # *40 minutes to read, half a minute to run. You need notebook 02: $x_t$, $\bar\alpha_t$, and the loss.*
 #
-# A UNet is asked to guess the noise in a picture. Two things about that are strange. Noise is random,
-# so how can anybody guess it? And why should following such guesses lead to pictures, of all things?
+# A UNet is asked to guess the noise in a picture. Two things about that are strange. Noise is random, so
+# how can anyone guess it? And why should following such guesses lead to pictures?
 #
-# A real network cannot answer, as we never know whether it is right. So let us make the world so small
-# that the best possible guess is a formula. No network, no training, no error: whatever we see then is
-# diffusion itself.
+# A real network cannot answer these questions, because we never know whether it is right. So we make the
+# world so small that the best possible guess is a formula. There is no network, no training and no error:
+# whatever we see is diffusion itself.
 
 # %%
 import random
@@ -28,8 +28,8 @@ you_are_here("UNet")
 # %% [markdown]
 # ## A world of five pictures
 #
-# A picture in this world has two pixels, so it is a point in the plane, and there are five of them. To
-# drown them works as ever: pick one, draw noise, jump.
+# A picture in this world has two pixels, so it is a point in the plane, and there are five of them.
+# Adding noise works as before: pick a point, draw noise, jump.
 
 # %%
 alphas_cumprod = torch.cumprod(1 - betas("scaled_linear", 0.00085, 0.012, 1000), dim=0)
@@ -43,26 +43,27 @@ clouds = {t: add_noise(x0, noise, alphas_cumprod[t]) for t in (50, 300, 600, 999
 lesson.show_clouds(clouds, origin)
 
 # %% [markdown]
-# At $t = 50$ a child could say where a noisy point came from. At $t = 999$ nobody can. But nobody has
-# to be *sure*: the loss asks for the guess with the smallest mean square error, and that is a mean.
+# At $t = 50$ it is easy to say where a noisy point came from. At $t = 999$ it is impossible. But nobody
+# has to be *certain*: the loss asks for the guess with the smallest mean square error, and that guess is
+# a mean.
 #
 # ## The best guess
 #
-# A noisy $x$ may have come from any of the points $y_i$. The cloud around $y_i$ is a Gaussian, centred
-# at $\sqrt{\bar\alpha_t}\,y_i$, of variance $1-\bar\alpha_t$. Such a
-# Gaussian falls like $\exp(-d^2/2s)$ with the distance $d$ from its middle, where $s$ is the variance. All
-# points being equally likely, the chance that $x$ came from $y_i$ is its cloud's density at $x$, divided by
-# the sum of all five (Bayes' rule). Exponentials divided by their sum are a softmax:
+# A noisy $x$ may have come from any of the points $y_i$. The cloud around $y_i$ is a Gaussian, centred at
+# $\sqrt{\bar\alpha_t}\,y_i$, with variance $1-\bar\alpha_t$. A Gaussian of variance $s$ falls off like
+# $\exp(-d^2/2s)$ with the distance $d$ from its centre. All points are equally likely, so the probability
+# that $x$ came from $y_i$ is the density of its cloud at $x$, divided by the sum of all five densities
+# (Bayes' rule). Exponentials divided by their sum are a softmax:
 #
 # $$w_i(x) = \underset{i}{\mathrm{softmax}}\left(-\frac{\lVert x - \sqrt{\bar\alpha_t}\,y_i\rVert^2}{2\,(1-\bar\alpha_t)}\right)
 # \qquad\text{and the best guess is}\qquad \hat x_0(x) = \mathrm E[x_0 \mid x_t = x] = \sum_i w_i(x)\,y_i.$$
 #
-# That is all. A denoiser with the smallest possible loss, in three lines.
+# That is all: a denoiser with the smallest possible loss, in three lines.
 #
 # ### Exercise 1 · The exact denoiser in three lines
 #
-# `x` is (B, D), `points` is (N, D), and the result is (B, D). (`x[:, None]` is (B, 1, D), and
-# broadcasts against `points`.)
+# `x` is (B, D), `points` is (N, D), and the result is (B, D). (`x[:, None]` is (B, 1, D) and broadcasts
+# against `points`.)
 
 
 # %%
@@ -77,30 +78,30 @@ def my_denoiser(x, points, alpha):
 lesson.denoiser.check(my_denoiser)
 
 # %% [markdown]
-# From here on we use [`exact.denoise`](../minisd/lessons/exact.py), which is Exercise 1.
+# From here on we use [`exact.denoise`](../minisd/lessons/exact.py), which is the answer to Exercise 1.
 #
-# > **Predict.** Here is an $x_t$ (the cross) among the five points. How much does each of them count at
-# > $t = 900$, at $500$, at $100$? And where is the best guess: on a point, or between them?
+# > **Predict.** Here is one $x_t$ (the cross) among the five points. What weight does each point get at
+# > $t = 900$, at $500$, at $100$? Where is the best guess: on a point, or between them?
 
 # %%
 x = torch.tensor([0.6, 0.7])
 lesson.show_votes(x, points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)})
 
 # %% [markdown]
-# At a high $t$ the five are nearly equal, and the best guess is near their mean: a place where there is no
-# data at all. In a world of pictures it is a blur of many, as you will see below. At a low $t$ the vote is
-# settled.
+# At a high $t$ the five weights are nearly equal, and the best guess is close to the mean of the points:
+# a place where there are no data at all. In a world of pictures it is a blur of many pictures, as you
+# will see below. At a low $t$ one point gets nearly all the weight.
 #
 # ## Guessing the unguessable
 #
-# Knowing $\hat x_0$ is knowing the noise, by the same formula as ever:
-# $\hat\epsilon = (x_t - \sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. It is not the noise that
-# was drawn, but the *mean* of all the noises that could have led to this $x_t$. A mean can be learnt.
+# If you know $\hat x_0$, you know the noise, by the formula of notebook 02: $\hat\epsilon = (x_t -
+# \sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. This is not the noise that was drawn, but the
+# *mean* of all noises that could have led to this $x_t$. A mean can be learnt.
 #
-# Is this what a network would learn? Of all answers, the mean of a heap of numbers has the smallest
-# mean square error to them. So a network that minimises the loss of notebook 02 must answer, for an
-# $x$, with the mean of the noises in all training examples that look like $x$. Let us do just that:
-# draw two million examples, keep those that land next to $x$, and average what was really in them.
+# Is this what a network would learn? Among all constants, the mean of a set of numbers has the smallest
+# mean square error to them. So a network that minimises the loss of notebook 02 must answer, for an $x$,
+# with the mean of the noises in all training examples that look like $x$. Let us do exactly that: draw
+# two million examples, keep those that land near $x$, and average the noise that was really in them.
 
 # %%
 alpha = alphas_cumprod[500]
@@ -112,29 +113,34 @@ print(f"mean noise of the {near.sum()} examples nearby: {noise[near].mean(0).num
 print(f"and by the formula: {exact.epsilon(x[None], points, alpha)[0].numpy().round(2)}")
 
 # %% [markdown]
-# So much for the first riddle. Predicting noise means predicting its mean, given what one sees.
+# So much for the first question. Predicting noise means predicting its mean, given what you see.
 #
 # ## Where the arrows point
 #
-# $\hat\epsilon$ says which way the noise has pushed. Its opposite, $-\hat\epsilon$, says which way
-# leads out of the noise.
+# $\hat\epsilon$ is the direction in which the noise has pushed. Its opposite, $-\hat\epsilon$, is the
+# direction out of the noise.
 #
-# > **Predict.** Draw $-\hat\epsilon$ as an arrow everywhere in the plane. Where do the arrows point at
-# > $t = 900$, where at $t = 100$? How do they look along the border between two points?
+# > **Predict.** Draw $-\hat\epsilon$ as an arrow everywhere in the plane. Where do the arrows point at $t
+# > = 900$, and where at $t = 100$? What happens along the border between two points?
 
 # %%
 lesson.show_arrows(points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)})
 
 # %% [markdown]
-# They point uphill, from where noisy data are rare to where they are common (the shade of blue: the
-# density $q_t$ of noisy data). That is no accident. But for their length, the arrows are exactly the slope
-# of $\log q_t$, called the *score*
-# ([Vincent 2011](https://doi.org/10.1162/NECO_a_00142); [Song & Ermon
-# 2019](https://arxiv.org/abs/1907.05600)):
+# They point uphill, from where noisy data are rare to where they are common (the shade of blue is the
+# density $q_t$ of the noisy data). That is no accident. Up to a factor, the arrows are the slope of $\log
+# q_t$, which is called the *score*. The derivation takes three lines. The density is a mean over the data
+# of Gaussians of variance $1-\bar\alpha_t$, and the slope of a Gaussian's logarithm points to its centre:
 #
-# $$\nabla_x \log q_t(x) = -\frac{\hat\epsilon(x)}{\sqrt{1-\bar\alpha_t}}$$
+# $$\nabla_x \log q_t(x) = \frac{\nabla_x q_t(x)}{q_t(x)} = \sum_i w_i(x)\,\frac{\sqrt{\bar\alpha_t}\,y_i - x}{1-\bar\alpha_t} = \frac{\sqrt{\bar\alpha_t}\,\hat x_0(x) - x}{1-\bar\alpha_t} = -\frac{\hat\epsilon(x)}{\sqrt{1-\bar\alpha_t}}$$
 #
-# We have both sides as formulas. PyTorch can take the slope of the left one:
+# The weights $w_i$ appear because each Gaussian's slope enters with its share of the density, and those
+# shares are Bayes' rule again. The third equality says that the best guess of the clean data follows from
+# the score alone: this is *Tweedie's formula* ([Efron 2011](https://doi.org/10.1198/jasa.2011.tm11181)).
+# That training on noise learns the score is due to [Vincent 2011](https://doi.org/10.1162/NECO_a_00142)
+# and [Song & Ermon 2019](https://arxiv.org/abs/1907.05600).
+#
+# We have both ends as formulas, and PyTorch can differentiate the left one:
 
 # %%
 somewhere = (3 * torch.randn(1000, 2, generator=rng)).requires_grad_()
@@ -143,22 +149,22 @@ score = -exact.epsilon(somewhere, points, alpha) / (1 - alpha) ** 0.5
 print(f"largest difference at 1000 places: {(slope - score).abs().max():.1e}")
 
 # %% [markdown]
-# A network that predicts noise has therefore learnt, without ever being told, which way the data lie.
-# That is the second riddle, and half of its answer. The other half is to walk.
+# A network that predicts noise has therefore learnt, without ever being told, in which direction the data
+# lie. That is the first half of an answer to the second question. The other half is to walk.
 #
 # ## Walking
 #
-# Take a step along $-\hat\epsilon$: to where there is a little less noise, and no further, for there the
-# arrows are others. One step is [`transfer`](../minisd/schedule.py): go to $\hat x_0$, and come back
-# with the same noise, but less of it. From the level $\bar\alpha$ to the next one, $\bar\alpha'$ ([Song
-# et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with $\eta = 0$, that is without new
+# Take a small step along $-\hat\epsilon$, to a place with a little less noise. Stop there, because the
+# arrows are different there. One step is [`transfer`](../minisd/schedule.py): go to $\hat x_0$, and come
+# back with the same noise, but less of it. From the level $\bar\alpha$ to the next level $\bar\alpha'$
+# ([Song et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with $\eta = 0$, which means without new
 # noise; known as DDIM):
 #
 # $$x' = \sqrt{\bar\alpha'}\;\hat x_0 + \sqrt{1-\bar\alpha'}\;\hat\epsilon$$
 #
-# It is the jump of notebook 02, with the guesses in the places of picture and noise.
+# It is the jump of notebook 02, with the guesses in place of picture and noise.
 #
-# Five points would be dull. Let us have some 200, in the shape of something.
+# Five points would be dull. Let us use about 200 in the shape of something.
 
 # %%
 cat = picture_book.Scene((picture_book.Thing("cat", "black", 0.5, 0.5, 0.48),))
@@ -181,8 +187,8 @@ def walk(x, data, times):
 
 
 # %% [markdown]
-# > **Predict.** 3000 points of pure noise start to walk, in some 50 steps. What becomes of the cloud? (Every
-# > walker keeps the colour of its start: dark if it began on the left.)
+# > **Predict.** 3000 points of pure noise walk in about 50 steps. What becomes of the cloud? (Every point
+# > keeps the colour of its start: dark if it began on the left.)
 
 # %%
 times = torch.linspace(999, 0, 50).round().long()  # 999, 979, … 20, 0
@@ -191,11 +197,11 @@ film = {f"t = {times[i]}": way[i] for i in (0, 25, 38, 45)} | {"end": way[-1]}
 lesson.show_flow(film, paint=way[0, :, 0])
 
 # %% [markdown]
-# Noise has become data, and not by luck: nothing random happened on the way. Where a walker ends was
-# decided by where it started, its *seed*. In one dimension all of it fits in one picture. Let the data
-# be three numbers; the shade is the density $q_t$, and the lines are walks.
+# Noise has become data, and nothing random happened on the way: where a point ends is decided by where it
+# started, its *seed*. In one dimension everything fits into one figure. Let the data be three numbers;
+# the shade is the density $q_t$, and the lines are walks.
 #
-# > **Predict.** Do the lines cross? Of 24 starts, how many end in each of the three?
+# > **Predict.** Do the lines cross? Of 24 starts, how many end in each of the three numbers?
 
 # %%
 numbers = torch.tensor([[-1.4], [0.1], [1.3]])
@@ -206,13 +212,48 @@ paths = walk(starts, numbers, fine)[: len(fine), :, 0]
 lesson.show_density(numbers, alphas_cumprod, fine, paths)
 
 # %% [markdown]
-# They never do: from a crossing, one $x_t$ would have to go on in two ways. So the starts are cut into
-# three parts, in order, eight for each number. Look also *when* it is decided: the lines run side by
-# side for most of the time, and part where the ridge of the density does.
+# They never cross: if two lines met, one $x_t$ would have to continue in two ways. So the starts are
+# divided into three groups, in order, eight for each number. Look also at *when* this is decided: the
+# lines run side by side for most of the time and part where the ridge of the density does.
+#
+# ## Why the walk samples
+#
+# The arrows point uphill. So why do the walkers not all climb the highest peak? Eight starts for each
+# number is no coincidence: it is exactly the share that each number has in the data. The reason is that
+# the hill itself moves. If you only climbed $\log q_t$ of one fixed $t$, all walkers would collect on its
+# peaks. But after every step we lower $t$, and the step has the right length for the next, slightly
+# sharper density.
+#
+# Here is the argument. Whoever stands at $x$ moves with a velocity, and the walkers are a cloud with a
+# density. A crowd thins out where its members move apart, so density and velocity are tied together by
+# conservation of mass (the *continuity equation*). Substitute the velocity of our walk, $-\hat\epsilon$
+# in the right units, and the density that solves the equation is $q_t$ itself. So if the walkers are
+# distributed like $q_{999}$ at the start, they are distributed like $q_t$ at every later $t$, and like
+# the data at the end. [Song et al. 2021](https://arxiv.org/abs/2011.13456) (§4.3) call this walk the
+# *probability-flow ODE*.
+#
+# > **Predict.** Give the three numbers unequal shares in the data: 60 %, 30 % and 10 %. Which shares of
+# > 2000 walkers will end at each?
+
+# %%
+shares = torch.tensor([6, 3, 1])
+crowd = numbers.repeat_interleave(shares, dim=0)  # ten data points: 6, 3 and 1 times
+start = torch.randn(2000, 1, generator=torch.Generator().manual_seed(1))
+ends = walk(start, crowd, fine)[-1]
+arrived = torch.cdist(ends, numbers).argmin(dim=1).bincount(minlength=3) / len(ends)
+print("shares in the data:   ", *(f"{share / 10:.2f}" for share in shares.tolist()))
+print("shares of the walkers:", *(f"{share:.2f}" for share in arrived.tolist()))
+
+# %% [markdown]
+# The walkers reproduce the shares. There are also random walks with the same densities $q_t$: after each
+# step they add some fresh noise and step a little further to compensate. DDPM's own sampler (Ho et al.
+# 2020, algorithm 2) is one of them, and the stochastic differential equation of Song et al. 2021 (eq. 6)
+# contains all of them. They agree about where a crowd is, and disagree about where one walker ends. In
+# `minisd` it is [`DDPMScheduler`](../minisd/schedulers/ddpm.py); the notebooks use deterministic walks.
 #
 # ## The catch
 #
-# > **Predict.** 3000 walkers have arrived in the cat. How many of them stand where no training point is?
+# > **Predict.** 3000 walkers have arrived in the cat. How many of them are where no training point is?
 
 
 # %%
@@ -226,10 +267,10 @@ for place, x in (("end of the schedule", way[len(times) - 1]), ("end of the nois
     print(f"{place}: {new.sum()} of {len(new)} are more than 0.05 from every training point")
 
 # %% [markdown]
-# None, although where the schedule ends most were still between two dots. (That is less the 3 % of noise
-# that is left than the 50 long hops: notebook 04 looks at hops.) With pictures it is the same. Here are 100
-# pages of the picture book, 32×32 pixels each, and the perfect denoiser of these 100. It walks from three
-# draws of noise, and we look at its guesses $\hat x_0$ on the way.
+# None, although most were still between two points where the schedule ends. (That is due less to the 3 %
+# of noise that are left than to the 50 long steps: notebook 04 examines step lengths.) With pictures it
+# is the same. Here are 100 pages of the picture book, 32×32 pixels each, and the perfect denoiser for
+# these 100. It walks from three draws of noise, and we look at its guesses $\hat x_0$ on the way.
 #
 # > **Predict.** What does it see in pure noise, at $t = 999$? What will it draw?
 
@@ -249,48 +290,46 @@ print(f"distance to the nearest of the 100: {distance.max():.1e}")
 # %%
 sheet = torch.stack([*guesses, book[nearest]], dim=1).view(-1, 3, 32, 32) * std + mean
 titles = [f"t = {times[i]}" for i in shown] + ["training"]
-figures.show(
-    figures.pictures(list(sheet), titles * 3, columns=8),
-    "Three rows. Each begins at t = 999 as several pictures laid over each other, is one clear picture"
-    " by t = 795, and ends equal to the training picture on the right.",
-)
+figures.show(figures.pictures(list(sheet), titles * 3, columns=8), lesson.MEMORISED)
 
 # %% [markdown]
-# It sees in noise what the noise happens to resemble, several pages laid over each other; then it makes
-# up its mind, and draws a page of the book, to the last digit. (And early: at $t = 800$, when the
-# three numbers had hardly begun. Here 3072 numbers have a vote.)
+# In noise it sees whatever pages the noise happens to resemble, several of them laid over each other.
+# Then it settles on one and reproduces that page of the book, to the last digit. (And early: at $t =
+# 800$, when the walks towards three numbers had hardly begun. Here 3072 numbers contribute evidence.)
 #
-# So a UNet with the smallest possible loss would be a very slow way to look up its training set, and
-# everything new that diffusion models draw comes from *not* reaching that minimum. 860 million weights
-# cannot store two billion pictures. They have to make do with rules, say, that edges are sharp and that
-# what is true of one corner is true of another, and where these differ from the exact answer they
-# compose what no page shows. This is studied in [Kadkhodaie et al.
-# 2024](https://arxiv.org/abs/2310.02557) and [Kamb & Ganguli 2024](https://arxiv.org/abs/2412.20292);
-# and where a picture stood in the data many times over, Stable Diffusion did learn it by heart
-# ([Carlini et al. 2023](https://arxiv.org/abs/2301.13188)). Notebook 10 looks for it in our own model.
+# So the network that minimises the *training* loss exactly would be a very slow way to look up its
+# training set. Mind the word "training". The loss over the *true* distribution of pictures has another
+# minimiser, one that draws new pictures, but nobody can compute that loss from a finite training set.
+# Whatever diffusion models draw that is new, they draw because they do *not* reach the minimum of the
+# training loss. 860 million weights cannot store two billion pictures. They must rely on regularities,
+# such as that edges are sharp and that one corner follows the same rules as another. Where these differ
+# from the exact answer, the network composes what no page shows. [Kadkhodaie et al.
+# 2024](https://arxiv.org/abs/2310.02557) and [Kamb & Ganguli 2024](https://arxiv.org/abs/2412.20292)
+# study this. Where a picture occurred in the data many times, Stable Diffusion did memorise it ([Carlini
+# et al. 2023](https://arxiv.org/abs/2301.13188)). Notebook 10 searches our own model for memorised pages.
 #
 # ## Three names for one arrow
 #
-# Given $x_t$, a network may as well predict $x_0$ instead of $\epsilon$; either follows from the other.
-# A third choice is Stable Diffusion 2's ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512),
-# appendix D):
+# Given $x_t$, a network could predict $x_0$ instead of $\epsilon$; each follows from the other. Stable
+# Diffusion 2 makes a third choice ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), appendix D):
 #
 # $$v = \sqrt{\bar\alpha_t}\;\epsilon - \sqrt{1-\bar\alpha_t}\;x_0$$
 #
 # Write $\cos\varphi = \sqrt{\bar\alpha_t}$. Then $x_t = \cos\varphi\;x_0 + \sin\varphi\;\epsilon$ is a
-# point on a circle, from the picture ($\varphi = 0$) to the noise ($90°$), and
-# $v = \mathrm dx_t / \mathrm d\varphi$ is the direction in which it moves.
+# point on a circle, from the picture ($\varphi = 0$) to the noise ($90°$), and $v = \mathrm dx_t /
+# \mathrm d\varphi$ is the direction in which it moves.
 #
-# > **Predict.** A network is off by 1 in what it predicts. How far off is $x_0$, at the beginning and at
-# > the end, for each of the three?
+# > **Predict.** A network is off by 1 in what it predicts. How far off is $x_0$, at low $t$ and at high
+# > $t$, for each of the three?
 
 # %%
 lesson.show_three_names(alphas_cumprod, t=400)
 
 # %% [markdown]
-# At $t = 999$ a network that predicts noise has to be right to a fifteenth to say anything of the
-# picture. One that predicts $v$ need not. All three are the same walk as long as they are exact; which
-# one a network learns best is another matter (notebook 09). Back and forth, on the three pictures:
+# At $t = 999$ a network that predicts noise must be accurate to a fifteenth to say anything about the
+# picture. A network that predicts $v$ need not be. All three give the same walk as long as they are
+# exact; which one a network learns best is another question (notebook 09). Here are the conversions,
+# checked on the three pictures:
 
 # %%
 x0, noise = book[:3], torch.randn(3, 3072, generator=rng)
@@ -320,13 +359,14 @@ lesson.x0_from_v.check(my_x0_from_v)
 # |---|---|---|---|
 # | a point (2,), a picture (3072,) | latents (4, 64, 64) = 16,384 numbers | [`pipeline.py`](../minisd/pipeline.py) | |
 # | `exact.epsilon(x, points, alpha)` | `unet(x, t, encoder_hidden_states=context).sample`: 860 million weights, and the words as a third input | [`unet.py`](../minisd/unet.py) | Ho et al. 2020, eq. 14; Rombach et al. 2022, eq. 3 |
-# | `-epsilon / sqrt(1 - alpha)` | the score, which guidance bends (notebook 08) | [`pipeline.guide`](../minisd/pipeline.py) | Song & Ermon 2019, §2.1 |
-# | `walk`, some 50 steps | DDIM with η = 0; by default PNDM, the same step with a better ε (notebook 04) | [`schedulers/`](../minisd/schedulers) | Song et al. 2020, eq. 12 |
+# | `-epsilon / sqrt(1 - alpha)` | the score, which guidance modifies (notebook 08) | [`pipeline.guide`](../minisd/pipeline.py) | Song & Ermon 2019, §2.1 |
+# | `walk`, about 50 steps | DDIM with η = 0; by default PNDM, the same step with a better ε (notebook 04) | [`schedulers/`](../minisd/schedulers) | Song et al. 2020, eq. 12 |
+# | a walk with fresh noise | DDIM with η = 1, `DDPMScheduler` | [`schedulers/ddpm.py`](../minisd/schedulers/ddpm.py) | Ho et al. 2020, algorithm 2 |
 # | `to_x0`, the guesses | `pred_original_sample` of every step | [`schedule.to_x0`](../minisd/schedule.py) | Song et al. 2020, eq. 9 |
 # | `velocity`, `to_epsilon` | not in 1.5; Stable Diffusion 2 at 768×768 predicts $v$ | [`schedule.py`](../minisd/schedule.py) | Salimans & Ho 2022, appendix D |
 #
-# **Play.** Move the five points: put two close together, and see until which $t$ they are one. Walk in
-# 5 steps instead of 50. Give the book 1 page, or 1000. Start all walkers at the same place.
+# **Play.** Move the five points: put two close together and find the $t$ below which they separate. Walk
+# in 5 steps instead of 50. Give the book 1 page, or 1000. Start all walkers at the same place.
 #
-# *Stuck in an exercise? The answers are in [`lesson_03.py`](../minisd/lessons/lesson_03.py), and that of
-# Exercise 1 is [`exact.denoise`](../minisd/lessons/exact.py).*
+# *Stuck on an exercise? The answers are in [`lesson_03.py`](../minisd/lessons/lesson_03.py); the answer
+# to Exercise 1 is [`exact.denoise`](../minisd/lessons/exact.py).*

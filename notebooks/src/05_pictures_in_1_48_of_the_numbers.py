@@ -3,14 +3,14 @@
 #
 # **What is a latent?**
 #
-# *40 minutes to read, half a minute to run. You need notebook 01, the whole picture, and from 02 the
+# *40 minutes to read, half a minute to run. You need the overview of notebook 01, and from 02 the
 # signal-to-noise ratio.*
 #
-# A picture of 128×128 pixels is 49,152 numbers, and most of them say what their neighbours say. A UNet
-# that painted pixels would have to get each of them right, at every step. So before any diffusion
-# begins, another network, the *autoencoder*, learns to say the same in fewer numbers: its encoder for
-# the training of the UNet, its decoder for the end of every drawing. What the UNet sees, guesses and
-# cleans of noise is never a picture, it is *latents*. What are they?
+# A picture of 128×128 pixels has 49,152 numbers, and most of them repeat what their neighbours say. A
+# UNet that painted pixels would have to get each of them right, at every step. So before any diffusion
+# begins, another network, the *autoencoder*, learns to say the same in fewer numbers. Its encoder is used
+# to train the UNet, its decoder at the end of every drawing. The UNet never sees a picture. What it sees,
+# guesses and denoises are *latents*. What are they?
 
 # %%
 import random
@@ -44,15 +44,15 @@ y = vae.decode(z).sample
 shapes(x=(x, (2, 3, 512, 512)), z=(z, (2, 4, 64, 64)), y=(y, (2, 3, 512, 512)))
 
 # %% [markdown]
-# $3\cdot128\cdot128 : 4\cdot16\cdot16 = 48$, and likewise in Stable Diffusion. The simplest way to save as
-# much would be to store a picture of 18×18 pixels.
+# $3\cdot128\cdot128 : 4\cdot16\cdot16 = 48$, and the ratio is the same in Stable Diffusion. The simplest
+# way to save as much would be to store a picture of 18×18 pixels.
 #
-# How well it works is usually said in decibels. The *peak signal-to-noise ratio* compares the error
-# with the largest difference that there can be, which is 2 between −1 and 1:
-# $\mathrm{PSNR} = -10\,\log_{10}$ of the mean of $((y-x)/2)^2$. Ten dB more are a tenth of the square error.
+# The usual unit for the quality is the decibel. The *peak signal-to-noise ratio* compares the error with
+# the largest possible difference, which is 2 for values between −1 and 1: $\mathrm{PSNR} =
+# -10\,\log_{10}$ of the mean of $((y-x)/2)^2$. Ten dB more mean a tenth of the square error.
 #
-# > **Predict.** Which errors will the 18×18 pixels make that the latents don't? And what will the latents
-# > get wrong?
+# > **Predict.** Which errors will the 18×18 pixels make that the latents do not? And what will the
+# > latents get wrong?
 
 
 # %%
@@ -72,18 +72,14 @@ for picture, small, back in zip(x, eighteen(x), y):
     titles += [f"from latents: {psnr(back, picture):.1f} dB", "its error × 4"]
 
 # %%
-figures.show(
-    figures.pictures(sheet, titles, columns=4),
-    "An astronaut on a horse, and a dragon at night, each four times: as it is; blurred; from its latents, very much like the"
-    " original; and the error, which is dark along outlines and nearly white elsewhere.",
-)
+figures.show(figures.pictures(sheet, titles, columns=4), lesson.THERE_AND_BACK)
 
 # %% [markdown]
-# 18×18 pixels blur everything alike. The latents keep shapes and sharp edges between colours, and what
-# they get wrong is thin: outlines, and the smallest parts. A latent position has four numbers for 8×8
-# pixels. What these four can say, encoder and decoder have agreed on in training, and they spend it on
-# what saves most. (It is the same with small print and small faces in Stable Diffusion.) Two pictures
-# are few; so let us draw more.
+# 18×18 pixels blur everything alike. The latents keep shapes and sharp edges between colours, and their
+# errors are thin: outlines, and the smallest parts. A latent position has four numbers for 8×8 pixels. In
+# training, encoder and decoder have agreed on the meaning of these four, and they use them for what
+# reduces the error most. (That is why small print and small faces suffer in Stable Diffusion.) Two
+# pictures are few, so let us draw more.
 
 # %%
 count = unless_fast(128, 32)
@@ -96,7 +92,7 @@ for name, back in (("18×18", eighteen(pages[:32])), ("latents", vae.decode(late
 # %% [markdown]
 # ## What the four numbers say
 #
-# > **Predict.** Show the four channels as grey pictures of 16×16 pixels. Will one recognise the scene, or
+# > **Predict.** Show the four channels as grey pictures of 16×16 pixels. Can you recognise the scene, or
 # > is it a code?
 
 # %%
@@ -105,27 +101,23 @@ sheet, titles = [], []
 for picture, four in zip(x, z):
     sheet += [avg_pool2d(picture, 8), *(lesson.grey(factor * channel / 2.5) for channel in four)]
     titles += ["8×8 pixels each", "channel 0", "channel 1", "channel 2", "channel 3"]
-figures.show(
-    figures.pictures(sheet, titles, columns=5),
-    "Both scenes as mosaics of 16×16 squares, and their four channels in grey. In each channel sky, ground and figure can be"
-    " made out, in other shades of grey from channel to channel.",
-)
+figures.show(figures.pictures(sheet, titles, columns=5), lesson.FOUR_CHANNELS)
 
 # %% [markdown]
-# One recognises it. A latent is a *map*: what is at a place in the picture is at that place in the
-# latents. And the channels look like colours, somehow mixed. How mixed, one can compute.
+# You can. Latents are a *map*: each place in the picture has its place in the latents. And the channels
+# look like mixtures of colours. The mixture can be computed.
 #
 # ### Exercise 1 · Latents to colours
 #
-# Find the linear map from the four numbers at a position, and a 1, to the mean red, green and blue of
-# its 8×8 pixels, with the least square error: a matrix (5, 3). (`torch.linalg.lstsq(a, b).solution` is
-# the $m$ that brings $a\,m$ nearest to $b$; all positions of all pictures are rows,
-# `t.permute(0, 2, 3, 1).flatten(0, 2)`, and the 1 is a fifth column.)
+# Find the linear map from the four numbers at a position, and a 1, to the mean red, green and blue of its
+# 8×8 pixels, with the least square error: a matrix (5, 3). (`torch.linalg.lstsq(a, b).solution` is the
+# matrix $m$ for which $a\,m$ is closest to $b$. All positions of all pictures are rows, `t.permute(0, 2,
+# 3, 1).flatten(0, 2)`, and the 1 is a fifth column.)
 
 
 # %%
 def my_preview_matrix(latents, pictures):
-    """(5, 3), the constant last, from latents (N, 4, h, w) and pictures (N, 3, 8h, 8w)."""
+    """(5, 3), constant last, from latents (N, 4, h, w) and pictures (N, 3, 8h, 8w)."""
     colors = avg_pool2d(pictures, 8)
     return ...
 
@@ -134,7 +126,7 @@ def my_preview_matrix(latents, pictures):
 lesson.preview.check(my_preview_matrix)
 
 # %% [markdown]
-# > **Predict.** The decoder has a million weights and more, this has 15. How near do they come?
+# > **Predict.** The decoder has more than a million weights, this matrix has 15. How close does it come?
 
 # %%
 matrix = lesson.preview_matrix(latents[16:], pages[16:])  # the first 16 are for the test
@@ -151,30 +143,24 @@ print(f"which explain {1 - left:.0%} of the variance of the colours of new pictu
 
 # %%
 blocks, guesses = avg_pool2d(x, 8), preview(z)
-figures.show(
-    figures.pictures(
-        [blocks[0], guesses[0], blocks[1], guesses[1]],
-        ["mean colours", "15 weights", "mean colours", "15 weights"],
-        columns=4,
-    ),
-    "Two pairs of mosaics of 16×16 squares: the mean colours of both scenes, and beside each what the matrix makes of the"
-    " latents: the same scene, in colours that are about right, with stray squares.",
-)
+sheet = [blocks[0], guesses[0], blocks[1], guesses[1]]
+titles = ["mean colours", "15 weights"] * 2
+figures.show(figures.pictures(sheet, titles, columns=4), lesson.PREVIEWS)
 
 # %% [markdown]
-# So the colours are in there, only mixed, and the decoder's many weights are for what happens within the
-# 8×8 pixels. (In our autoencoder that is no wonder: early in its training three of the four channels were
-# pulled towards the colours, see [`train/vae.py`](../minisd/train/vae.py). But nobody pulled those of
-# Stable Diffusion, and there [such a
-# matrix](https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204) does as well.
-# The live previews of many user interfaces are one.)
+# So the colours are in the latents, only mixed, and the decoder's many weights are for what happens
+# within the 8×8 pixels. (For our autoencoder that is no surprise: early in its training three of the four
+# channels were pulled towards the colours, see [`train/vae.py`](../minisd/train/vae.py). Nobody did that
+# for Stable Diffusion, and [such a
+# matrix](https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204) works there
+# just as well. Many user interfaces use one for their live previews.)
 #
 # ## A map, not a meaning
 #
-# If it is a map, one can cut and paste.
+# If it is a map, we can cut and paste.
 #
-# > **Predict.** (1) The left half of one picture's latents, the right half of the other's. (2) The
-# > latents of the astronaut, mirrored. (3) The mean of both latents. What will the decoder draw of each?
+# > **Predict.** (1) The left half of one picture's latents and the right half of the other's. (2) The
+# > astronaut's latents, mirrored. (3) The mean of both latents. What will the decoder draw from each?
 
 # %%
 halves = torch.cat([z[:1, :, :, :8], z[1:, :, :, 8:]], dim=3)
@@ -187,25 +173,20 @@ titles = ["(1) halves of latents", "(2) mirrored latents", "(3) mean of latents"
 titles += ["halves of pictures", "mirrored picture", "mean of pictures"]
 
 # %%
-figures.show(
-    figures.pictures(sheet, titles, columns=3),
-    "Above, decoded: half a rider and half a dragon, joined like the cut pictures below; a mirrored rider with frayed edges and"
-    " a disfigured head, unlike the clean mirror image below; and both scenes laid over each other, much like the mean of the"
-    " pictures below.",
-)
+figures.show(figures.pictures(sheet, titles, columns=3), lesson.CUT_AND_PASTE)
 
 # %% [markdown]
-# Cutting works, and the seam even heals a little, as the decoder looks a few positions around (and, through
-# one layer of attention, faintly everywhere). Mirroring shows what the four numbers hold besides colour.
-# Everything has moved to its mirrored place, but each position is still drawn as it was, with its edges
-# slanting the old way.
+# Cutting works, and the seam even heals a little, because the decoder looks a few positions around (and,
+# through one layer of attention, faintly everywhere). Mirroring shows what the four numbers hold besides
+# colour. Everything has moved to its mirrored place, but each position is still drawn as before, with its
+# edges slanting the old way.
 #
-# And the mean of a rider and a dragon is no dragon-rider. It is a double exposure, as it is with pictures.
-# Nothing in a latent knows what a dragon is. An autoencoder makes pictures shorter; it does not
-# understand them. Meaning comes in with the UNet, and with words.
+# And the mean of a rider and a dragon is not a dragon-rider. It is a double exposure, just as with
+# pictures. Nothing in a latent knows what a dragon is. An autoencoder compresses pictures; it does not
+# understand them. Meaning comes from the UNet, and from words.
 #
-# > **Predict.** Scaled latents have mean 0 and variance 1, as noise has. So what will the decoder draw
-# > of pure noise? And what of the rider's own latents, when all positions have changed places?
+# > **Predict.** Scaled latents have mean 0 and variance 1, like noise. So what will the decoder draw from
+# > pure noise? And from the rider's own latents when their positions are shuffled?
 
 # %%
 rng = torch.Generator().manual_seed(0)
@@ -214,26 +195,22 @@ places = torch.randperm(256, generator=rng)
 shuffled = z[:1].flatten(2)[:, :, places].view(1, 4, 16, 16)
 drawn = vae.decode(torch.cat([noise, shuffled, z[:1]])).sample
 titles = ["noise", "other noise", "shuffled", "in order"]
-figures.show(
-    figures.pictures(list(avg_pool2d(drawn, 2)), titles, columns=4),
-    "Noise is decoded to a mosaic of bright shards in all colours, both times; shuffled latents to shreds of meadow, sky and"
-    " rider; in order, they are the rider.",
-)
+figures.show(figures.pictures(list(avg_pool2d(drawn, 2)), titles, columns=4), lesson.SHARDS)
 
 # %% [markdown]
-# Shards. That is what every drawing begins with. Each number may well be such as latents have, but in
-# latents neighbours belong together. How they do, over the whole picture, is what diffusion has to learn.
+# Shards. Every drawing begins like this. Each number alone could come from a latent, but in latents
+# neighbours belong together. How they do so, over the whole picture, is what diffusion has to learn.
 #
 # ## The scaling factor
 #
-# Why "scaled"? All of notebook 02 took for granted that $x_0$ has variance 1: the signal-to-noise ratio
-# of a timestep is $\bar\alpha_t/(1-\bar\alpha_t)$ only then. But an encoder may make its numbers as
-# large as it likes. So latents are multiplied by a constant, once and for all, before diffusion sees
-# them, and divided by it before they are decoded.
+# Why "scaled"? Notebook 02 assumed that $x_0$ has variance 1: only then is
+# $\bar\alpha_t/(1-\bar\alpha_t)$ the signal-to-noise ratio of a timestep. But an encoder may make its
+# numbers as large as it likes. So latents are multiplied by a fixed constant before diffusion sees them,
+# and divided by it before they are decoded.
 #
 # ### Exercise 2 · The scaling factor
 #
-# Latents (N, 4, h, w) of many pictures, whose channels have the mean 0: find the one factor that gives
+# Given latents (N, 4, h, w) of many pictures, whose channels have mean 0: find the one factor that gives
 # them variance 1.
 
 
@@ -251,14 +228,14 @@ print(f"so the factor is {1 / latents.std():.3f}; the configuration says {factor
 lesson.show_channels(factor * latents)
 
 # %% [markdown]
-# The configuration's was measured on 512 other pictures, when training was over. It is not far from 1,
-# for a reason that comes below. In Stable Diffusion it is 0.18215, as latents there have a std of 5.5;
-# such a factor is measured on a first batch ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752),
-# appendix G), but this number is only in the code.
+# The factor in the configuration was measured on 512 other pictures after training. It is close to 1, for
+# a reason that follows below. In Stable Diffusion it is 0.18215, because latents there have a std of 5.5.
+# [Rombach et al. 2022](https://arxiv.org/abs/2112.10752) (appendix G) measure such a factor on a first
+# batch, but this number appears only in the code.
 #
-# One thing is neater here: our channels also have a mean near 0. That cost nothing. Subtract a mean
-# behind the encoder's last 1×1 convolution, and add it before the decoder's first: two biases change, and
-# no picture does ([`train.vae.centred`](../minisd/train/vae.py)).
+# Our channels also have a mean near 0, which cost nothing: subtract a mean after the encoder's last 1×1
+# convolution, and add it before the decoder's first one. Two biases change, and no picture does
+# ([`train.vae.centred`](../minisd/train/vae.py)).
 #
 # > **Predict.** Suppose somebody forgets the factor, and the latents have a std of 5.5. At which $t$ will
 # > picture and noise be equally strong? With the factor it is 354.
@@ -278,50 +255,47 @@ for std in (1, 5.5):
         noisy = add_noise(std * factor * z[:1], noise, alphas_cumprod[t])
         size = (std**2 * alphas_cumprod[t] + 1 - alphas_cumprod[t]) ** 0.5
         sheet[f"std {std}, t = {t}"] = preview(noisy / size / factor)[0]
-figures.show(
-    figures.pictures(list(sheet.values()), list(sheet), columns=4),
-    "Previews of noisy latents. With std 1 the rider can be made out at t = 300, hardly anything at t = 600, and from t = 800 on"
-    " there are only coloured squares. With std 5.5 the rider is clear at t = 600 and can be made out at t = 800.",
-)
+previews = figures.pictures(list(sheet.values()), list(sheet), columns=4)
+figures.show(previews, lesson.FORGOTTEN_FACTOR)
 
 # %% [markdown]
-# Such a UNet would spend most of its timesteps on pictures that are hardly noisy, and would never learn to
-# begin from nothing: at $t = 999$ its SNR is thirty times what it should be. Both networks
-# have to agree on one number, and this is it.
+# A UNet trained on such latents would spend most of its timesteps on pictures with hardly any noise, and
+# would never learn to begin from nothing: at $t = 999$ the SNR is thirty times what it should be. Both
+# networks have to agree on one number, and this is it.
 #
 # ## What the K and the L are for
 #
-# The encoder does not answer with numbers. It answers with a Gaussian for each: a mean, and how sure it
-# is of it (`latent_dist`; `mode()` is the mean). That makes it a *variational autoencoder*, a VAE. In
-# training the decoder gets a draw, so it sees latents with noise. Left to itself, the encoder would make
-# that noise vanish, or its means so large that no noise matters. Therefore the loss has a second term,
-# which pulls each Gaussian towards the standard one. How far the two are apart is the *Kullback–Leibler
-# divergence*, the KL of `AutoencoderKL` ([Kingma & Welling 2013](https://arxiv.org/abs/1312.6114),
-# appendix B):
+# The encoder does not return numbers. It returns a Gaussian for each number: a mean, and a standard
+# deviation (`latent_dist`; `mode()` is the mean). That makes it a *variational autoencoder*, a VAE. In
+# training the decoder receives a sample, so it sees latents with noise. Left alone, the encoder would
+# make that noise vanish, or make its means so large that no noise matters. Therefore the loss has a
+# second term that pulls each Gaussian towards the standard normal distribution. The distance between the
+# two is the *Kullback–Leibler divergence*, the KL of `AutoencoderKL` ([Kingma & Welling
+# 2013](https://arxiv.org/abs/1312.6114), appendix B):
 #
 # $$\mathrm{loss} = \text{error of the picture} + w \cdot \mathrm{KL}, \qquad
 # \mathrm{KL} = \tfrac12\left(\mu^2 + s^2 - 1 - \ln s^2\right) \text{ for each latent number}$$
 #
-# It is cheapest at $\mu = 0$, $s = 1$: at noise that says nothing of the picture. Every latent number
+# It is cheapest at $\mu = 0$, $s = 1$: noise that says nothing about the picture. Every latent number
 # that does say something costs.
 #
-# > **Predict.** How large is the noise $s$ that the encoder allows itself, beside the latents' std? And
-# > what does it cost in dB?
+# > **Predict.** How large is the noise $s$ that the encoder chooses, compared with the std of the
+# > latents? And how many dB does it cost?
 
 # %%
 posterior = vae.encode(pages[:16]).latent_dist
 print(f"std of the latents {latents.std():.2f}; of the noise {posterior.std.median():.3f}")
-for name, choice in (("mean", posterior.mode()), ("draw", posterior.sample(rng))):
+for name, choice in (("mean", posterior.mode()), ("sample", posterior.sample(rng))):
     print(f"decoded from the {name}: {psnr(vae.decode(choice).sample, pages[:16]):.2f} dB")
 nats = posterior.kl().mean()
 print(f"KL of a picture: {nats:.0f} nats = {nats / 0.6931 / 8:.0f} bytes")
 
 # %% [markdown]
-# A few hundredths, and it costs next to nothing. (The mean KL is also an upper bound of how much
-# the latents *tell* of a picture, in nats, of which one is 1.44 bits. The picture itself has 49,152
-# bytes.)
+# A few hundredths, and it costs almost nothing. (The mean KL is also an upper bound on how much
+# information the latents carry about a picture, in nats; one nat is 1.44 bits. The picture itself has
+# 49,152 bytes.)
 #
-# > **Predict.** How much noise can the decoder take before it is seen, 3 %, 10 %, 30 %?
+# > **Predict.** How much noise can the decoder tolerate before it becomes visible: 3 %, 10 %, 30 %?
 
 # %%
 draw = torch.randn(latents[:16].shape, generator=rng) / factor  # as large as latents
@@ -338,21 +312,20 @@ lesson.show_noise(
 # %%
 sizes = (0.03, 0.1, 0.3, 1.0)
 drawn = vae.decode(torch.cat([z[:1] + size * draw[:1] for size in sizes])).sample
-figures.show(
-    figures.pictures(list(avg_pool2d(drawn, 2)), [f"noise {size}" for size in sizes], columns=4),
-    "The rider from latents with more and more noise: unharmed at 0.03 and 0.1, with faint stains at 0.3, and in pieces among"
-    " shards at 1.",
-)
+noisy = figures.pictures(list(avg_pool2d(drawn, 2)), [f"noise {s}" for s in sizes], columns=4)
+figures.show(noisy, lesson.NOISY_LATENTS)
 
 # %% [markdown]
-# That is what the KL buys: latents that are next to each other are decoded to pictures that are next to
-# each other. A UNet is never exactly right, and it need not be. Even the noise that Stable Diffusion's
-# schedule leaves in the last latents, $\sqrt{1-\bar\alpha_0} = 0.029$, is not seen.
+# So latents that are close to each other are decoded to pictures that are close to each other. This is
+# what the noise in training is for: the decoder has to draw the same picture from the mean and from
+# samples around it. (We have not trained an autoencoder without the KL for comparison.) A UNet is never
+# exactly right, and here it need not be. Even the noise that Stable Diffusion's schedule leaves in the
+# last latents, $\sqrt{1-\bar\alpha_0} = 0.029$, is invisible.
 #
 # ## The price
 #
-# And if $w$ were larger? To see that, we need an autoencoder that trains in a second. Take 8×8 pixels,
-# 192 numbers, to 4 and back, the same 1/48, with nothing but one matrix there and one matrix back.
+# And if $w$ were larger? To see that, we need an autoencoder that trains in a second. It maps 8×8 pixels,
+# 192 numbers, to 4 numbers and back, again a factor of 48, with a single matrix in each direction.
 
 # %%
 patches = unfold(pages, 8, stride=8).transpose(1, 2).reshape(-1, 192)
@@ -380,8 +353,8 @@ def train(weight):
 
 
 # %% [markdown]
-# > **Predict.** As $w$ grows, noise gets cheaper than information. Will all four channels become noisier
-# > together?
+# > **Predict.** As $w$ grows, noise becomes cheaper than information. Will all four channels become
+# > noisier together?
 
 # %%
 trained = {weight: train(weight) for weight in (0.02, 0.05, 0.1, 0.3)}
@@ -389,17 +362,22 @@ variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches)).flip(0)
 lesson.show_collapse(variances, trained)
 
 # %% [markdown]
-# They go one after another, the one that explains least of the pictures first. At $s = 1$ a channel has
-# given up: it is pure noise, and the decoder ignores it (*posterior collapse*). For matrices the best
-# answer is known, and is what the lines show ([Lucas et al. 2019](https://arxiv.org/abs/1911.02469)):
-# the channels are the principal components (the directions in which the patches differ most), and one lives
-# as long as its variance is more than $24\,w$ (192 numbers for 4 channels, and the ½ of the KL).
+# They collapse one after another, beginning with the channel that explains least of the pictures. At $s =
+# 1$ a channel is pure noise, and the decoder ignores it (*posterior collapse*). For matrices the optimum
+# is known; the lines show it ([Lucas et al. 2019](https://arxiv.org/abs/1911.02469)). The channels are
+# the principal components, the directions in which the patches differ most, and a channel survives while
+# its variance is larger than $24\,w$.
+#
+# Where does the 24 come from? A channel of variance $\lambda$ that is decoded with noise $s$ adds
+# $\lambda s^2$ to the square error of a patch, which the loss averages over 192 numbers. It costs
+# $-w\,\ln s$ of KL, averaged over 4 numbers. The sum $\lambda s^2/192 - w \ln s/4$ is smallest at $s^2 =
+# 24\,w/\lambda$, which reaches 1 when $\lambda = 24\,w$.
 #
 # So a large $w$ costs detail, and a tiny one lets latents be as large as they like. Stable Diffusion's is
-# tiny: $10^{-6}$ for sums over pixels and latents (in its code), which is 48 times less
-# for means as we take them. That is why its latents are far from a std of 1, and why it needs a scaling
+# tiny: $10^{-6}$ for sums over pixels and latents (in its code), which corresponds to a value 48 times
+# smaller for means, as we use them. That is why its latents have a std far from 1 and need a scaling
 # factor. Ours is much larger (`KL_WEIGHT` in [`train/vae.py`](../minisd/train/vae.py)), and its latents
-# are near a std of 1 by themselves.
+# have a std near 1 without help.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -407,13 +385,13 @@ lesson.show_collapse(variances, trained)
 # |---|---|---|---|
 # | `x` (3, 128, 128) → `z` (4, 16, 16) | (3, 512, 512) → (4, 64, 64), also 48 to 1 | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
 # | encoder and decoder, 2.7 million weights | the same four levels, 84 million | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, appendix G |
-# | L1 loss of pixels, edges and blobs | L1, a perceptual loss, and a discriminator that asks for sharpness | [`train/vae.py`](../minisd/train/vae.py) | Rombach et al. 2022, §3.1 |
-# | `latent_dist.mode()`, `.sample()` | a draw in training and for image-to-image; text-to-image never encodes | [`vae.DiagonalGaussian`](../minisd/vae.py) | Kingma & Welling 2013, appendix B |
+# | L1 loss on pixels, edges and pooled pixels | L1, a perceptual loss, and a discriminator that rewards sharpness | [`train/vae.py`](../minisd/train/vae.py) | Rombach et al. 2022, §3.1 |
+# | `latent_dist.mode()`, `.sample()` | a sample in training and for image-to-image; text-to-image never encodes | [`vae.DiagonalGaussian`](../minisd/vae.py) | Kingma & Welling 2013, appendix B |
 # | `scaling_factor` | 0.18215, outside the VAE: `latents / 0.18215` before decoding | [`pipeline.decode`](../minisd/pipeline.py) | Rombach et al. 2022, appendix G |
 # | channel means near 0 | not 0 | [`train.vae.centred`](../minisd/train/vae.py) | |
 #
 # **Play.** Put the dragon's latents into a window of the rider's. Swap one channel only. Multiply latents
-# by 1.5, or by −1. Change one number of one position, and see how far away the picture changes. Which
+# by 1.5, or by −1. Change one number at one position, and measure how far away the picture changes. Which
 # picture of the book has the worst PSNR?
 #
-# *Stuck in an exercise? The answers are in [`lesson_05.py`](../minisd/lessons/lesson_05.py).*
+# *Stuck on an exercise? The answers are in [`lesson_05.py`](../minisd/lessons/lesson_05.py).*

@@ -3,12 +3,12 @@
 #
 # **How does text enter?**
 #
-# *40 minutes to read, a minute to run. You need a little PyTorch and, from notebook 01, the whole picture.*
+# *40 minutes to read, a minute to run. You need a little PyTorch and the overview of notebook 01.*
 #
-# A UNet adds and multiplies. It cannot read. So before the first step of denoising, and only once, a
-# prompt becomes 77 vectors. On the way it is cut to pieces, the pieces become numbers, the numbers
-# become vectors, and the vectors hear of each other. Where the meaning comes from is the strangest
-# part: from looking at pictures.
+# A UNet adds and multiplies. It cannot read. So before the first denoising step, and only once, the
+# prompt is turned into 77 vectors. It is cut into pieces, the pieces become numbers, the numbers become
+# vectors, and the vectors exchange information. The strangest part is where their meaning comes from:
+# from looking at pictures.
 
 # %%
 import random
@@ -30,16 +30,16 @@ you_are_here("text encoder")
 # %% [markdown]
 # ## Pieces
 #
-# A network wants a list of numbers from a fixed vocabulary. Words would make a vocabulary without end:
-# there is always one more, and a typing error is a new one. Letters would do, but a prompt would be
-# hundreds of them, and `h` means nothing. *Byte-pair encoding* is what lies between: frequent words
-# whole, rare ones in pieces ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), §3.2; with bytes
-# for letters, Radford et al. 2019, §2.2).
+# A network needs a list of numbers from a fixed vocabulary. A vocabulary of words would never be
+# complete: there is always one more word, and every typing error is a new one. Letters would do, but a
+# prompt would be hundreds of them, and `h` means nothing. *Byte-pair encoding* lies in between: frequent
+# words are kept whole, rare ones are split into pieces ([Sennrich et al.
+# 2016](https://arxiv.org/abs/1508.07909), §3.2; with bytes instead of letters, Radford et al. 2019,
+# §2.2).
 #
-# The pieces are learnt by counting. Begin with letters. Find the pair of neighbours that occurs most
-# often, and make it one piece. Again, and again. Here are 2000 captions of the
-# [picture book](../minisd/tiny/picture_book.py), the world of our tiny model. (`</w>` marks the end of
-# a word.)
+# The pieces are learnt by counting. Start with letters. Find the pair of neighbours that occurs most
+# often and join it into one piece. Repeat. Here are 2000 captions of the [picture
+# book](../minisd/tiny/picture_book.py), the world of our tiny model. (`</w>` marks the end of a word.)
 
 # %%
 rng = random.Random(0)
@@ -63,7 +63,7 @@ for step in range(5):
     print(f"merge {step}: {' + '.join(pair):<10} {count} times")
 
 # %% [markdown]
-# That is the whole training of a tokenizer. The one that our tiny model uses went on like this, on ten
+# That is the whole training of a tokenizer. The tokenizer of our tiny model continued like this, on ten
 # times as many captions:
 
 # %%
@@ -72,13 +72,13 @@ print("its first merges:", [" + ".join(pair) for pair in tokenizer.merges[:5]])
 print(f"{len(tokenizer.vocab)} tokens: 2 · 256 bytes, {len(tokenizer.merges)} merges, start, end")
 
 # %% [markdown]
-# The same list, but for the order of pairs that are about equally frequent. Each merge is a new token.
-# In front of them stand the 256 bytes, so that every text can be spelled, and the same 256 at a word's
-# end. Stable Diffusion's vocabulary is made like this, from far more text: 48,894 merges, so 49,408
-# tokens.
+# The list is the same, except for the order of pairs that are about equally frequent. Each merge makes a
+# new token. The vocabulary begins with the 256 bytes, so that every text can be spelled, and the same 256
+# bytes at a word's end. Stable Diffusion's vocabulary is built in the same way from far more text: 48,894
+# merges, so 49,408 tokens.
 #
-# To read a word, replay the merges: of all pairs in it, join the one that was learnt *earliest*; until
-# there is none to join.
+# To read a word, replay the merges: of all pairs in the word, join the one that was learnt *earliest*,
+# until no pair is left to join.
 
 # %%
 ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}  # when each pair was learnt
@@ -88,9 +88,9 @@ whole = sum(len(tokenizer.bpe.encode(word).ids) == 1 for word in book.WORDS)
 print(f"{whole} of the {len(book.WORDS)} words of the picture book are one token")
 
 # %% [markdown]
-# The astronaut is frequent enough to be one token, as are the other words of the picture book.
+# The astronaut is frequent enough to be one token, like the other words of the picture book.
 #
-# > **Predict.** No caption has a starfish. Which pieces will it fall into? And a ☃?
+# > **Predict.** No caption contains a starfish. Into which pieces will it be split? And a ☃?
 
 # %%
 names = {number: token for token, number in tokenizer.vocab.items()}
@@ -98,13 +98,14 @@ for word in ("starfish", "ballroom", "☃"):
     print(f"{word:<10} {'  '.join(names[i] for i in tokenizer.bpe.encode(word).ids)}")
 
 # %% [markdown]
-# A starfish ends in the very token that means fish, whatever a model will make of that. And the snowman
-# is three bytes (of its UTF-8, shown as letters): unknown, but not unspeakable. No text is refused.
+# A starfish ends in the same token that means fish, whatever the model will make of that. And the snowman
+# becomes three bytes (of its UTF-8 encoding, shown as letters). So the tokenizer accepts every text, even
+# one with unknown characters.
 #
 # ### Exercise 1 · The merge loop
 #
-# Write it. `lesson.letters` and `lesson.join` are those from above, and `ranks` says when a pair was
-# learnt: 0 is the earliest, and what is not in it was not learnt at all.
+# Write it. `lesson.letters` and `lesson.join` are the functions from above. `ranks` tells when a pair was
+# learnt: 0 is the earliest, and pairs that are not in it were never learnt.
 
 
 # %%
@@ -120,10 +121,10 @@ lesson.merge_loop.check(my_pieces)
 # %% [markdown]
 # ## 77 boxes
 #
-# The ids of a prompt stand between a start and an end token, and what is left of 77 positions is
-# padding. Stable Diffusion 1 pads with the end token, Stable Diffusion 2 with id 0, which is the `!`.
-# (In its folders for diffusers a `!` that you type is padding, too; OpenCLIP's own tokenizer makes a
-# word of it.)
+# The ids of a prompt are placed between a start and an end token, and the remaining positions up to 77
+# are filled with padding. Stable Diffusion 1 pads with the end token, Stable Diffusion 2 with id 0, which
+# is the `!`. (In the diffusers folders of Stable Diffusion 2, a `!` that you type becomes padding, too;
+# OpenCLIP's own tokenizer makes a word of it.)
 
 # %%
 prompt = "a cat riding a horse at sunset"
@@ -135,8 +136,8 @@ lesson.show_boxes(ids[0].tolist(), v2[0].tolist(), tokens + ["padding"] * (77 - 
 shapes(ids=(ids, (1, 77)))
 
 # %% [markdown]
-# > **Predict.** Every box counts: no mask will hide the padding from anybody. So what are the 77 numbers
-# > of the empty prompt? And of a prompt of 80 words?
+# > **Predict.** Every box counts: no mask will hide the padding. So what are the 77 numbers of the empty
+# > prompt? And of a prompt of 80 words?
 
 # %%
 with warnings.catch_warnings(record=True) as said:
@@ -147,9 +148,9 @@ for row in rows.tolist():
 print(said[0].message)
 
 # %% [markdown]
-# Nothing at all is a start, an end, and 75 times padding. It is a prompt like any other, and an important
-# one: guidance asks for it at every step (notebook 08). Of the long prompt 75 tokens fit. The rest is
-# cut off, and the beach with it: that is the limit people run into with Stable Diffusion.
+# The empty prompt is a start token, an end token and 75 times padding. It is a prompt like any other, and
+# an important one: guidance uses it at every step (notebook 08). Of the long prompt, 75 tokens fit. The
+# rest is cut off, including the beach: this is the limit that users of Stable Diffusion run into.
 #
 # ## Ids into vectors
 #
@@ -160,17 +161,18 @@ print(said[0].message)
 text_encoder = CLIPTextModel.from_pretrained("tiny", subfolder="text_encoder")
 looked_up = text_encoder.token_embedding(ids)  # a row for each id
 x = looked_up + text_encoder.position_embedding.weight
-states = text_encoder(ids).last_hidden_state  # and after all of its layers
+states = text_encoder(ids).last_hidden_state  # after all layers
 shapes(ids=(ids, (1, 77)), x=(x, (1, 77, 768)), states=(states, (1, 77, 768)))
 
 # %% [markdown]
-# What comes out behind the last layer are *states*: one vector for each of the 77 positions.
+# The output of the last layer are the *states*: one vector for each of the 77 positions.
 #
-# In the picture book `kitten` is another word for `cat`, and `sphere` for `ball`: the same pictures.
+# In the picture book `kitten` is another word for `cat`, and `sphere` for `ball`: the pictures are the
+# same.
 #
-# > **Predict.** Take the cosine between two words: 1 is the same direction, 0 is unrelated. For cat and
-# > kitten, what is it in the table? What is it in the end, between the states of `a cat` and `a kitten`
-# > at their end token?
+# > **Predict.** Take the cosine between two words: 1 means the same direction, 0 means unrelated. What is
+# > it for cat and kitten in the table? And what is it after the last layer, between the states of `a cat`
+# > and `a kitten` at their end token?
 
 
 # %%
@@ -189,18 +191,19 @@ for a, b in (("cat", "kitten"), ("ball", "sphere"), ("astronaut", "spaceman"), (
     print(f"{a + ', ' + b:<20} in the table {before:5.2f}   at the end {after:5.2f}")
 
 # %% [markdown]
-# In the table synonyms are only a little alike, though more than by chance. (Two random directions of 128
-# numbers have a cosine of 0 ± 0.09.) After the transformer they are as good as one. Of what a word means
-# the table has a trace; the rest is made on the way.
+# In the table synonyms are only a little similar, though more than by chance. (Two random directions of
+# 128 numbers have a cosine of 0 ± 0.09.) After the transformer they are almost identical. The table holds
+# a trace of what a word means; the rest is added by the layers.
 #
-# ## Who hears whom
+# ## Who attends to whom
 #
-# On the way are four transformer blocks. In each, every row looks at the others (attention: notebook
-# 07) and takes over some of what it sees; then two linear layers work on each row by itself. But there is
-# a *causal mask*: a row sees itself and those before it, never those behind.
+# The layers are four transformer blocks. In each, every position looks at the others (attention: notebook
+# 07) and takes over some of what it sees; then two linear layers with a nonlinearity between them act on
+# each position separately. But there is a *causal mask*: a position sees itself and earlier positions,
+# never later ones.
 #
-# > **Predict.** Replace one token of the prompt by another, `box`. Which of the states will move? Do it
-# > for each of the tokens: what does the table of all changes look like?
+# > **Predict.** Replace one token of the prompt by another one, `box`. Which of the states will change?
+# > Do it for each token: what does the table of all changes look like?
 
 # %%
 changes = torch.zeros(len(tokens), len(tokens))
@@ -211,29 +214,28 @@ for k in range(len(tokens)):
 lesson.show_changes(changes, tokens)
 
 # %% [markdown]
-# A triangle. Token $k$ moves the states from $k$ onwards. Before it the change is not small, it is
-# exactly 0: the first `a` cannot know that a cat will come.
+# A triangle. Token $k$ changes the states from $k$ onwards. Before it the change is not small, it is
+# exactly 0: the first `a` cannot know that a cat will follow.
 #
-# The mask is a language model's, which must not see the word that it has to guess. Our text encoder
-# guesses no words. It is half of a CLIP (*contrastive language–image pre-training*, the last section of
-# this notebook), whose authors wanted to be able to start from a language model, or to train one beside
-# it, and did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). Two things follow.
-# The end token has read the whole prompt. And whatever stands behind it, as the `!` of Stable Diffusion
-# 2, changes no state before:
+# The mask comes from language models, which must not see the word that they have to predict. Our text
+# encoder predicts no words. It is half of a CLIP (*contrastive language–image pre-training*, the last
+# section of this notebook). CLIP's authors wanted to be able to start from a language model, or to train
+# one alongside, and did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). Two
+# things follow. The end token has read the whole prompt. And whatever comes after it, such as the `!` of
+# Stable Diffusion 2, changes no earlier state:
 
 # %%
 moved = (text_encoder(v2).last_hidden_state - states)[0].norm(dim=1)
 length = states.norm(dim=-1).mean()
-print(f"v2's padding moves the states up to the end token by {moved[: end + 1].max():.0f}")
-print(f"and those behind it by up to {moved[end + 1 :].max():.0f}; a state is {length:.0f} long")
+print(f"v2's padding changes the states up to the end token by {moved[: end + 1].max():.0f}")
+print(f"and those after it by up to {moved[end + 1 :].max():.0f}; a state has length {length:.0f}")
 
 # %% [markdown]
-# ## What a row knows
+# ## What a state knows
 #
-# Take captions like `a red cat on the beach`: 10 colours, 19 things, 5 places. And ask each row of
-# states what it knows. Can the thing be read from the row of `red`? The place from the row of `cat`?
-# To *read* here means with the simplest tool there is, a linear map, fitted to 1000 captions and tried
-# on 1000 others.
+# Take captions like `a red cat on the beach`: 10 colours, 19 things, 5 places. What does each state know?
+# Can the thing be read from the state of `red`? The place from the state of `cat`? To *read* means here:
+# with the simplest tool there is, a linear map, fitted to 1000 captions and tested on 1000 others.
 
 # %%
 colors, things = list(book.COLORS), list(book.THINGS)
@@ -256,8 +258,8 @@ def can_read(answer, row):
 
 
 # %% [markdown]
-# > **Predict.** Chance is 10 % for the colour, 5 % for the thing, 20 % for the place. What is it in the
-# > row of the thing? And is there anything to be read from the row of the article?
+# > **Predict.** Chance is 10 % for the colour, 5 % for the thing, 20 % for the place. How often is the
+# > linear map right at the position of the thing? And can anything be read from the state of the article?
 
 # %%
 shares = torch.tensor([[can_read(answer, row) for row in range(10)] for answer in answers])
@@ -265,18 +267,18 @@ columns = ["start", "a/an", "red", "cat", "on/in", "the", "beach", "end", "paddi
 lesson.show_knowledge(shares, ["which colour?", "which thing?", "which place?"], columns)
 
 # %% [markdown]
-# Every row knows its own word and all words before it, and nothing of those behind. Knowledge only
-# grows: the article tells a little already (`an` can only be orange), and `on` leaves two places of
-# five. From the place's row on, through all of the padding, everything is known.
+# Every state knows its own word and all words before it, and nothing of later words. Knowledge only
+# grows. Even the article tells a little (`an` can only be orange), and `on` leaves two of the five
+# places. From the last word of the place onwards, through all of the padding, everything is known.
 #
-# Keep this picture in mind. The UNet will look at all 77 rows. The row of `cat` is not the cat: it is
-# the cat and what came before. And the cat is in every row behind.
+# Keep this figure in mind. The UNet will look at all 77 states. The state of `cat` stands not for the cat
+# alone, but for the cat and what came before it. And the cat is in every later state.
 #
-# ## Who is like whom
+# ## Which prompts are similar
 #
 # Back to the end token's state, which has read everything.
 #
-# > **Predict.** Put these five pairs in order, the most alike first.
+# > **Predict.** Sort these five pairs, the most similar first.
 
 # %%
 for a, b in (
@@ -289,14 +291,16 @@ for a, b in (
     print(f"{F.cosine_similarity(at_end(a), at_end(b), dim=0):.2f}  {a}, {b}")
 
 # %% [markdown]
-# Two ways to say the same place are one. Red is nearer to pink than to green. And who stands above whom
-# makes a difference, though the words are the same. That does not come by itself: to the large CLIPs a
-# sentence is nearly a bag of words, and they tell the order when they are trained against sentences in
-# the wrong one ([Yuksekgonul et al. 2023](https://arxiv.org/abs/2210.01936)). So was ours.
+# Two phrases for the same place are almost one. Red is closer to pink than to green. And the order of cat
+# and horse makes a difference, although the words are the same. That is not automatic: large CLIPs treat
+# a sentence almost as a bag of words, and respect word order better when they are trained against
+# sentences in the wrong order ([Yuksekgonul et al. 2023](https://arxiv.org/abs/2210.01936)). Ours was
+# trained that way.
 #
 # Now all 19 things: `a ball`, `a box`, `a star` …
 #
-# > **Predict.** What will the text encoder find most like a star? A flower, a balloon, a bird, a rocket?
+# > **Predict.** What will the text encoder find most similar to a star: a flower, a balloon, a bird, or a
+# > rocket?
 
 # %%
 things.sort(key=lambda thing: colors.index(book.USUAL_COLOR[thing]))
@@ -305,35 +309,33 @@ likeness = ends @ ends.T
 lesson.show_likeness(likeness, things, [book.USUAL_COLOR[thing] for thing in things])
 
 # %%
-likest = [things[i] for i in (likeness - 2 * torch.eye(len(things))).argmax(dim=1)]
-same = sum(book.USUAL_COLOR[a] == book.USUAL_COLOR[b] for a, b in zip(things, likest))
-print("  ".join(f"{a} → {b}" for a, b in zip(things, likest)))
-print(
-    f"{same} of {len(things)} have the colour of what they are most like; by chance it would be 1"
-)
+nearest = [things[i] for i in (likeness - 2 * torch.eye(len(things))).argmax(dim=1)]
+same = sum(book.USUAL_COLOR[a] == book.USUAL_COLOR[b] for a, b in zip(things, nearest))
+print("  ".join(f"{a} → {b}" for a, b in zip(things, nearest)))
+print(f"{same} of {len(things)} share the colour of the nearest thing; by chance it would be 1")
 
 # %% [markdown]
-# In the picture book a thing has a usual colour, if the caption names none: a star is yellow, and so is
-# a bird. No caption ever says so. The pictures show it. But who has shown them to a network that reads?
+# In the picture book a thing has a usual colour if the caption names none: a star is yellow, and so is a
+# bird. No caption ever says so. The pictures show it. But who has shown pictures to a network that reads?
 #
 # ## A minute of CLIP
 #
-# The text encoder comes from a game for two networks
-# ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), figure 3). One turns pictures into vectors,
-# the other captions. They get $N$ pictures and their $N$ captions, mixed up, and have to say who belongs
-# to whom: the cosine of a picture and its own caption has to be the largest of its row, and of its
-# column, in the $N \times N$ table of all cosines. As a loss, twice the cross-entropy of $N$
-# answers:
+# The text encoder comes from a game for two networks ([Radford et al.
+# 2021](https://arxiv.org/abs/2103.00020), figure 3). One turns pictures into vectors, the other turns
+# captions into vectors. They receive $N$ pictures and their $N$ captions and have to find out which
+# belong together: in the $N \times N$ table of all cosines, the cosine of a picture and its own caption
+# has to be the largest of its row and of its column. Each row is a classification among $N$ answers, and
+# so is each column. The loss is the mean of the two cross-entropies:
 #
-# $$\mathcal L = \tfrac12\,\mathrm{CE}(s\,P C^\top) + \tfrac12\,\mathrm{CE}(s\,C P^\top), \qquad \text{the right answer of row } i \text{ being } i.$$
+# $$\mathcal L = \tfrac12\,\mathrm{CE}(s\,P C^\top) + \tfrac12\,\mathrm{CE}(s\,C P^\top), \qquad \text{where the right answer of row } i \text{ is } i.$$
 #
-# $P$ and $C$ are the vectors of pictures and captions, each of length 1; the scale $s$ is learnt too.
-# Cosines end at 1, and without it no softmax could ever be sure.
+# $P$ and $C$ are the vectors of pictures and captions, each of length 1. The scale $s$ is learnt too:
+# cosines never exceed 1, and without a scale no softmax could be confident.
 #
 # ### Exercise 2 · The contrastive loss in four lines
 #
 # `pictures` and `captions` are (N, D), of any length. `F.cross_entropy(logits, answers)` takes the
-# softmax of each row.
+# softmax of each row and averages over the rows.
 
 
 # %%
@@ -348,9 +350,9 @@ def my_loss(pictures, captions, scale):
 lesson.contrastive.check(my_loss)
 
 # %% [markdown]
-# The two networks are those that trained the built-in model ([`train/clip.py`](../minisd/train/clip.py)),
-# but smaller: two layers of width 64 each, and random weights. Their pictures are 32×32 (those of
-# Stable Diffusion's CLIP were 224×224).
+# The two networks have the architecture that trained the built-in model
+# ([`train/clip.py`](../minisd/train/clip.py)), but they are smaller, two layers of width 64 each, and
+# start from random weights. Their pictures are 32×32 (for Stable Diffusion's CLIP, 224×224).
 
 # %%
 torch.manual_seed(0)
@@ -364,12 +366,12 @@ def pairs(numbers):
     scenes = [book.sample(rng) for rng in rngs]
     pixels = torch.stack([to_tensor(book.draw(scene, size=32)) for scene in scenes])
     ids = tokenizer([book.caption(scene, rng) for scene, rng in zip(scenes, rngs)]).input_ids
-    return pixels, shortest(ids, tokenizer.end_id)  # what is behind the end token does not count
+    return pixels, shortest(ids, tokenizer.end_id)  # nothing after the end token matters
 
 
 # %% [markdown]
-# > **Predict.** 300 batches of 64 pairs, and then 256 pages that it has never seen. How often will it
-# > find a page's caption among 256? Chance is 0.4 %.
+# > **Predict.** Train on 300 batches of 64 pairs, then test on 256 pages that the networks have never
+# > seen. How often will they find a page's caption among 256? Chance is 0.4 %.
 
 
 # %%
@@ -379,14 +381,14 @@ def cosines(pixels, ids):
 
 
 def found(cosines):
-    """How often a picture's own caption is the first of all."""
+    """How often a picture's own caption comes first."""
     return (cosines.argmax(dim=1) == torch.arange(len(cosines))).float().mean()
 
 
 balls = [book.Scene((book.Thing("ball", color, x=0.5, y=0.5, scale=0.33),)) for color in colors]
 balls = torch.stack([to_tensor(book.draw(ball, size=32)) for ball in balls])
 captions = [f"{book.with_article(color)} ball" for color in colors]
-captions = tokenizer(captions).input_ids[:, :5]  # the end token is among them
+captions = tokenizer(captions).input_ids[:, :5]  # including the end token
 
 # %%
 fresh = pairs(range(1_000_000, 1_000_256))
@@ -408,34 +410,34 @@ after = cosines(balls, captions)
 lesson.show_training(before, after, colors)
 
 # %% [markdown]
-# From chance to about every second page, in a minute, and nobody has ever said what a colour is. Look
-# off the diagonal, too: purple is near pink and blue, orange near yellow and brown, green far from red.
-# The colours have arranged themselves as in a paintbox, and all that the network was told is which
-# words met which picture.
+# From chance to about every second page, in a minute, and nobody has ever defined a colour. Look off the
+# diagonal, too: purple is near pink and blue, orange near yellow and brown, green far from red. The
+# colours have arranged themselves as on a colour wheel, although the networks were told only which
+# caption belongs to which picture.
 #
-# The encoder of our tiny model has played the same game with larger networks for longer, and with a twin
-# of every page in the batch that differs in one respect, so that it has to get every word right. The one
-# of Stable Diffusion 1 is OpenAI's CLIP: 400 million pictures of the internet with what was written
-# beside them (Radford et al. 2021, §2.2).
+# The encoder of our tiny model was trained in the same way, with larger networks and for longer. Its
+# batches also contained a twin of every page that differs in one respect, so it had to get every word
+# right. The encoder of Stable Diffusion 1 is OpenAI's CLIP, trained on 400 million pictures from the
+# internet with the text next to them (Radford et al. 2021, §2.2).
 #
-# When the game is over, the network that sees is put aside. The one that reads is *frozen*, and the UNet
-# learns to draw by its states. By all of its states: CLIP's loss has only ever looked at the end token's.
-# That the other rows are of use, too, is a gift that nobody trained for.
+# After the training the image network is set aside. The text network is *frozen*, and the UNet learns to
+# draw from its states. It uses all of its states, although CLIP's loss only looks at the end token's.
+# That the other states are useful too is a gift that nobody trained for.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
 # | here | in SD 1.5 | code | paper |
 # |---|---|---|---|
 # | 220 merges, 734 tokens | 48,894 merges, 49,408 tokens; lower case, too; start 49406, end and padding 49407 | [`tokenizer.py`](../minisd/tokenizer.py) | Sennrich et al. 2016, §3.2 |
-# | `astronaut` is one token | it is, too: "a photograph of an astronaut riding a horse" is 320 8853 539 550 18376 6765 320 4558 | [`tokenizer.py`](../minisd/tokenizer.py) | |
+# | `astronaut` is one token | there, too: "a photograph of an astronaut riding a horse" is 320 8853 539 550 18376 6765 320 4558 | [`tokenizer.py`](../minisd/tokenizer.py) | |
 # | padding with the end token, or id 0 | the end token; id 0 in Stable Diffusion 2 | [`tokenizer.py`](../minisd/tokenizer.py) | |
 # | a table of 734 rows of 128 numbers, 77 positions | 49,408 rows of 768, 77 positions | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 |
 # | 4 blocks, 4 heads, causal | 12 blocks, 12 heads, causal; 123 million weights | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 and appendix F |
-# | `states` (1, 77, 128), after the final norm | (1, 77, 768), likewise; Stable Diffusion 2 leaves out the last of 24 blocks | [`clip.py`](../minisd/clip.py) | Rombach et al. 2022, §3.3 |
+# | `states` (1, 77, 128), after the final norm | (1, 77, 768), also after the final norm; Stable Diffusion 2 skips the last of 24 blocks | [`clip.py`](../minisd/clip.py) | Rombach et al. 2022, §3.3 |
 # | `contrastive_loss`, batches of 64 | the same, batches of 32,768 | [`train/clip.py`](../minisd/train/clip.py) | Radford et al. 2021, figure 3 and §2.5 |
 #
-# **Play.** Let notebook 01 draw "a starfish". Read the colour from the *difference* of two rows. Train the
-# minute's CLIP on pages of one colour: which cosines can it not learn? Give it 3000 steps, and ask its
-# text tower who is like a star.
+# **Play.** Let notebook 01 draw "a starfish". Read the colour from the *difference* of two states. Train
+# the small CLIP on pages of one colour: which cosines can it not learn? Give it 3000 steps, and ask its
+# text tower what is similar to a star.
 #
-# *Stuck in an exercise? The answers are in [`lesson_06.py`](../minisd/lessons/lesson_06.py).*
+# *Stuck on an exercise? The answers are in [`lesson_06.py`](../minisd/lessons/lesson_06.py).*

@@ -1,25 +1,25 @@
 # %% [markdown]
 # # 07 · The U-Net, and how words steer it
 #
-# **What is inside the network that guesses the noise, and how does a prompt get a say in it?**
+# **What is inside the network that guesses the noise, and how does the prompt influence it?**
 #
-# *45 minutes to read, a minute to run. You need notebooks 02 ($x_t$, $\epsilon$) and 06 (the 77 states of a prompt).*
+# *45 minutes to read, a minute to run. You need notebooks 02 ($x_t$, $\epsilon$) and 06 (the 77 states of
+# a prompt).*
 #
-# All that is learnt of drawing is in one network. Three things go in: noisy latents, a timestep, the
-# states of a prompt. A guess of the noise comes out. We take it apart by breaking it, one part at a
-# time, and look at what is then missing in the picture.
+# Everything that is learnt about drawing is in one network. Three things go in: noisy latents, a
+# timestep, and the states of a prompt. A guess of the noise comes out. We look at its blocks, and then
+# break it, one part at a time, to see what is missing in the picture.
 
 # %%
+import inspect
 import random
 
 import torch
-from einops import rearrange
 
-from minisd import StableDiffusionPipeline, config, schedule
+from minisd import StableDiffusionPipeline, config, layers, schedule, unet
 from minisd.evaluate import geometry
 from minisd.image import to_tensor
-from minisd.layers import timestep_embedding
-from minisd.lessons import figures, shapes, unless_fast, you_are_here
+from minisd.lessons import figures, lesson_07_blocks, shapes, unless_fast, you_are_here
 from minisd.lessons import lesson_07 as lesson
 from minisd.pipeline import guide
 from minisd.tiny import picture_book
@@ -29,46 +29,61 @@ you_are_here("UNet")
 # %% [markdown]
 # ## A U
 #
-# Whoever is to find noise in a picture must look at single pixels: there the noise is. And must see the
-# whole page: is this brown patch a horse's leg, or a tree? A U-Net
-# ([Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597)) does both. Going down it halves the maps
-# again and again, until a few positions see everything. Going up it doubles them, and each level gets,
-# through the *skips*, what its mirror saw on the way down.
+# To find noise, a network must look at individual pixels, because that is where noise is. It must also
+# see the whole page: is this brown patch a horse's leg or a tree? A U-Net ([Ronneberger et al.
+# 2015](https://arxiv.org/abs/1505.04597)) does both. On the way down it halves the feature maps again and
+# again, until a few positions see everything. On the way up it doubles them, and each level also receives
+# the outputs of the level opposite, through *skip connections*.
 #
-# Here are ours and Stable Diffusion's, measured while they run. (On PyTorch's `meta` device, where
-# tensors have shapes but no numbers: so 860 million weights take no memory, and nothing needs a
-# download. [`lesson.measure`](../minisd/lessons/lesson_07.py) does it.)
+# Here are our UNet and Stable Diffusion's, measured while they run. (On PyTorch's `meta` device tensors
+# have shapes but no numbers, so 860 million weights take no memory, and nothing has to be downloaded.
+# [`measure`](../minisd/lessons/lesson_07_blocks.py) does it.)
 
 # %%
-tiny, sd15 = lesson.measure(config.TINY_UNET), lesson.measure(config.SD1_UNET)
-lesson.show_u(tiny, sd15, skips=(2, 3))
+tiny = lesson_07_blocks.measure(config.TINY_UNET)
+sd15 = lesson_07_blocks.measure(config.SD1_UNET)
+lesson_07_blocks.show_u(tiny, sd15, skips=(2, 3))
 
 # %% [markdown]
-# Each rectangle is a block's feature map: as high as the map's side, as wide as it has channels, and the
-# lines are the skips. A block is one to three *ResNet blocks*, and behind each, but for the last at the
-# bottom and for Stable Diffusion's lowest level, a transformer, of which more below.
-#
-# A ResNet block does this twice: normalise, bend, convolve. What came in is added to what comes out; that
-# is the shortcut. GroupNorm normalises: it brings groups of channels to mean 0 and variance 1. SiLU bends:
-# $x$ times its sigmoid, a ReLU with a soft corner. The whole UNet is [`unet.py`](../minisd/unet.py), in one
-# sitting.
+# Each rectangle is a block's feature map: as high as the side of the map, as wide as its number of
+# channels. A block consists of one to three *ResNet blocks*. Each is followed by a transformer, except
+# for the last one in the middle and for those of Stable Diffusion's lowest level. This is what the two
+# contain:
+
+# %%
+lesson_07_blocks.show_inside()
+
+# %% [markdown]
+# A ResNet block applies the same sequence twice: normalise, apply a nonlinearity, convolve. GroupNorm
+# normalises groups of channels to mean 0 and variance 1. SiLU is the nonlinearity: $x$ times its sigmoid,
+# a ReLU with a soft corner. Finally the input is added to the output (a *residual connection*). The
+# transformer has three residual parts, and below we take them apart. In the code each drawing is a few
+# lines:
+
+# %%
+for method in (layers.ResnetBlock.forward, unet.BasicTransformerBlock.forward):
+    print(inspect.getsource(method))
+
+# %% [markdown]
+# The whole UNet is these two blocks, down- and upsampling, and the loop over the levels:
+# [`unet.py`](../minisd/unet.py) can be read in one sitting.
 #
 # > **Predict.** Where in the U are most of the parameters, and where is most of the work: at the top,
-# > where the maps are large, or at the bottom, where they are thick? (Work is counted in multiplications
-# > and additions, of matrix products and convolutions.)
+# > where the maps are large, or at the bottom, where they have many channels? (Work is counted in
+# > multiplications and additions of matrix products and convolutions.)
 
 # %%
-lesson.show_costs(tiny, sd15)
+lesson_07_blocks.show_costs(tiny, sd15)
 
 # %% [markdown]
-# At opposite ends. A convolution's parameters grow with the square of its channels, and the map's size
-# costs none. Its work is parameters times positions, and in Stable Diffusion the top has 64 times the
-# positions of the bottom. So most of the weights are in the lower half of the U, and most of the work is
-# in the upper half.
+# At opposite ends. The parameters of a convolution grow with the square of its channels, and the size of
+# the map costs none. Its work is parameters times positions, and Stable Diffusion's top level has 64
+# times the positions of the bottom. So most of the weights are in the lower half of the U, and most of
+# the work is in the upper half.
 #
-# ## The parts at hand
+# ## Tools
 #
-# Now ours, with its weights. We shall draw often, so here is the loop of notebook 01 once more, for
+# Now we use our UNet with its weights. We will draw often, so here is the loop of notebook 01 again, for
 # states instead of a prompt:
 
 # %%
@@ -90,7 +105,7 @@ def draw(states, pictures=1, steps=20):
 
 
 # %% [markdown]
-# To measure, we need latents whose noise we know. Eight pages of the book:
+# For measurements we need latents whose noise we know. Here are eight pages of the book:
 
 # %%
 scenes = [picture_book.sample(random.Random(i)) for i in range(8)]
@@ -114,63 +129,58 @@ def error(t, told):
 
 
 # %% [markdown]
-# ## When
+# ## The timestep
 #
-# The UNet has to know how much of what it sees is noise. It gets the timestep as a vector of waves (a
-# *sinusoidal embedding*), as Transformers get positions ([Vaswani et al.
-# 2017](https://arxiv.org/abs/1706.03762), §3.5): each number is a cosine or sine of $t$, and each has
-# another frequency. Two layers make a vector of 256 of it, and every ResNet block adds its own linear map
-# of that to its channels.
+# The UNet has to know how much of its input is noise. It receives the timestep as a vector of waves (a
+# *sinusoidal embedding*), in the way that Transformers receive positions ([Vaswani et al.
+# 2017](https://arxiv.org/abs/1706.03762), §3.5): each number is a cosine or sine of $t$, and each has a
+# different frequency. Two layers turn it into a vector of 256 numbers, and every ResNet block adds its
+# own linear map of that vector to its channels.
 
 # %%
-waves = timestep_embedding(torch.arange(1000), 64)
+waves = layers.timestep_embedding(torch.arange(1000), 64)
 temb = pipe.unet.time_embedding(waves)
 shapes(waves=(waves, (1000, 320)), temb=(temb, (1000, 1280)))
 lesson.show_waves(waves[:250])
 
 # %% [markdown]
-# Like the hands of a clock: fast ones tell $t$ from $t+1$, slow ones tell early from late.
+# They work like the hands of a clock: fast ones distinguish $t$ from $t+1$, slow ones distinguish early
+# from late.
 #
-# > **Predict.** Drown a picture until $t = 500$, and lie: "this is $t = 0$, hardly any noise". Or: "this
-# > is $t = 999$, nothing but noise". Which picture will the UNet see in it?
+# > **Predict.** Add noise to a picture up to $t = 500$, and lie to the UNet: "this is $t = 0$, hardly any
+# > noise". Or: "this is $t = 999$, almost only noise". Which picture will it see?
 
 # %%
 x, alpha = schedule.add_noise(x0, noise, alphas_cumprod[500]), alphas_cumprod[500]
 implied = [schedule.to_x0(x, guess(500, told), alpha)[0] for told in (0, 250, 500, 999)]
-figures.show(
-    figures.pictures(
-        [pictures[0], *pipe.decode(torch.stack(implied))],
-        ["the page", "told t = 0", "told 250", "told 500 (true)", "told 999"],
-        columns=5,
-    ),
-    "A page of the book, and what the UNet sees in its noisy version. Told the true 500, it sees the"
-    " page, a little soft. Told less, it leaves noise in; told more, it takes part of the page away.",
-)
+sheet = [pictures[0], *pipe.decode(torch.stack(implied))]
+titles = ["the page", "told t = 0", "told 250", "told 500 (true)", "told 999"]
+figures.show(figures.pictures(sheet, titles, columns=5), lesson.LIES)
 
 # %% [markdown]
-# Told too little, it leaves noise in. Told too much, it takes the page itself for noise. Measured, on all
-# eight pages:
+# Told too little, it leaves noise in. Told too much, it mistakes the page itself for noise. Here is the
+# error on all eight pages:
 
 # %%
 said = list(range(0, 1000, unless_fast(50, 100)))
 lesson.show_lies(said, {t: [error(t, told) for told in said] for t in (200, 500, 800)})
 
 # %% [markdown]
-# The truth is the best thing to tell it, or next to it. Hence the first thing to check, where a sampler
-# of your own draws nothing but fog: does the network hear the timestep that fits the noise? (Notebook 11
-# has a whole museum of such bugs.)
+# The true timestep, or one close to it, gives the smallest error. So if your own sampler draws nothing
+# but fog, check this first: does the timestep that the network receives match the noise? (Notebook 11 is
+# a museum of such bugs.)
 #
-# ## Short cuts
+# ## Skip connections
 #
-# Six skips lead across our U, two on each level. Number 0 starts at the very beginning, behind the first
+# Our U has six skip connections, two per level. Number 0 starts at the very beginning, after the first
 # convolution, and arrives at the very end; number 5 joins the 4×4 maps. The way up finds them in a list,
-# so cutting one is a matter of putting zeros there, in time. A *hook* does it: a function that PyTorch
-# calls with a module's inputs just before the module itself.
+# so we can cut one by putting zeros into the list. A *hook* does that: a function that PyTorch calls with
+# a module's inputs just before the module itself.
 
 
 # %%
 def cut(*numbers):
-    """Hand zeros to the way up in place of these skips, until the hook is removed."""
+    """Replace these skip connections by zeros, until the hook is removed."""
 
     def hook(block, inputs):
         skips = inputs[1]  # of x, skips, temb, context
@@ -181,8 +191,9 @@ def cut(*numbers):
 
 
 # %% [markdown]
-# > **Predict.** "An astronaut riding a horse", with skips cut: the two at the bottom, the two in the
-# > middle, 1, or 0. Which will be missed most, and what will be wrong with the picture?
+# > **Predict.** Draw "an astronaut riding a horse" with some skip connections cut: the two at the bottom,
+# > the two in the middle, number 1, or number 0. Which one matters most, and what will be wrong with the
+# > picture?
 
 # %%
 rider = pipe.encode_prompt(["an astronaut riding a horse"])
@@ -195,41 +206,36 @@ for numbers in ((), (4, 5), (2, 3), (1,), (0,)):
     hook.remove()
 
 # %%
-figures.show(
-    figures.pictures(sheet, titles, columns=5),
-    "An astronaut on a horse, drawn five times: whole; nearly the same without skips 4 and 5; washed"
-    " out without 2 and 3; a little paler without 1; and nothing but noise without skip 0.",
-)
+figures.show(figures.pictures(sheet, titles, columns=5), lesson.WITHOUT_SKIPS)
 
 # %% [markdown]
-# (The number is the error of ε, measured on the eight pages at $t = 500$.)
+# (The number is the error of ε on the eight pages at $t = 500$.)
 #
-# The layout comes from below and needs no skip. But the noise in $x_t$ is different at every position, and
-# the way through the bottom passes a map of 4×4. Where exactly the noise is, only the skips at the top
-# can tell, and this network relies on number 0, which hands over the noisy latents almost as they came.
-# Without it the UNet may know what the page should show, and still not what to subtract.
+# The layout comes from the bottom and needs no skip connection. But the noise in $x_t$ differs at every
+# position, and the way through the bottom passes a map of 4×4. Only the skip connections at the top can
+# tell where exactly the noise is, and this network relies on number 0, which carries the noisy latents
+# almost unchanged. Without it the UNet may know what the page should show, but not what to subtract.
 #
-# (One caution. Zeros are something that the way up has never seen. What we measure is on which skips this
-# network *relies*; one trained without a skip would have found another way, if there is any.)
+# (One caution: in training, the way up has never received zeros. We measure on which skip connections
+# this network *relies*. A network trained without one might have found another way.)
 #
-# So much for the U: what is asked for, noise, is as fine as a picture can be. A network that has only to
-# name what is in a picture needs no way up.
+# So much for the U. The output, noise, has as much detail as any picture can have, and that is why the U
+# needs its way up. A network that only has to name the content of a picture does not need one.
 #
-# ## Asking
+# ## Attention
 #
 # Now to the words. The tool is *attention* ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), eq.
-# 1). Everyone who wants to know something sends out a question $q$, everyone who knows something has a
-# label $k$ and a message $v$ (the papers say *query*, *key* and *value*). All are vectors of length $d$.
-# How well a label fits a question is their product, a softmax turns that into shares, and the answer is
-# the messages, blended by these shares:
+# 1). Whoever asks has a *query* $q$; whoever answers has a *key* $k$ and a *value* $v$. All are vectors
+# of length $d$. The product of a query and a key says how well they match, a softmax turns these scores
+# into weights, and the answer is the weighted sum of the values:
 #
 # $$\mathrm{attention}(q, k, v) = \mathrm{softmax}\left(\frac{q\,k^\top}{\sqrt d}\right) v$$
 #
 # ### Exercise 1 · Attention by hand
 #
-# `q` is (B, n, T, d), and `k` and `v` are (B, n, S, d): B pictures, n heads that each ask for themselves, T
-# who ask, S who answer. Checked against PyTorch's fused `scaled_dot_product_attention`, which the
-# networks use.
+# `q` is (B, n, T, d), and `k` and `v` are (B, n, S, d): B pictures, n heads that work independently, T
+# queries, S keys and values. The check compares with PyTorch's fused `scaled_dot_product_attention`,
+# which the networks use.
 
 
 # %%
@@ -242,29 +248,28 @@ def my_attention(q, k, v):
 lesson.by_hand.check(my_attention)
 
 # %% [markdown]
-# Every transformer in the UNet has two of these. In the first the positions of the map ask each other:
-# *self-attention*. In the second they ask the words: questions from the picture, labels and messages
-# from the 77 states of the prompt. That is *cross-attention*
-# ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), §3.3).
+# Every transformer in the UNet contains two attentions. In the first, the positions of the map attend to
+# each other: *self-attention*. In the second, they attend to the words: the queries come from the
+# picture, the keys and values from the 77 states of the prompt. That is *cross-attention* ([Rombach et
+# al. 2022](https://arxiv.org/abs/2112.10752), §3.3).
 #
-# Behind the two comes a *feed-forward* layer, in which each position thinks for itself. One linear layer
-# makes a value and a *gate* of it. The gate, bent by a GELU (another soft ReLU), multiplies the value, and
-# a second linear layer makes the result narrow again. Each of the three has a norm in front, and is added
-# to what came in.
+# Then a *feed-forward* layer acts on each position separately. A linear layer computes a value and a
+# *gate*. The gate passes through a GELU (another soft ReLU) and multiplies the value, and a second linear
+# layer returns to the original width.
 #
-# **Cross-attention is the only place in the whole model where words meet the picture.** In our U there are
-# ten:
+# **Cross-attention is the only place in the whole model where words meet the picture.** Our U has ten of
+# them:
 
 # %%
 cross = [block.attn2 for block in pipe.unet.modules() if hasattr(block, "attn2")]
 attn = cross[0]
-question, label, message = (layer.weight for layer in (attn.to_q, attn.to_k, attn.to_v))
+query, key, value = (layer.weight for layer in (attn.to_q, attn.to_k, attn.to_v))
 print(f"{len(cross)} of them; in the first, {attn.heads} heads share these matrices:")
-shapes(question=(question, (320, 320)), label=(label, (320, 768)), message=(message, (320, 768)))
+shapes(query=(query, (320, 320)), key=(key, (320, 768)), value=(value, (320, 768)))
 
 # %% [markdown]
-# The shares can be looked at. The fused call does not tell them, so we compute them once more, by hand,
-# whenever one of the ten is called.
+# We can look at the attention weights. The fused function does not return them, so we compute them again,
+# by hand, whenever one of the ten is called.
 
 # %%
 maps = []
@@ -273,9 +278,11 @@ maps = []
 def record(attn, inputs):
     x, context = inputs
     q, k = attn.to_q(x), attn.to_k(context)
-    q, k = (rearrange(y, "B T (n d) -> B n T d", n=attn.heads) for y in (q, k))
-    shares = (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)  # (B, n, positions, 77)
-    maps.append(shares.mean(dim=1)[-1])  # mean of the heads; the last of the batch has the prompt
+    q, k = (y.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for y in (q, k))  # (B, n, T, d)
+    weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(dim=-1)  # (B, n, positions, 77)
+    maps.append(
+        weights.mean(dim=1)[-1]
+    )  # mean over the heads; the last of the batch has the prompt
 
 
 # %%
@@ -285,14 +292,14 @@ rng = torch.Generator().manual_seed(0)
 film = list(pipe.denoise(prompt, num_inference_steps=unless_fast(20, 4), generator=rng))
 for hook in hooks:
     hook.remove()
-maps = torch.stack([lesson.enlarge(shares) for shares in maps])  # all to 16×16
+maps = torch.stack([lesson.enlarge(weights) for weights in maps])  # all to 16×16
 maps = maps.view(len(film), len(cross), 77, 16, 16).mean(dim=1)
 shapes(x=(film[0].latents, (1, 4, 64, 64)), maps=(maps, (51, 77, 64, 64)))
 
 # %% [markdown]
-# > **Predict.** For each word a map of the page: dark is where it is listened to. Where will `cat` be
-# > dark, where `horse`, where `sunset`? And the words that name nothing? (Each map has a scale
-# > of its own: compare places within a map, not maps.) Above each stands its share of all attention: who
+# > **Predict.** Each word gets a map of the page, dark where the page attends to it. Where will `cat` be
+# > dark, where `horse`, where `sunset`? And the words that name nothing? (Each map has its own scale:
+# > compare places within a map, not maps.) The title gives the word's share of all attention: which word
 # > gets most?
 
 # %%
@@ -300,25 +307,21 @@ words = ["start", *prompt.split()]
 heat = maps.mean(dim=0)  # over all steps
 heat = [*heat[: len(words)], heat[len(words) :].sum(dim=0)]  # end and padding as one
 titles = [f"{word}: {own.mean():.0%}" for word, own in zip([*words, "end, padding"], heat)]
-picture = pipe.decode(film[-1].latents)[0]
-figures.show(
-    figures.pictures([picture, *map(lesson.shade, heat)], ["the picture", *titles], columns=5),
-    "A cat on a horse at sunset, and a map for each word. That of cat is dark where the cat is, that"
-    " of horse where the horse is, that of sunset around them. Those of small words are blurred.",
-)
+sheet = [pipe.decode(film[-1].latents)[0], *map(lesson.shade, heat)]
+figures.show(figures.pictures(sheet, ["the picture", *titles], columns=5), lesson.WORD_MAPS)
 
 # %% [markdown]
 # The words that name something have found it. Nobody ever showed the UNet where a cat is in a picture: it
-# was asked for noise, and given captions. To look at these maps is the way into most of what is done
-# with cross-attention, such as editing one word of a prompt and keeping the rest of the picture
-# ([Hertz et al. 2022](https://arxiv.org/abs/2208.01626)).
+# was asked for noise and given captions. Such maps are the starting point for most methods that use
+# cross-attention, such as editing one word of a prompt while keeping the rest of the picture ([Hertz et
+# al. 2022](https://arxiv.org/abs/2208.01626)).
 #
-# And look at the shares. A softmax has to give away all of its attention. Part of it goes to the start
+# Look also at the shares. A softmax has to give away all of its attention. Part of it goes to the start
 # token, which has read nothing and is the same in every prompt: a place to look at when there is nothing
-# to ask. And the end token with the padding, which have read everything (notebook 06), get a good deal.
-# So a prompt is read not only where its words are.
+# to ask. And the end token and the padding, which have read everything (notebook 06), get a good deal. So
+# the prompt is read not only where its words are.
 #
-# > **Predict.** At the first step $x_t$ is pure noise. Do the maps know already where the cat will be?
+# > **Predict.** At the first step $x_t$ is pure noise. Do the maps already know where the cat will be?
 
 # %%
 shown = [i * (len(film) - 1) // 4 for i in range(5)]
@@ -326,20 +329,16 @@ sheet = [pipe.decode(film[i].pred_original_sample)[0] for i in shown]
 for word in ("cat", "horse"):
     sheet += [lesson.shade(maps[i, words.index(word)]) for i in shown]
 titles = [f"t = {film[i].timestep:.0f}" for i in shown] + ["cat"] * 5 + ["horse"] * 5
-figures.show(
-    figures.pictures(sheet, titles, columns=5),
-    "Three rows of five steps: the guessed picture, the map of cat, the map of horse. The guess"
-    " begins as a blur and ends as a cat on a horse. Nearly from the start, the maps are dark there.",
-)
+figures.show(figures.pictures(sheet, titles, columns=5), lesson.MAPS_OVER_TIME)
 
 # %% [markdown]
-# Words do their work early. When there is next to nothing of a picture, the maps already gather where
-# things will be; later steps sharpen them. It fits what we saw in notebook 02: the layout is the last to
-# drown, and the first to come back.
+# Words do their work early. When hardly anything of a picture exists, the maps already concentrate where
+# things will be; later steps sharpen them. This agrees with notebook 02: the layout is the last to
+# disappear in noise, and the first to come back.
 #
-# ## A heap of rows
+# ## A set of rows
 #
-# > **Predict.** Shuffle the 77 states before the UNet gets them. What will it draw?
+# > **Predict.** Shuffle the 77 states before the UNet receives them. What will it draw?
 
 # %%
 shuffled = context[:, torch.randperm(77, generator=torch.Generator().manual_seed(0))]
@@ -348,16 +347,16 @@ change = pipe.unet(x, 500, shuffled).sample - pipe.unet(x, 500, context).sample
 print(f"largest change of the guess: {change.abs().max():.0e}")
 
 # %% [markdown]
-# The same (up to rounding). Attention is a weighted sum, and a sum has no order. To the UNet a prompt is a
-# heap of rows. That "a cat riding a horse" is not "a horse riding a cat", the rows must say
-# themselves: it is the text encoder that has read them in order.
+# The same (up to rounding). Attention is a weighted sum, and a sum has no order. For the UNet a prompt is
+# a set of rows. The difference between "a cat riding a horse" and "a horse riding a cat" must be in the
+# rows themselves: it is the text encoder that has read them in order.
 #
-# A heap can also have one row less.
+# A set can also lose a row.
 #
 # ### Exercise 2 · Mute a word
 #
-# Return the states so that no attention can go to row `k`, and the shares of the others still sum to 1.
-# `states` is (B, T, D). The UNet takes any number of rows.
+# Return the states without row `k`, so that no attention can go to it and the weights of the others still
+# sum to 1. `states` is (B, T, D). The UNet accepts any number of rows.
 
 
 # %%
@@ -370,8 +369,8 @@ lesson.mute.check(my_mute)
 
 # %% [markdown]
 # Now mute `mushroom` in "a blue mushroom in the snow". There are two places to do it: *after* the text
-# encoder has read the prompt, by leaving out the word's row, as in the exercise. Or *before*, by leaving
-# out the word's embedding, so that no other row ever hears of it.
+# encoder has read the prompt, by removing the word's row, as in the exercise. Or *before*, by removing
+# the word's embedding, so that no other row ever learns of it.
 
 # %%
 mute = lesson.mute.answer  # or your own
@@ -381,7 +380,7 @@ reader = pipe.text_encoder
 
 
 def states_without(k, when):
-    """The prompt's states with word k muted before the text encoder reads, or after."""
+    """The prompt's states, with word k muted before or after the text encoder reads it."""
     x = reader.token_embedding(ids) + reader.position_embedding.weight
     x = mute(x, k) if when == "before" else x
     for block in reader.blocks:
@@ -390,8 +389,8 @@ def states_without(k, when):
 
 
 # %% [markdown]
-# > **Predict.** Three words, muted after or before. What will be drawn instead of a blue mushroom in the
-# > snow? In which of the two rows of pictures is the word really gone?
+# > **Predict.** Three words, muted after or before reading. What will be drawn instead of a blue mushroom
+# > in the snow? In which of the two cases is the word really gone?
 
 # %%
 variants = {"all words": reader(ids).last_hidden_state}
@@ -403,32 +402,30 @@ for when in ("after", "before"):
 drawn = {name: draw(states, pictures=4, steps=12) for name, states in variants.items()}
 
 # %%
-figures.show(
-    figures.pictures([sheet[0] for sheet in drawn.values()], list(drawn), columns=4),
-    "Two rows. Above, all words: a blue mushroom in the snow; then each word muted after reading."
-    " Below, no words at all: anything; then each word muted before: without blue the mushroom is"
-    " red, without mushroom another thing is blue, without snow the page is bare.",
-)
+sheet = [pictures[0] for pictures in drawn.values()]
+figures.show(figures.pictures(sheet, list(drawn), columns=4), lesson.MUTED_WORDS)
 
 # %% [markdown]
-# One picture is an anecdote. Here are four for each, and a judge who does not know what was asked for
+# One picture is an anecdote. Here are four of each, and a judge that does not know what was asked for
 # (the geometric one of notebook 10) says what it finds in them:
 
 # %%
-for name, sheet in drawn.items():
-    found = geometry.judge(sheet)
+for name, images in drawn.items():
+    found = geometry.judge(images)
     mushrooms = sum("mushroom" in [thing.kind for thing in page.things] for page in found)
     blue = sum("blue" in [thing.color for thing in page.things] for page in found)
     snow = sum(page.place == "snow" for page in found)
     print(f"{name:<21} a mushroom in {mushrooms} of 4   something blue in {blue}   snow in {snow}")
 
 # %% [markdown]
-# Muted *before*, a word's object goes, and the rest stays: without `mushroom` there is something else, and
-# it is blue, and in the snow. Without `blue` the mushroom gets its usual colour. Muted *after*, thing and
-# place are gone as well. Only `blue` makes a difference: without its row the cap is not blue, but not of
-# the usual red either, for the other rows had read that there is a colour. That is the triangle of
-# notebook 06, seen in a picture. Stable Diffusion's text encoder reads in the same way, so there, too, a
-# word is in more rows than its own.
+# Muted *before*, only the word's object goes: without `mushroom` there is something else, and it is blue
+# and in the snow. Without `blue` the mushroom gets its usual colour. Muted *after*, thing and place are
+# gone as well. So although later rows know the thing and the place (notebook 06 could read them there),
+# this UNet does not use that: it takes thing and place mostly from the word's own row. What can be read
+# from a state is not always used. The colour is different: without the row of `blue` the cap is not blue,
+# but not of the usual red either, because the row of `mushroom` had read that there is a colour. That is
+# the triangle of notebook 06, seen in a picture. Stable Diffusion's text encoder reads in the same way;
+# how much its UNet uses the later rows would have to be measured.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -436,14 +433,14 @@ for name, sheet in drawn.items():
 # |---|---|---|---|
 # | 3 levels, 64 to 128 channels, 5.9 million parameters | 4 levels, 320 to 1280 channels, 860 million | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2 |
 # | `waves` (64,), `temb` (256,) | (320,), (1280,) | [`layers.timestep_embedding`](../minisd/layers.py) | Ho et al. 2020, appendix B |
-# | 6 skips, of 4 to 16 positions a side | 12, of 8 to 64 | [`unet.UpBlock`](../minisd/unet.py) | Ronneberger et al. 2015, figure 1 |
-# | 10 transformers of 2 to 4 heads, on every level | 16 of 8 heads, on all levels but the lowest, and at the bottom | [`unet.SpatialTransformer`](../minisd/unet.py) | Rombach et al. 2022, §3.3 and appendix E.2.1 |
-# | labels and messages from states (77, 128) | from (77, 768); (77, 1024) in Stable Diffusion 2 | [`layers.Attention`](../minisd/layers.py) | Rombach et al. 2022, §3.3 |
+# | 6 skip connections, of 4 to 16 positions a side | 12, of 8 to 64 | [`unet.UpBlock`](../minisd/unet.py) | Ronneberger et al. 2015, figure 1 |
+# | 10 transformers of 2 to 4 heads, on every level | 16 of 8 heads, on all levels but the lowest, and in the middle | [`unet.SpatialTransformer`](../minisd/unet.py) | Rombach et al. 2022, §3.3 and appendix E.2.1 |
+# | keys and values from states (77, 128) | from (77, 768); (77, 1024) in Stable Diffusion 2 | [`layers.Attention`](../minisd/layers.py) | Rombach et al. 2022, §3.3 |
 # | `my_attention` | the same, fused | [`layers.attention`](../minisd/layers.py) | Vaswani et al. 2017, eq. 1 |
 #
-# **Play.** Cut skip 0 for the first half of the steps only. Hand the UNet the skips of another picture.
-# Double a row instead of muting it: `torch.cat([states, states[:, 3:4]], dim=1)`. Record the maps of the
-# self-attention. Swap `cat` for `robot` after the tenth step.
+# **Play.** Cut skip connection 0 for the first half of the steps only. Give the UNet the skip connections
+# of another picture. Double a row instead of muting it: `torch.cat([states, states[:, 3:4]], dim=1)`.
+# Record the maps of the self-attention. Swap `cat` for `robot` after the tenth step.
 #
-# *Stuck in an exercise? The answers are in [`lesson_07.py`](../minisd/lessons/lesson_07.py); that of
-# Exercise 1, written out, is [`attention`](../minisd/layers.py) in `layers.py`.*
+# *Stuck on an exercise? The answers are in [`lesson_07.py`](../minisd/lessons/lesson_07.py); the answer
+# to Exercise 1, written out, is [`attention`](../minisd/layers.py) in `layers.py`.*
