@@ -20,7 +20,8 @@ from minisd.schedulers.names import SAMPLERS
 from minisd.tiny.picture_book import caption, sample
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
-SOURCES = PAGE.parents[2] / "live"
+ROOT = PAGE.parents[3]
+SOURCES = ROOT / "docs" / "live"
 PROMPTS = [
     "",
     " ",
@@ -254,19 +255,38 @@ def test_reader_draws_stops_and_goes_on_from_a_step(page):
     assert same == [True, False, False] and label == "Draw"
 
 
-def test_every_screen_shows_something(page):
-    """After a picture, no screen has an empty canvas, and the page is never wider than its window."""
-    script = """
-        const { app } = minisd, wide = [], empty = [];
-        for (const name of ["words", "noise", "loop", "guidance", "attention"]) {
-          app.set({ screen: name });
-          app.select(2);
-          const shown = () => [...document.querySelectorAll(`#stage-${name} canvas`)].filter((canvas) => canvas.offsetParent);
-          const blank = () => !shown().length || shown().some((canvas) => !canvas.dataset.painted);
-          for (let i = 0; i < 400 && blank(); i++) await new Promise((resolve) => setTimeout(resolve, 50));
-          if (blank()) empty.push(name);
-          if (document.documentElement.scrollWidth > innerWidth) wide.push(name);
-        }
-        return [empty, wide];
-    """
-    assert run(page, script) == [[], []]
+SCREENS = ["words", "noise", "loop", "guidance", "attention", "knobs", "seeds"]
+LOOK = """
+    const { app } = minisd, [stage, notes] = ["#stage-", "#screen-"].map((id) => document.querySelector(id + args[0]));
+    const pause = () => new Promise((resolve) => setTimeout(resolve, 50));
+    if (!args[1]) [app.run, app.index] = [null, 0];
+    else if (!app.run?.pixels) await app.draw({ prompt: minisd.facts.examples[0], steps: 4, scale: 2, width: 128, height: 128 });
+    app.set({ screen: args[0] });
+    app.select(2);
+    const canvases = () => [...stage.querySelectorAll("canvas")].filter((canvas) => canvas.offsetParent);
+    const blank = () => canvases().filter((canvas) => !canvas.dataset.painted).map((canvas) => canvas.getAttribute("aria-label"));
+    for (let i = 0; i < 600 && blank().length; i++) await pause();
+    return {
+      canvases: canvases().length, blank: blank(), wide: document.documentElement.scrollWidth > innerWidth,
+      words: notes.querySelector("p").textContent, formulas: notes.querySelectorAll(".math math").length,
+      shapes: [...notes.querySelectorAll("td")].map((cell) => cell.textContent),
+      links: [...notes.querySelectorAll("a")].map((link) => link.getAttribute("href")),
+    };
+"""
+
+
+@pytest.mark.parametrize("drawn", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("screen", SCREENS)
+def test_screen_shows_something_and_says_what(page, screen, drawn):
+    """No canvas is empty, nothing scrolls sideways; there are a sentence, a formula, shapes, and links that lead somewhere."""
+    seen = run(page, LOOK, screen, drawn)
+    assert seen["canvases"] > 0 and seen["blank"] == [] and not seen["wide"]
+    assert seen["words"].endswith(".") and seen["formulas"] >= 1
+    assert len(seen["shapes"]) >= 2 and all(any(letter.isdigit() for letter in cell) for cell in seen["shapes"])
+    prefix = run(page, "return minisd.facts.docs")
+    *code, notebook = [link.removeprefix(prefix) for link in seen["links"]]
+    assert (ROOT / notebook).with_suffix(".ipynb").exists()
+    for link in code:
+        path, line = link.split(".html#L-")
+        assert (ROOT / path).read_text().splitlines()[int(line) - 1].lstrip().startswith(("def ", "@", "class "))
+    assert code

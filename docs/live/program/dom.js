@@ -45,6 +45,13 @@ export function paintPlane(canvas, data, offset, width, height, range = 3) {
   paint(canvas, pixels, width, height);
 }
 
+/** The first three channels of latents as red, green and blue: enough to recognise noise. */
+export function paintLatents(canvas, x, height, width) {
+  const pixels = new Uint8ClampedArray(4 * width * height).fill(255), plane = height * width;
+  for (let i = 0; i < plane; i++) for (let c = 0; c < 3; c++) pixels[4 * i + c] = 127.5 + 42.5 * x[c * plane + i];
+  paint(canvas, pixels, width, height);
+}
+
 /** A map of attention as a veil: the accent colour where a word looks, transparent where not. */
 export function paintVeil(canvas, values, width, height, [red, green, blue], most = Math.max(...values)) {
   const pixels = new Uint8ClampedArray(4 * width * height);

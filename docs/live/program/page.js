@@ -1,6 +1,6 @@
 // The page: one state, one run, seven screens. Screens read `app` in their `update` and change it only through its methods.
 
-import { h, duration, paint, picture } from "./dom.js";
+import { h, duration, paint, paintLatents } from "./dom.js";
 import { Engine } from "./engine.js";
 import { CudaNoise } from "./noise.js";
 import { toPixels } from "./pipeline.js";
@@ -169,7 +169,12 @@ function update() {
   if (!find("timeline").hidden) film.update();
   views[state.screen].update();
   const newest = run?.pixels ?? (run && run.frame("x0", run.steps.length - 1));
+  result.classList.toggle("pixelated", !newest);
   if (newest) paint(result, newest, run.request.width, run.request.height);
+  else {
+    const { factor, channels } = facts.config, [height, width] = [state.height / factor, state.width / factor];
+    paintLatents(result, new CudaNoise(state.seed).randn(channels * height * width), height, width);
+  }
   result.classList.toggle("waiting", !run?.pixels);
   const text = status();
   if (text !== undefined) find("status").textContent = text;
@@ -225,7 +230,8 @@ for (const cell of document.querySelectorAll("[data-shape]")) {
 }
 for (const place of document.querySelectorAll("[data-code]")) {
   const { name, path, line, source } = facts.code[place.dataset.code];
-  place.append(h("details", { class: "code" }, h("summary", {}, `${path}, line ${line}: `, h("code", {}, name)), h("pre", { tabindex: 0 }, source)));
+  const link = h("a", { href: `${facts.docs}${path}.html#L-${line}` }, `${path}, line ${line}`);
+  place.append(h("div", { class: "code" }, link, h("details", {}, h("summary", {}, h("code", {}, name)), h("pre", { tabindex: 0 }, source))));
 }
 for (const link of document.querySelectorAll("[data-docs]")) link.href = facts.docs + link.dataset.docs;
 for (const place of document.querySelectorAll("[data-fact]")) place.textContent = facts[place.dataset.fact].toLocaleString("en");

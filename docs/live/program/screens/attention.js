@@ -1,6 +1,7 @@
 // Screen 5: where each word looks, level by level; and its attention turned up or down.
 
 import { figure, h, paint, paintVeil, picture } from "../dom.js";
+import * as prelude from "./prelude.js";
 
 export function mount(root, app) {
   const { levels, factor } = app.facts.config;
@@ -12,8 +13,8 @@ export function mount(root, app) {
   const output = h("output", { for: "weight", class: "formula" });
   const again = h("button", { onclick: () => app.draw({ muted: factors() }) }, "Draw with this attention");
   const reset = h("button", { class: "quiet", onclick: () => (weights.clear(), app.draw()) }, "Reset");
-  const before = picture("The picture before"), comparison = h("div", { class: "row two" }, figure(before, "every word × 1"), h("div", {}));
-  root.append(
+  const unchanged = picture("The picture before"), comparison = h("div", { class: "row two" }, figure(unchanged, "every word × 1"), h("div", {}));
+  const stage = h("div", {},
     h("p", { class: "lead" }, "Point at a word. Colour shows where the picture reads it, scaled to each map’s largest value."), words,
     h("div", { class: "row" },
       figure(h("div", { class: "veiled" }, under, over), "all levels on the guess x̂₀"),
@@ -21,6 +22,7 @@ export function mount(root, app) {
     h("div", { class: "fork" }, h("label", { class: "slider grow", for: "weight" }, h("span", {}, "this word ×"), slider, output), again, reset),
     comparison,
   ); // prettier-ignore
+  const before = prelude.mount(root, app, stage, "Draw a picture to see where each of your words is read.");
 
   const weights = new Map(); // box → factor
   let chosen, seen;
@@ -56,7 +58,7 @@ export function mount(root, app) {
 
   function update() {
     const { run, step, index } = app;
-    if (!step?.attention) return;
+    if (!before.update(Boolean(step))) return;
     if (seen !== run) {
       seen = run;
       buttons(run);
@@ -92,7 +94,7 @@ export function mount(root, app) {
     paintVeil(over, whole, run.w, run.h, color);
     over.style.aspectRatio = under.style.aspectRatio = `${run.w * factor} / ${run.h * factor}`;
     if (!comparison.hidden) {
-      paint(before, run.before.pixels, run.before.request.width, run.before.request.height);
+      paint(unchanged, run.before.pixels, run.before.request.width, run.before.request.height);
       const after = picture("The picture with the changed attention");
       if (run.pixels) paint(after, run.pixels, width, height);
       comparison.lastChild.replaceWith(figure(after, run.pixels ? "with the changed attention" : "drawing …"));

@@ -4,6 +4,7 @@ import { channels, figure, h, paint, picture, settled, svg } from "../dom.js";
 import { toPixels } from "../pipeline.js";
 import { SAMPLERS } from "../samplers.js";
 import { guide } from "../schedule.js";
+import * as prelude from "./prelude.js";
 
 const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
 const length = (a) => Math.sqrt(dot(a, a));
@@ -26,7 +27,8 @@ export function mount(root, app) {
     h("div", { class: "row arrows" },
       figure(diagram, told),
       figure(belief, "x̂₀ at this step, with this w"))); // prettier-ignore
-  root.append(stage, note);
+  const before = prelude.mount(root, app, stage, "Draw a picture to see what the network predicts without and with your words.");
+  root.append(note);
 
   const decode = settled(async (x0, run) => {
     const { image } = await app.engine.decode(x0, run.h, run.w);
@@ -36,6 +38,7 @@ export function mount(root, app) {
   let seen;
   function update() {
     const { run, step, index } = app, ready = Boolean(step?.uncond);
+    before.update(Boolean(step));
     stage.hidden = !ready;
     note.hidden = !step || ready;
     if (!ready) return;

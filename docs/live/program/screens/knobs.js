@@ -1,6 +1,7 @@
 // Screen 6: all settings, and two of them side by side from the same noise.
 
-import { figure, h, paint, picture } from "../dom.js";
+import { figure, h, paint, paintLatents, picture } from "../dom.js";
+import { CudaNoise } from "../noise.js";
 import { Run } from "../run.js";
 
 const KNOBS = {
@@ -35,7 +36,7 @@ export function mount(root, app) {
     update();
   }); // prettier-ignore
   const drawB = h("button", { onclick: async () => {
-    if (app.run?.drawing || rival?.drawing) return;
+    if (rival?.drawing) return rival.stop();
     if (!app.run?.pixels || !app.isCurrent()) await app.draw();
     rival = new Run(app, { ...other });
     await app.guard(rival.draw(update), rival);
@@ -54,12 +55,16 @@ export function mount(root, app) {
     other ??= { ...app.state, scale: app.state.scale === 1 ? 4 : 1 };
     formA.fill(app.state);
     formB.fill(other);
-    const [left, right] = [app.run, rival].map((run) => run?.pixels ?? (run && run.frame("x0", run.steps.length - 1)));
-    if (left) paint(a, left, app.run.request.width, app.run.request.height);
-    if (right) paint(b, right, rival.request.width, rival.request.height);
-    b.classList.toggle("waiting", !right);
-    if (rival) namedB.textContent = `B: ${differences(app.run.request, rival.request)}`;
-    if (!(app.run?.pixels && rival?.pixels && left.length === right.length)) return;
+    drawB.textContent = rival?.drawing ? "Stop" : "Draw both";
+    drawB.disabled = !app.engine || Boolean(app.run?.drawing);
+    const left = show(a, app.run, app.state), right = show(b, rival, other);
+    namedB.textContent = `B: ${differences(app.run?.request ?? app.state, rival?.request ?? other)}`;
+    const both = Boolean(left && right && app.run.pixels && rival.pixels && left.length === right.length);
+    difference.hidden = !both;
+    if (!both) {
+      told.textContent = "B − A: shown when both are drawn at the same size.";
+      return;
+    }
     let sum = 0;
     const pixels = right.map((value, i) => {
       if (i % 4 === 3) return 255;
@@ -68,6 +73,18 @@ export function mount(root, app) {
     });
     paint(difference, pixels, rival.request.width, rival.request.height);
     told.textContent = `B − A: ${(sum / (0.75 * pixels.length)).toFixed(1)} of 255 a pixel, on average`;
+  }
+
+  /** The newest picture of a run on a canvas; before there is one, the noise that `state` starts from. */
+  function show(canvas, run, state) {
+    const pixels = run?.pixels ?? run?.frame("x0", run.steps.length - 1), { factor, channels } = app.facts.config;
+    canvas.classList.toggle("pixelated", !pixels);
+    if (pixels) paint(canvas, pixels, run.request.width, run.request.height);
+    else {
+      const [height, width] = [state.height / factor, state.width / factor];
+      paintLatents(canvas, new CudaNoise(state.seed).randn(channels * height * width), height, width);
+    }
+    return pixels;
   }
   return { update };
 }

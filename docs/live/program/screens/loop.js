@@ -1,6 +1,7 @@
 // Screen 3: the loop as a film. x_t, the guess x̂0, the latents; and going on from any step with other words.
 
 import { channels, figure, h, paint, picture } from "../dom.js";
+import * as prelude from "./prelude.js";
 
 export function mount(root, app) {
   const guess = picture("What the model guesses the picture to be, at this step"), now = picture("The latents at this step, through the VAE");
@@ -17,7 +18,7 @@ export function mount(root, app) {
     h("label", { class: "grow", for: "fork-words" }, h("span", { class: "hidden" }, "other words"), words),
     h("label", { for: "fork-scale" }, "guidance ", scale),
     h("button", {}, "Go on from here"), back); // prettier-ignore
-  root.append(
+  const stage = h("div", {},
     h("div", { class: "row" },
       figure(now, "x", h("sub", {}, "t"), ": where the loop stands"),
       figure(guess, "x̂₀: what the model expects"),
@@ -26,12 +27,13 @@ export function mount(root, app) {
         figure(beliefs.element, "latents of x̂₀"))),
     form,
   ); // prettier-ignore
+  const before = prelude.mount(root, app, stage, "Draw a picture to see every step between this noise and the picture.");
 
   let filled;
   return {
     update() {
       const { run, step, index } = app;
-      if (!step) return;
+      if (!before.update(Boolean(step))) return;
       const { w, h: height, request } = run;
       run.wanted = [`x0 ${index}`, `input ${index}`];
       run.develop(app.changed);

@@ -12,11 +12,11 @@ export function mount(root, app) {
   const slider = h("input", { type: "range", min: 0, max: last, value: 400, id: "drown", "aria-label": "Timestep t" });
   const formula = h("output", { class: "formula", for: "drown" });
   const [curve, dot] = alphaCurve(alphas);
-  const noiseName = h("span", {});
+  const noiseName = h("span", {}), mixedName = h("span", {});
   root.append(
     h("div", { class: "row" },
       figure(noisePlanes.element, noiseName),
-      figure(mixedPlanes.element, "x", h("sub", {}, "t"), ": the picture’s latents with noise"),
+      figure(mixedPlanes.element, mixedName),
       figure(mixed, "the same, decoded by the VAE")),
     h("label", { class: "slider", for: "drown" }, h("span", {}, "t"), slider, formula),
     curve,
@@ -28,6 +28,7 @@ export function mount(root, app) {
     paint(mixed, toPixels(image), width * config.factor, height * config.factor);
   }, 80);
 
+  let decoded;
   function update() {
     const run = app.run, t = Number(slider.value), alpha = alphas[t];
     const [height, width] = [app.state.height / config.factor, app.state.width / config.factor];
@@ -38,10 +39,13 @@ export function mount(root, app) {
     dot.setAttribute("cx", (600 * t) / last);
     dot.setAttribute("cy", 100 - 88 * alpha);
     const clean = run?.steps.at(-1)?.next;
-    if (!run?.pixels || clean.length !== noise.length) return;
-    const x = addNoise(clean, noise, alpha);
+    const drawn = run?.pixels && clean.length === noise.length;
+    mixedName.replaceChildren(...(drawn ? ["x", h("sub", {}, "t"), ": the picture’s latents with noise"] : ["the same noise, until there is a picture"]));
+    const x = drawn ? addNoise(clean, noise, alpha) : noise;
     mixedPlanes.show(x, height, width);
-    decode(x, height, width);
+    const key = [t, app.state.seed, height, width, run?.started, drawn, Boolean(app.engine)].join();
+    if (decoded !== key) decode(x, height, width);
+    decoded = key;
   }
   slider.oninput = update;
   return { update };

@@ -1,38 +1,55 @@
-// Screen 7: the same words from nine different noises.
+// Screen 8: the same words from nine different noises.
 
-import { figure, h, paint, picture } from "../dom.js";
+import { figure, h, paint, paintLatents, picture } from "../dom.js";
+import { CudaNoise } from "../noise.js";
 import { Run } from "../run.js";
 
 export function mount(root, app) {
+  const { factor, channels } = app.facts.config;
   const grid = h("div", { class: "grid" });
-  const start = h("button", { onclick: () => draw() }, "Draw nine seeds");
-  const stop = h("button", { class: "quiet", hidden: true, onclick: () => current?.stop() }, "Stop");
-  root.append(h("p", { class: "lead" }, "Nothing changes but the noise. Click a picture to take its seed."), h("div", { class: "fork" }, start, stop), grid);
-  let current;
+  const start = h("button", { onclick: () => (current ? current.stop() : draw()) });
+  root.append(h("p", { class: "lead" }, "Nothing changes but the noise. Choose a picture to take its seed."), h("div", { class: "fork" }, start), grid);
+  let cells = [], shown, current;
 
-  async function draw() {
-    if (app.run?.drawing || current) return;
-    const { screen, ...request } = app.state, first = BigInt(request.seed);
-    const cells = Array.from({ length: 9 }, (_, i) => {
-      const seed = String(first + BigInt(i)), canvas = picture(`Seed ${seed}`);
-      const button = h("button", { class: "cell", "aria-label": `Take seed ${seed}`, onclick: () => app.draw({ seed }) }, canvas);
-      return { seed, canvas, element: figure(button, seed) };
+  /** Nine cells that show the noises of this seed and the eight after it. */
+  function lay({ seed: first, height, width }) {
+    cells = Array.from({ length: 9 }, (_, i) => {
+      const seed = String(BigInt(first) + BigInt(i)), canvas = picture(`The noise of seed ${seed}`, "pixelated");
+      const [h4, w4] = [height / factor, width / factor];
+      paintLatents(canvas, new CudaNoise(seed).randn(channels * h4 * w4), h4, w4);
+      const button = h("button", { class: "cell", "aria-label": `Draw with seed ${seed}`, onclick: () => app.draw({ seed }) }, canvas);
+      return { seed, canvas, button, element: figure(button, `seed ${seed}`) };
     });
     grid.replaceChildren(...cells.map((cell) => cell.element));
-    stop.hidden = false;
+  }
+
+  async function draw() {
+    const { screen, ...request } = app.state;
+    lay(request);
     for (const { seed, canvas } of cells) {
-      current = new Run(app, { ...request, seed });
-      const run = current;
+      const run = (current = new Run(app, { ...request, seed }));
       await app.guard(run.draw(() => {
         const pixels = run.pixels ?? run.frame("x0", run.steps.length - 1);
-        if (pixels) paint(canvas, pixels, request.width, request.height);
+        if (!pixels) return;
+        canvas.className = "smooth";
+        canvas.setAttribute("aria-label", `The picture of seed ${seed}`);
+        paint(canvas, pixels, request.width, request.height);
       }), run); // prettier-ignore
       const stopped = run.abandoned;
       run.abandoned = true; // its other frames are not needed
       if (stopped || !run.pixels) break;
     }
     current = null;
-    stop.hidden = true;
+    update();
   }
-  return { update() {} };
+
+  function update() {
+    const { state, engine, run } = app, key = [state.prompt, state.seed, state.height, state.width].join("\n");
+    if (!current && shown !== key && !cells.some(({ seed }) => seed === state.seed)) lay(state);
+    shown = key;
+    start.textContent = current ? "Stop" : "Draw nine seeds";
+    start.disabled = !engine || (!current && Boolean(run?.drawing));
+    for (const { button } of cells) button.disabled = !engine || Boolean(current);
+  }
+  return { update };
 }
