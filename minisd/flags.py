@@ -33,6 +33,7 @@ NOT_NEEDED = {  # flags of CompVis' scripts, accepted and without effect
 FACTOR = 8  # pixels a side for one latent, in every Stable Diffusion
 RANDOM = (None, -1)  # of --seed; A1111 writes -1
 STANDARD_INPUT = Path("-")
+FOUR_STEPS = {"sampler": ("lcm", None), "steps": 4, "guidance_scale": 1.0}  # what --fast means, beside the model's own LoRA
 SWITCHES = ("fixed_code", "skip_save", "laion400m", "dpm")  # those of them that take no value
 
 
@@ -88,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--again", type=user_path, metavar="PNG", help="take the settings of a picture that minisd or a web interface wrote"
     )
+    p.add_argument("--fast", action="store_true", help="draw in four steps with the built-in model and its LoRA")
     p.add_argument("--no-safety-checker", action="store_true", help="leave out the safety checker, where a checkpoint has one")
     p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
     p.add_argument(
@@ -148,7 +150,7 @@ def sampler_and_curve(name: str) -> tuple[str, str | None]:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """The flags, over the settings of the picture that `--again` names."""
+    """The flags, over the settings that `--fast` means, over those of the picture that `--again` names."""
     p = parser()
     args = p.parse_args(words)
     if args.again:
@@ -156,6 +158,16 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
         p.set_defaults(model=None)
         p.set_defaults(**settings_in(args.again, given=p.parse_args(words)))
+        args = p.parse_args(words)
+    if args.fast:
+        if args.model != "tiny":
+            raise ValueError(
+                f"--fast draws with the built-in model, not with {args.model}; "
+                "for another, load an LCM-LoRA: --lora FILE --sampler lcm --steps 4 --guidance-scale 1"
+            )
+        if "tiny" not in (args.lora or ()):
+            p.set_defaults(lora=[*(p.get_default("lora") or ()), "tiny"])
+        p.set_defaults(**FOUR_STEPS)
         args = p.parse_args(words)
     return args
 

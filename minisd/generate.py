@@ -84,6 +84,8 @@ def run(args: argparse.Namespace):
         pipe.enable_vae_tiling()
     pipe.scheduler = with_sigmas(pipe.scheduler, args.sigmas or (args.sampler and args.sampler[1]))
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
+    if args.negative_prompt and (pipe.guidance_scale if args.guidance_scale is None else args.guidance_scale) <= 1:
+        say("note: the negative prompt has no effect at a guidance scale of 1 or less")
     say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
     started, pictures = time.perf_counter(), []

@@ -213,7 +213,7 @@ def test_what_the_judges_disagree_on_has_a_sheet_of_its_own(evaluation):
 
 def test_curves_go_on_where_they_were_stopped(tmp_path, monkeypatch, capsys):
     drawn, two_points = [], list(curves.points("-", 2))[:2]
-    monkeypatch.setattr(curves, "points", lambda weights, count: [{**point, "weights": weights} for point in two_points])
+    monkeypatch.setattr(curves, "points", lambda weights, count, few_steps: [{**point, "weights": weights} for point in two_points])
     monkeypatch.setattr(curves, "measure", lambda pipe, point: drawn.append(point) or {**point, "right": 1})
     for _ in range(2):
         assert curves.main(["--prompts", "2", "--out", str(tmp_path / "curves.json")]) == 0

@@ -2,6 +2,7 @@
 
     python -m minisd.evaluate                                 # the built-in model, 100 prompts of every kind
     python -m minisd.evaluate --model my-model --prompts 30   # any checkpoint of this world
+    python -m minisd.evaluate --lora tiny --sampler lcm --steps 4 --guidance-scale 1
     python -m minisd.evaluate --quick                         # half a minute: is anything broken?
 
 `torchrun --nproc-per-node N -m minisd.evaluate …` shares the pictures among N processes.
@@ -35,6 +36,7 @@ QUICK_STEPS = 20
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m minisd.evaluate", description="Does the model draw what it is told?")
     p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
+    p.add_argument("--lora", metavar="WHERE", help='a LoRA to measure with it; "tiny" is the one of four steps')
     p.add_argument("--prompts", type=int, default=100, metavar="N", help="of every kind (default: 100)")
     p.add_argument("--guidance-scale", type=float, metavar="W", help="default: the model's own")
     p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace):
     if not args.quick:
         check_writable(args.out, "name another folder by --out")
     pipe = load(args.model, args.sampler)
+    if args.lora:
+        pipe.load_lora_weights(args.lora)
     if args.quick:
         paint = painter(pipe, QUICK_STEPS if args.steps is None else args.steps, args.guidance_scale)
         for name, share in quick(paint, seed=args.seed).items():
@@ -65,6 +69,7 @@ def run(args: argparse.Namespace):
     settings = {
         "model": args.model,
         "weights": fingerprint(pipe.unet),
+        **({"lora": args.lora} if args.lora else {}),
         "sampler": type(pipe.scheduler).__name__,
         "steps": pipe.num_inference_steps if args.steps is None else args.steps,
         "guidance_scale": pipe.guidance_scale if args.guidance_scale is None else args.guidance_scale,

@@ -21,25 +21,34 @@ from .rates import rate, right
 
 SCALES, SCALE_STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0), 25
 STEPS = (3, 5, 10, 20, 50)
+FEW_STEPS = (1, 2, 4, 8)
 ASKED = ("one thing", "two things", "riding")
 
 
-def points(weights: str, count: int) -> Iterator[dict]:
-    """Where the curves are measured, each with `count` pictures; a scale of None is the model's own."""
+def points(weights: str, count: int, few_steps: bool = True) -> Iterator[dict]:
+    """Where the curves are measured, each with `count` pictures; a scale of None is the model's own.
+
+    With `few_steps` also those of the built-in model's LoRA.
+    """
     same = {"weights": weights, "of": count}
     for scale in SCALES:
         for name in ASKED:
             yield {"curve": "guidance", "set": name, "sampler": "pndm", "steps": SCALE_STEPS, "scale": scale, **same}
-    for sampler in ("pndm", "ddim", "lms"):
+    for sampler in ("pndm", "ddim", "lms", "dpm++2m", "unipc", "heun", "euler-a"):
         for steps in STEPS:
             yield {"curve": "steps", "set": "two things", "sampler": sampler, "steps": steps, "scale": None, **same}
+    for steps in FEW_STEPS if few_steps else ():
+        yield {"curve": "steps", "set": "two things", "sampler": "lcm", "steps": steps, "scale": 1.0, **same}
 
 
 def measure(pipe: StableDiffusionPipeline, point: dict) -> dict:
     """The point, and how many pictures are right there."""
     pipe.scheduler = SAMPLERS[point["sampler"]].from_config(pipe.scheduler.config)
+    if point["sampler"] == "lcm":
+        pipe.load_lora_weights("tiny")
     prompts = prompts_of(point["set"], point["of"], 10_000, series="tuning")
     share = rate(right(geometry.judge(painter(pipe, point["steps"], point["scale"])(prompts)), prompts))
+    pipe.unload_lora_weights()
     return {**point, "right": share.right}
 
 
@@ -59,7 +68,7 @@ def run(args: argparse.Namespace):
         raise ValueError(f"{args.out} is damaged, or no file of curves; name a new file by --out") from None
     pipe = load(args.model)
     points_measured = [{name: value for name, value in point.items() if name != "right"} for point in measured]
-    for point in points(fingerprint(pipe.unet), args.prompts):
+    for point in points(fingerprint(pipe.unet), args.prompts, few_steps=args.model == "tiny"):
         if point not in points_measured:
             measured.append(measure(pipe, point))
             print("{right:3}/{of}  {curve}: {set}, {sampler}, {steps} steps, scale {scale}".format(**measured[-1]))

@@ -22,6 +22,13 @@ class LCMConfig(SchedulerConfig):
     timestep_scaling: float = 10.0
 
 
+def end_of_curve(x: Tensor, x0: Tensor, scaled_timestep: Tensor | float) -> Tensor:
+    """The consistency function c_out x0 + c_skip x: x itself at t = 0, and soon after the predicted x0 (§4.1)."""
+    c_skip = SIGMA_DATA**2 / (scaled_timestep**2 + SIGMA_DATA**2)
+    c_out = scaled_timestep / (scaled_timestep**2 + SIGMA_DATA**2) ** 0.5
+    return c_out * x0 + c_skip * x
+
+
 class LCMScheduler(Scheduler):
     """For consistency models only, in 2 to 8 steps; other samplers give poor images with them."""
 
@@ -52,10 +59,7 @@ class LCMScheduler(Scheduler):
         index, t, x = self.advance(timestep), int(timestep), sample.float()
         x0, _ = to_x0_and_epsilon(model_output.float(), x, self.alphas_cumprod[t], self.config.prediction_type)
 
-        scaled = t * self.config.timestep_scaling  # c_out x0 + c_skip x equals x at t = 0 and soon approaches x0
-        c_skip = SIGMA_DATA**2 / (scaled**2 + SIGMA_DATA**2)
-        c_out = scaled / (scaled**2 + SIGMA_DATA**2) ** 0.5
-        x0 = x = c_out * x0 + c_skip * x
+        x0 = x = end_of_curve(x, x0, t * self.config.timestep_scaling)
         if index + 1 < len(self.timesteps):
             alpha_next = self.alphas_cumprod[self.timesteps[index + 1]]
             x = add_noise(x0, randn(x.shape, generator, x.device), alpha_next)

@@ -5,6 +5,7 @@
     python -m minisd.train decoder              # needs vae, and makes its pictures sharper
     python -m minisd.train unet                 # needs clip and vae
     python -m minisd.train judge                # needs clip and vae: the second judge of `python -m minisd.evaluate`
+    python -m minisd.train distill              # a LoRA that draws in four steps; of the built-in model, or of another --model
     python -m minisd.train ablations            # what if one thing were different?
     python -m minisd.train plot                 # the logs as curves
     python -m minisd.train pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
@@ -23,9 +24,9 @@ import torch
 from ..disk import check_writable, is_taken, user_path
 from ..exit_status import exit_status
 from ..processes import join_processes
-from . import ablations, clip, decoder, judge, plot, unet, vae
+from . import ablations, clip, decoder, distill, judge, plot, unet, vae
 
-TRAININGS = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge, "ablations": ablations}
+TRAININGS = {"clip": clip, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge, "distill": distill, "ablations": ablations}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("part", choices=[*TRAININGS, "plot", "pack"])
     p.add_argument("--folder", type=user_path, default=Path("runs"), help="where checkpoints, logs and sheets go (default: runs)")
     p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
+    p.add_argument("--model", default="tiny", help='what `distill` starts from: "tiny" (built in), or a folder (default: tiny)')
     p.add_argument("--to", type=user_path, metavar="FOLDER", help="the new folder that `pack` writes")
     return p
 
@@ -48,7 +50,8 @@ def run(args: argparse.Namespace):
         plot.run(args.folder)
     else:
         part = TRAININGS[args.part]
-        part.run(args.folder, replace(part.RECIPE, steps=part.RECIPE.steps if args.steps is None else args.steps))
+        start = {"model": args.model} if part is distill else {}
+        part.run(args.folder, replace(part.RECIPE, steps=part.RECIPE.steps if args.steps is None else args.steps), **start)
 
 
 def main(arguments: Sequence[str] | None = None, parser=parser, run=run) -> int:

@@ -113,12 +113,12 @@ def by_timestep(error: Tensor, t: Tensor) -> dict[str, float]:
     return {name: float(part.mean()) for name, part in spans.items() if len(part)}
 
 
-def show_with(pipe: StableDiffusionPipeline, prompts: list[str] = SHEET):
+def show_with(pipe: StableDiffusionPipeline, prompts: list[str] = SHEET, steps: int = 20):
     def show(model: UNet2DConditionModel, path: Path) -> dict[str, float]:
         """A sheet of pictures, eight a row, for the prompts, always from the same noise."""
         pipe.unet = model
         generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-        images = pipe(prompts, num_inference_steps=20, generator=generators).images
+        images = pipe(prompts, num_inference_steps=steps, generator=generators).images
         assert isinstance(images, list)
         image_grid(images, len(prompts) // 8, 8).save(path)
         return {}
