@@ -1,8 +1,8 @@
 """Training the autoencoder: a picture through 1/48 of its numbers and back (Rombach et al. 2022, §3.1).
 
-The first edition's autoencoder is the start, which saves most of the way to sharp edges. Encoder and decoder learn together, from the
-distance of the pixels, the distance of the features (see `features`), and a little pressure towards a normal distribution. The
-fourth part of the recipe, the discriminator, comes in `decoder`.
+The first edition's autoencoder is the start, which saves most of the way to sharp edges. Encoder and decoder learn together, from
+the distance of the pixels, the distance of the features (see `features`), and a little pressure towards a normal distribution.
+The fourth part of the recipe, the discriminator, comes in `decoder`.
 """
 
 import random
