@@ -240,5 +240,5 @@ def test_damaged_merges_are_said_in_a_sentence(tmp_path, file, line):
         (folder / "vocab.json").unlink()
     with pytest.raises(CheckpointError) as caught:
         CLIPTokenizer.from_pretrained(tmp_path, subfolder="tokenizer")
-    sentence = f"in {folder}, {file} is damaged: '{line}' is no pair of the vocabulary's tokens; get it again"
+    sentence = f"in {folder}, {file} is damaged: '{line}' is not a pair of tokens of the vocabulary; get it again"
     assert str(caught.value) == sentence
