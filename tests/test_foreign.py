@@ -93,7 +93,7 @@ def test_a_sampler_of_diffusers_can_be_copied_and_looked_into(pipe):
         ("ddim", "str cannot be used as a scheduler"),
         (
             DDIMScheduler,
-            "DDIMScheduler is a class; give a sampler with settings, as DDIMScheduler.from_config(pipe.scheduler.config)",
+            "DDIMScheduler is a class; give an instance, such as DDIMScheduler.from_config(pipe.scheduler.config)",
         ),
     ],
     ids=str,
