@@ -176,7 +176,7 @@ def test_a_model_whose_name_is_no_text(draw, folders, tmp_path):
         (main, [*DRAW, "--out", "x" * 300], "File name too long"),
         (minisd.evaluate.__main__.main, ["--out", "{file}"], "Not a directory; choose another folder with --out"),
         (minisd.evaluate.curves.main, ["--out", "{file}/curves.json"], "Not a directory; choose another file with --out"),
-        (minisd.evaluate.curves.main, ["--out", "{file}"], "is damaged, or no file of curves"),
+        (minisd.evaluate.curves.main, ["--out", "{file}"], "is not a valid file of curves"),
         (train, ["vae", "--folder", "{file}"], "Not a directory; choose another folder with --folder"),
         (train, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder by --to"),
         (minisd.second.__main__.command, ["vae", "--folder", "{file}"], "Not a directory; choose another folder with --folder"),
