@@ -175,13 +175,13 @@ WRONG = {
     "a checkpoint": ({"model.diffusion_model.x": torch.ones(2, 4, 3, 3)}, None, "is not a textual inversion: it contains model"),
     "known": ({"cat": torch.ones(48)}, None, "already has the word 'cat'; choose another with token=…"),
     "known in capitals": ({"CAT": torch.ones(48)}, None, "already has the word 'CAT'"),
-    "added": ({"<there>": torch.ones(48)}, None, "knows the word '<there>' already"),
-    "added in capitals": ({"<THERE>": torch.ones(48)}, None, "knows the word '<THERE>' already"),
+    "added": ({"<there>": torch.ones(48)}, None, "already has the word '<there>'"),
+    "added in capitals": ({"<THERE>": torch.ones(48)}, None, "already has the word '<THERE>'"),
     "a continuation": ({"<there>_1": torch.ones(48)}, None, "'<there>_1' would become a part of an existing word"),
     "no word": ({" ": torch.ones(48)}, None, "' ' cannot be a word in a prompt"),
     "no token": ({"<w>": torch.ones(48)}, "", "'' cannot be a word in a prompt"),
     "a token for two": ({"<v>": torch.ones(48), "<w>": torch.ones(48)}, "x", "contains 2 words, .*; leave out token='x'"),
-    "twice": ({"<v>": torch.ones(48), "<V>": torch.ones(48)}, None, "(?i)knows the word '<v>' already"),
+    "twice": ({"<v>": torch.ones(48), "<V>": torch.ones(48)}, None, "(?i)already has the word '<v>'"),
 }  # fmt: skip
 
 
