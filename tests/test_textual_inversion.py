@@ -136,7 +136,7 @@ def test_one_of_several_is_unloaded(pipe, tmp_path):
     states = other.encode_prompt(["a <two>"])
     other.unload_textual_inversion("<one>")
     assert ids(pipe, "<two>") == [SIZE] and torch.equal(pipe.encode_prompt(["a <two>"]), states)
-    with pytest.raises(ValueError, match="'<one>' was never added; '<two>' was"):
+    with pytest.raises(ValueError, match="'<one>' was never added; added words: '<two>'"):
         pipe.unload_textual_inversion(["<two>", "<one>"])
     pipe.unload_textual_inversion(["<two>"])
     assert torch.equal(pipe.encode_prompt(PROMPTS), small_pipeline("v1").encode_prompt(PROMPTS))
@@ -161,7 +161,7 @@ def test_token_names_the_word(pipe, tmp_path):
     pipe.load_textual_inversion(tmp_path / "words.safetensors", token="mine")
     assert len(ids(pipe, "mine")) == 3 and len(ids(pipe, "<one>")) > 3
     torch.save({**A1111, "string_to_param": {"*": VECTORS[:1]}}, tmp_path / "other.pt")
-    with pytest.warns(UserWarning, match="calls its word 'easy'; it is loaded as 'other'"):
+    with pytest.warns(UserWarning, match="names its word 'easy'; it is loaded as 'other'"):
         assert list(read_words(tmp_path / "other.pt")) == ["other"]
 
 
