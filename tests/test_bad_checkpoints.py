@@ -172,7 +172,7 @@ def test_text_states_of_an_unknown_width(file, monkeypatch):
 
 def test_a_depth_to_image_file(tmp_path, small_presets):
     path = write_original(tmp_path / "depth.safetensors", "v2", in_channels=5)
-    refused(path, "is a depth-to-image model, by its 5 input channels; minisd has no pipeline for it")
+    refused(path, "is a depth-to-image model, since it has 5 input channels; minisd has no pipeline for it")
 
 
 # Right kind, wrong tensors

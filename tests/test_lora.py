@@ -382,20 +382,20 @@ WRONG = {
     "no up": (lambda t, n: {f"{n}.lora_down.weight": torch.ones(3, 48)}, "to_k.lora_down.weight without the matrix up"),
     "no down": (lambda t, n: {f"{n}.lora_up.weight": torch.ones(32, 3)}, "to_k.lora_up.weight without the matrix down"),
     "no pair": (lambda t, n: t | {"lora_unet_conv_in.alpha": torch.tensor(1.0)}, "lora_unet_conv_in.alpha without the matrix"),
-    "ranks": (lambda t, n: t | {f"{n}.lora_up.weight": torch.ones(32, 4)}, "has the rank 3, and .*to_k.lora_up.weight 4"),
+    "ranks": (lambda t, n: t | {f"{n}.lora_up.weight": torch.ones(32, 4)}, "has rank 3, but .*to_k.lora_up.weight has 4"),
     "rank 0": (lambda t, n: t | {f"{n}.lora_down.weight": torch.ones(0, 48)}, r"has \(0, 48\) instead of \(1, 48\)"),
     "shape": (lambda t, n: t | {f"{n}.lora_up.weight": torch.ones(31, 3)}, r"has \(31, 3\) instead of \(32, 3\)"),
     "NaN": (lambda t, n: t | {f"{n}.lora_up.weight": torch.full((32, 3), math.nan)}, "is damaged: .* contains NaN or infinity"),
     "alpha": (lambda t, n: t | {f"{n}.alpha": torch.ones(2)}, "alpha must be one number, not 2"),
     "infinite alpha": (lambda t, n: t | {f"{n}.alpha": torch.tensor(math.inf)}, "alpha contains NaN or infinity"),
     "integers": (lambda t, n: t | {f"{n}.lora_up.weight": torch.ones(32, 3, dtype=torch.int32)}, "is stored as I32"),
-    "v2": (lambda t, n: t | {f"{n}.lora_down.weight": torch.ones(3, 1024)}, "is a LoRA for Stable Diffusion 2: it reads"),
+    "v2": (lambda t, n: t | {f"{n}.lora_down.weight": torch.ones(3, 1024)}, "is a LoRA for Stable Diffusion 2: its text"),
     "XL": (lambda t, n: t | {f"{n}.lora_down.weight": torch.ones(3, 2048)}, "is a LoRA for Stable Diffusion XL"),
     "a layer": (lambda t, n: t | {f"{n}_x.alpha": torch.tensor(1.0)}, "this model has no layer for lora_unet_.*_to_k_x.alpha"),
     "a tensor": (lambda t, n: t | {"more": torch.ones(1)}, "this model has no layer for more"),
     "twice": (lambda t, n: t | {f"{n}.lora_A.weight": torch.ones(3, 48)}, "is ambiguous: .* are for the same layer"),
     "numbered": (lambda t, n: {"unet:99:up": torch.ones(1, 1)}, "this model has no layer for unet:99:up"),
-    "peft alone": (lambda t, n: {"base_model.model.conv_in.lora_A.weight": torch.ones(1)}, "needs adapter_config.json beside it"),
+    "peft alone": (lambda t, n: {"base_model.model.conv_in.lora_A.weight": torch.ones(1)}, "needs adapter_config.json in the same folder"),
 }  # fmt: skip
 
 

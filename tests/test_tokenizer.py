@@ -224,7 +224,7 @@ def test_a_version_line_in_the_merges_is_no_merge(tmp_path):
 @pytest.mark.parametrize("model", [None, [], {"type": "WordLevel", "vocab": {}}])
 def test_a_tokenizer_of_another_kind_is_said_in_a_sentence(tmp_path, model):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json holds no byte-pair encoding"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json has no byte-pair encoding"):
         CLIPTokenizer.from_pretrained(tmp_path)
 
 
