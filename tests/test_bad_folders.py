@@ -158,7 +158,9 @@ def test_a_source_that_is_neither_folder_nor_id(source):
 @pytest.mark.parametrize("source", ["./tiny", "../tiny", "~/tiny", "models/of/tiny"])
 def test_a_folder_tiny_that_is_not_there(source, monkeypatch):
     monkeypatch.setattr("minisd.weights.find.on_the_hub", lambda *_: pytest.fail("the Hub is asked"))
-    with pytest.raises(CheckpointError, match=f'"{source}" is neither a checkpoint folder, .* the built-in model is called "tiny"'):
+    with pytest.raises(
+        CheckpointError, match=f'"{source}" is neither a checkpoint folder nor .* the built-in model is called "tiny"'
+    ):
         StableDiffusionPipeline.from_pretrained(source)
 
 
