@@ -166,7 +166,7 @@ FIGURES = {
     "PEFT": ({"unet.down.to_k.lora_A.weight": (4, 2048)}, f"{LORA}rank 4, 1 layer of the UNet, for Stable Diffusion XL (2048 text"),
     "by number": ({"unet:0:down": (1, 320), "text_encoder:0:down": (1, 768), "<s1>": (768,)}, f"{LORA}rank 1, 1 layer of the U"),
     "LoHa": ({f"lora_unet_{TO_K}.hada_w1_b": (4, 768)}, f"{LORA}rank 4, 1 layer of the UNet, {V1}"),
-    "a convolution": ({"lora_unet_conv_in.lora_down.weight": (4, 4, 3, 3)}, f"{LORA}rank 4, 1 layer of the UNet, for an unknown model"),
+    "a convolution": ({"lora_unet_conv_in.lora_down.weight": (4, 4, 3, 3)}, f"{LORA}rank 4, 1 layer of the UNet, for an unknown"),
     "a word": ({"<toy>": (768,)}, f"{WORD}1 vector of 768 numbers, {V1}"),
     "vectors": ({"emb_params": (8, 1024)}, f"{WORD}8 vectors of 1024 numbers, {V2}"),
     "XL's words": ({"clip_l": (2, 768), "clip_g": (2, 1280)}, f"{WORD}4 vectors of 768 and 1280 numbers"),

@@ -395,7 +395,7 @@ WRONG = {
     "a tensor": (lambda t, n: t | {"more": torch.ones(1)}, "this model has no layer for more"),
     "twice": (lambda t, n: t | {f"{n}.lora_A.weight": torch.ones(3, 48)}, "is ambiguous: .* are for the same layer"),
     "numbered": (lambda t, n: {"unet:99:up": torch.ones(1, 1)}, "this model has no layer for unet:99:up"),
-    "peft alone": (lambda t, n: {"base_model.model.conv_in.lora_A.weight": torch.ones(1)}, "needs adapter_config.json in the same folder"),
+    "peft alone": (lambda t, n: {"base_model.model.conv_in.lora_A.weight": torch.ones(1)}, "needs adapter_config.json in the same"),
 }  # fmt: skip
 
 
