@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace):
     orders = what_to_draw(args)
-    if not orders:  # under torchrun, with fewer pictures than processes
+    if not orders:  # under torchrun, with fewer images than processes
         return
     from .adapters.adapter_command import find_adapters
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace):
         pipe.enable_vae_tiling()
     pipe.scheduler = with_sigmas(pipe.scheduler, args.sigmas or (args.sampler and args.sampler[1]))
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
-    say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
+    say(f"{len(orders)} image{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
     started, pictures = time.perf_counter(), []
     with arithmetic(pipe.device, pipe.dtype):

@@ -225,8 +225,8 @@ def test_errors_are_one_sentence_and_leave_nothing(generate, tmp_path, monkeypat
     [
         (["--steps", "0"], "the number of steps must be from 1 to 1000, not 0"),
         (["--steps", "1001"], "the number of steps must be from 1 to 1000, not 1001"),
-        (["--height", "70"], "height and width must be multiples of 8: 70×70 is not, 72×72 is"),
-        (["--height", "64", "--width", "0"], "64×0 is not, 64×8 is"),
+        (["--height", "70"], "height and width must be multiples of 8; use 72×72 instead of 70×70"),
+        (["--height", "64", "--width", "0"], "use 64×8 instead of 64×0"),
         (["--guidance-scale", "inf"], "guidance_scale must be a number, not inf"),
         (["--guidance-rescale", "2"], "guidance_rescale must be from 0 to 1, not 2.0"),
         (["--eta", "2"], "eta must be from 0 to 1"),

@@ -111,7 +111,7 @@ def test_a_minisd_file(inspect, folders, tmp_path, kind):
     inspected = inspect(tmp_path / "mine.safetensors")
     assert inspected["kind"] == "a minisd checkpoint" and inspected["missing"] == inspected["not needed"] == "none"
     expected = {"v1": "epsilon", "v2": "v_prediction"}[kind]
-    assert inspected["predicts"] == f"{expected} (scheduler/scheduler_config.json says so)"
+    assert inspected["predicts"] == f"{expected} (according to scheduler/scheduler_config.json)"
 
 
 @pytest.mark.parametrize("settings", ["[]", "{", None])

@@ -67,7 +67,7 @@ class Checkpoint:
         if prediction is None:
             return self
         scheduler = {**self.json(SCHEDULER), "prediction_type": prediction}
-        return replace(self, files={**self.files, SCHEDULER: json_text(scheduler)}, decided="as asked")
+        return replace(self, files={**self.files, SCHEDULER: json_text(scheduler)}, decided="as requested")
 
     @property
     def tokenizer_files(self) -> dict[str, str]:
@@ -143,7 +143,9 @@ def read_folder(folder: Path, needed: Needed) -> Checkpoint:
     selection = select_in(folder, needed)
     if selection.missing:
         raise CheckpointError(selection.missing)
-    checkpoint = Checkpoint(folder, {name: read_text(folder / name) for name in selection.texts}, {}, {}, f"{SCHEDULER} says so")
+    checkpoint = Checkpoint(
+        folder, {name: read_text(folder / name) for name in selection.texts}, {}, {}, f"according to {SCHEDULER}"
+    )
     for part, files in selection.weights.items():
         checkpoint.networks[part], tensors = read_part(NETWORKS[part].network, folder, part, files)
         checkpoint.tensors.update({f"{part}.{name}": tensor for name, tensor in tensors.items()})
@@ -208,7 +210,7 @@ def from_tensors(
     if averaged and (findings := compare(header, places, (), layout.shapes, str)).refused:
         raise CheckpointError(f"{path} does not fit Stable Diffusion {layout.generation}: {findings}")
     native = arranged(tensors, places, layout.shapes)
-    predicts, decided = (prediction, "as asked") if prediction else prediction_type(path, layout.generation, native, hashed)
+    predicts, decided = (prediction, "as requested") if prediction else prediction_type(path, layout.generation, native, hashed)
     generation = GENERATIONS[layout.generation]
     configs = generation.configs(layout.in_channels, predicts)
     networks = {

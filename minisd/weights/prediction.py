@@ -25,7 +25,7 @@ def prediction_type(path: Path, generation: str, tensors: Mapping[str, Tensor], 
     yaml = path.with_suffix(".yaml")
     if yaml.is_file():
         v = re.search(r"parameterization:\s*[\"']?v\b", yaml.read_text(encoding="utf-8", errors="replace"))
-        return (V if v else EPSILON), f"{yaml.name} says so"
+        return (V if v else EPSILON), f"according to {yaml.name}"
     if generation == "v1":
         return EPSILON, "every official v1 predicts ε"
     spread = tensors[TOLD_BY].float().std(correction=0).item()

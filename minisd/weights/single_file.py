@@ -95,7 +95,7 @@ def description(header: Header) -> dict[str, Any]:
     """The description in the header of a minisd file: `files`, by path, and how the prediction type was `decided`."""
     about = parse_json(header.metadata["minisd"], "damaged: its description of itself")
     with named("damaged: its description of itself", CheckpointError):
-        return {"files": required(about, "files", dict[str, str]), "decided": get(about, "decided", str, "it says so")}
+        return {"files": required(about, "files", dict[str, str]), "decided": get(about, "decided", str, "according to the file")}
 
 
 def described_networks(header: Header, given: Collection[str]) -> dict[str, nn.Module]:
