@@ -139,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def sampler_and_curve(name: str) -> tuple[str, str | None]:
+    """The value of --sampler: a sampler's name and its curve of σ."""
     try:
         return known_as(name)
     except ValueError as error:
@@ -234,6 +235,7 @@ def how_to_load(args: argparse.Namespace) -> dict:
 
 
 def device_of(name: str) -> str:
+    """The device to draw on. Raises ValueError if it is not available."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto" or (name == "cuda" and there["cuda"]):
         return best_device()

@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace):
+    """Load the model, draw all images in batches, and write them."""
     orders = what_to_draw(args)
     if not orders:  # under torchrun, with fewer images than processes
         return

@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def convert(args: argparse.Namespace):
+    """Convert a checkpoint as the arguments say, and print what was written."""
     if not args.source.exists():
         raise CheckpointError(f"{args.source} does not exist; name a file or a folder on this machine")
     if is_taken(args.out) if args.to == "diffusers" else args.out.exists():

@@ -75,6 +75,7 @@ def about_checkpoint(
 
 
 def about_prediction(path: Path, header: Header, tensors: Mapping[str, Tensor], layout: Layout, full: bool) -> str:
+    """The prediction type and how it was determined."""
     if not layout.generation:
         checkpoint = self_described(path, header, layout, tensors)
         return f"{checkpoint.prediction_type} ({checkpoint.decided})"
@@ -85,6 +86,7 @@ def about_prediction(path: Path, header: Header, tensors: Mapping[str, Tensor], 
 
 
 def about_official(path: Path, full: bool) -> str:
+    """Whether the file is an official one: by sha256 if `full`, otherwise by size."""
     if full or sha256_for_free(path):
         digest = sha256(path)
         official = of_sha256(digest)

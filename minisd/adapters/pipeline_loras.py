@@ -39,6 +39,7 @@ def names_of_fused(pipe: "Components") -> set[str]:
 
 
 def load_lora(pipe: "Components", source: str | os.PathLike, scale: Any, adapter_name: str | None, **where: Any):
+    """Load a LoRA file and attach it to the pipeline's networks; see `Adaptable.load_lora_weights`."""
     networks = networks_of(pipe)
     layers = {part: layers_of(network) for part, network in networks.items()}
     taken = {*loaded(pipe), *names_of_fused(pipe)}

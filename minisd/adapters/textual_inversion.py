@@ -32,6 +32,7 @@ def added_words(tokenizer: CLIPTokenizer) -> dict[str, int]:
 
 
 def load_words(pipe: "Components", source: str | os.PathLike, token: str | None, **where: Any):
+    """Load the words of a file into a pipeline; see `Adaptable.load_textual_inversion`."""
     path = find_adapter(source, USUAL, **where)
     words = read_words(path, token)
     if again := [word for word in words if word in pipe.tokenizer.vocab]:

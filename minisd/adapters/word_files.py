@@ -36,6 +36,7 @@ def read_words(path: Path, token: str | None = None) -> dict[str, Tensor]:
 
 
 def content_in(path: Path) -> Any:
+    """The content of a file: a PNG's chunk, a pickle, or safetensors."""
     with path.open("rb") as file:
         if file.read(4) == PNG:
             return chunk_in(path)
@@ -57,6 +58,7 @@ def chunk_in(path: Path) -> Any:
 
 
 def words_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The words in the content of a file, recognised by its format. Raises CheckpointError if there are none."""
     if isinstance(content, Tensor):
         return {path.stem: content}
     params: Any = content.get("string_to_param") if isinstance(content, dict) else None

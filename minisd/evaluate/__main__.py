@@ -52,6 +52,7 @@ def quick(paint: Painter, count: int = 6, seed: int = 0) -> dict[str, Rate]:
 
 
 def run(args: argparse.Namespace):
+    """Evaluate the model and write the report, its JSON and both sheets."""
     if args.prompts < 2:
         raise ValueError(f"--prompts must be at least 2, not {args.prompts}: each image is also compared with the next prompt")
     if not args.quick:

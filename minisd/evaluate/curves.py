@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace):
+    """Measure all points that the file does not have yet, saving after each."""
     check_writable(args.out.parent, "choose another file with --out")
     try:
         measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []

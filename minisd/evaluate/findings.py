@@ -45,6 +45,7 @@ def verdict(found: Finding, scene: Scene) -> dict[str, bool]:
 
 
 def compare(things: tuple[Thing, ...], scene: Scene) -> dict[str, bool]:
+    """Which aspects agree between found things and a scene with as many things."""
     pairs = list(zip(things, scene.things))
     way = {
         "things": all(thing.kind == wanted.kind for thing, wanted in pairs),

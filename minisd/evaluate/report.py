@@ -81,6 +81,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def calibration_table(evaluation: Evaluation) -> str:
+    """One row per set of prompts, one column per painter and judge."""
     tests = [(painter, judge, found) for painter, judges in evaluation.calibration.items() for judge, found in judges.items()]
     rows = [[name, *(shown(rate(right(found[name], prompts))) for *_, found in tests)] for name, prompts in evaluation.sets.items()]
     return table(["prompts", *(f"{painter}, {judge} judge" for painter, judge, _ in tests)], rows)
@@ -107,6 +108,7 @@ def skill_table(evaluation: Evaluation) -> str:
 
 
 def ride_table(evaluation: Evaluation) -> str:
+    """One row per held-out ride, over all sets of prompts."""
     rides: dict[str, dict[str, list[bool]]] = {}
     for judge, found in evaluation.judged.items():
         for name, prompts in evaluation.sets.items():
@@ -118,6 +120,7 @@ def ride_table(evaluation: Evaluation) -> str:
 
 
 def control_table(evaluation: Evaluation) -> str:
+    """Rates by chance (with the next prompt), then one row per control."""
     renders = {f"renders, {judge} judge": found for judge, found in next(iter(evaluation.calibration.values())).items()}
     judged = renders | {f"the model's, {judge} judge": found for judge, found in evaluation.judged.items()}
     rows = [

@@ -36,6 +36,7 @@ class FastConv2d(nn.Conv2d):
         return super()._apply(*arguments, **options)
 
     def pays(self, x: Tensor) -> bool:
+        """Whether Winograd's algorithm is faster for this input."""
         plain_tensors = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and not self.weight.is_inference()
         gradients = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]

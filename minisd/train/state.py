@@ -39,6 +39,7 @@ def taking(path: Path) -> Iterator[None]:
 
 
 def require(folder: Path):
+    """Raise FileNotFoundError if a training has not started."""
     if not (folder / "state.pt").exists():
         raise FileNotFoundError(f"{folder} has no training yet; start one with: python -m minisd.train {folder.name}")
 

@@ -67,6 +67,7 @@ def find(source: str | os.PathLike, needed: Needed, options: HubOptions = HubOpt
 
 
 def on_the_hub(repo: str, needed: Needed, options: HubOptions) -> Path:
+    """The folder of a repository in the cache, downloaded if needed. Raises CheckpointError with a remedy."""
     from huggingface_hub import constants  # takes 0.2 s and is needed only for ids
 
     cache = cached(repo, needed, options)
@@ -100,6 +101,7 @@ class Cache(NamedTuple):
 
 
 def cached(repo: str, needed: Needed, options: HubOptions) -> Cache:
+    """Look a repository up in the local cache, without contacting the Hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

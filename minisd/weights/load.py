@@ -119,6 +119,7 @@ def load_tokenizer(kind: type[T], source: str | os.PathLike, subfolder: str, hub
 
 
 def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, variant: str | None = None, **options: Any) -> N:
+    """Load a network from a folder or the Hub, cast to `dtype`."""
     dtype, hub = pop_dtype(options), HubOptions(**checked_keywords(options, HUB))
     variants = ("fp16", None) if hub.revision == "fp16" else (variant,)
     needed = Needed(networks={subfolder: KINDS[part_of(kind)].weights}, variants=variants)
@@ -128,6 +129,7 @@ def load_network(kind: type[N], source: str | os.PathLike, subfolder: str, varia
 
 
 def load_network_file(kind: Any, source: str | os.PathLike, **options: Any) -> Any:
+    """Load a network from a single file, cast to `dtype`."""
     dtype, hub = pop_dtype(options), HubOptions(**checked_keywords(options, HUB))
     if not issubclass(kind, nn.Module):
         raise TypeError(f"a {kind.__name__} cannot be loaded from a single file; use {kind.__name__}.from_pretrained")
@@ -193,12 +195,14 @@ def load_single_file(
 
 
 def refuse_other_unets(settings: Mapping[str, Any], kind: type[P], source: str | os.PathLike):
+    """Raise OtherTask if the checkpoint's UNet is for another pipeline."""
     with named(f"{source}/{UNET}"):
         in_channels = get(settings, "in_channels", int, 4)
     refuse_other_tasks(in_channels, kind.unet_channels, str(source))
 
 
 def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source: str | os.PathLike) -> Path:
+    """The folder with the vocabulary for a single file. Raises CheckpointError if there is none."""
     try:
         return find(tokenizer, Needed(vocabulary=("", "tokenizer/")), hub)
     except CheckpointError as error:

@@ -46,6 +46,7 @@ VISION_DEFAULTS = {
 
 
 def read_text(settings: Settings) -> CLIPTextConfig:
+    """The configuration of a text encoder from transformers' settings. Raises UnsupportedConfig."""
     settings = TEXT_DEFAULTS | get(settings, "text_config", dict, settings)  # a full CLIP nests the text settings
     refuse_unless(settings, {"layer_norm_eps": 1e-5, "use_attention_mask": False})
     config = CLIPTextConfig(**checked(CLIPTextConfig, settings))
@@ -63,6 +64,7 @@ def text_json(config: CLIPTextConfig) -> dict[str, Any]:
 
 
 def read_vision(settings: Settings) -> CLIPVisionConfig:
+    """The configuration of an image encoder from transformers' settings. Raises UnsupportedConfig."""
     settings = VISION_DEFAULTS | get(settings, "vision_config", dict, settings)  # a full CLIP nests the vision settings
     refuse_unless(settings, {"layer_norm_eps": 1e-5, "num_channels": 3, "hidden_act": "quick_gelu"})
     config = CLIPVisionConfig(**checked(CLIPVisionConfig, settings))
@@ -103,6 +105,7 @@ DOWN, UP = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}, {True: "CrossAt
 
 
 def read_unet(settings: Settings) -> UNetConfig:
+    """The configuration of a UNet from diffusers' settings. Raises UnsupportedConfig."""
     kind = GuidedUNetConfig if settings.get("time_cond_proj_dim") is not None else UNetConfig
     refuse_unless(settings, UNET_IMPLEMENTED)
     refuse_unknown(settings, {*UNET_KNOWN, *UNET_IMPLEMENTED, *kind.__dataclass_fields__})
@@ -192,6 +195,7 @@ VAE_BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDec
 
 
 def read_vae(settings: Settings) -> VAEConfig:
+    """The configuration of a VAE from diffusers' settings. Raises UnsupportedConfig."""
     refuse_unless(settings, VAE_IMPLEMENTED)
     refuse_unknown(settings, {"force_upcast", *VAE_BLOCKS, *VAE_IMPLEMENTED, *VAEConfig.__dataclass_fields__})
     widths = required(settings, "block_out_channels", PER_LEVEL)

@@ -9,6 +9,7 @@ from .errors import CheckpointError
 
 
 def read_text(path: Path) -> str:
+    """The content of a UTF-8 file. Raises CheckpointError, naming the file, if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -106,6 +106,7 @@ def refuse_unknown(settings: Settings, known: Iterable[str]):
 
 
 def refuse_blocks(found: Iterable[str], implemented: Iterable[str]):
+    """Raise UnsupportedConfig for block types that are not implemented."""
     for block in set(found) - set(implemented):
         raise UnsupportedConfig(f"a {block} is not implemented")
 
@@ -126,6 +127,7 @@ def single(name: str, values: int | tuple[int, ...]) -> int:
 
 
 def required(settings: Settings, name: str, kind: Any) -> Any:
+    """A setting, checked. Raises UnsupportedConfig if it is missing."""
     if name not in settings:
         raise UnsupportedConfig(f"{name} is missing")
     return check(name, settings[name], kind)
