@@ -72,15 +72,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tokenizer", metavar="WHERE", help="for an original single file: the folder or id with its vocabulary")
     p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="override the guess for an original single file")
     p.add_argument(
-        "--image", "--init-img", type=user_path, metavar="PICTURE", help="start from an image and redraw it with the prompt"
+        "--image", "--init-img", type=user_path, metavar="IMAGE", help="start from an image and redraw it with the prompt"
     )
     p.add_argument("--strength", type=float, metavar="S", help="how much of the image becomes noise, up to 1 (default: 0.8)")
-    p.add_argument("--mask", type=user_path, metavar="PICTURE", help="redraw white, keep black (default --strength: 1)")
+    p.add_argument("--mask", type=user_path, metavar="IMAGE", help="redraw white, keep black (default --strength: 1)")
     p.add_argument("--paste", action="store_true", help="with --mask: keep the exact pixels outside the mask")
     p.add_argument("--image-guidance-scale", type=float, metavar="W", help="for InstructPix2Pix: how closely to follow the image")
     p.add_argument("--control", action="append", metavar="WHERE", help="a ControlNet: a file, a folder, or an id on the Hub")
     p.add_argument(
-        "--control-image", action="append", metavar="PICTURE", help="the ControlNet's image, for example white edges on black"
+        "--control-image", action="append", metavar="IMAGE", help="the ControlNet's image, for example white edges on black"
     )
     p.add_argument("--control-scale", action="append", type=float, metavar="S", help="the ControlNet's strength (default: 1)")
     p.add_argument(
@@ -121,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--grid", action="store_true", help="also write all images in one grid")
     p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
-    p.add_argument("--gif", action="store_true", help="also write an animation of each image's steps: the predicted image at each")
+    p.add_argument("--gif", action="store_true", help="also write an animation: the predicted image at each step")
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
     p.add_argument(

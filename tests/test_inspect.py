@@ -140,7 +140,7 @@ OTHERS = {
     "control_model.input_hint_block.0.weight": "a ControlNet",
     "model.diffusion_model.label_emb.0.0.weight": "a class-conditional UNet",
     "emb_params": "a textual inversion",
-    "anything": f"not a Stable Diffusion: it lacks {FIRST} and contains anything",
+    "anything": f"not a Stable Diffusion checkpoint: it lacks {FIRST} and contains anything",
 }
 
 

@@ -25,7 +25,7 @@ def converter() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m weights_convert",
         usage=USAGE,
-        description="Convert a Stable Diffusion v1 or v2 into a single self-describing minisd file or a diffusers folder.",
+        description="Convert a Stable Diffusion v1 or v2 checkpoint into a self-describing minisd file or a diffusers folder.",
         epilog="`inspect FILE` tells what a file is.",
     )
     p.add_argument("source", type=user_path, metavar="SOURCE", help="a .safetensors or .ckpt file, or a diffusers folder")

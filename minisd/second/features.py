@@ -41,9 +41,7 @@ class Features(nn.Module):
         ]
         self.levels = nn.ModuleList(levels)
         for conv in (layer for level in levels for layer in level if isinstance(layer, nn.Conv2d)):
-            nn.init.kaiming_normal_(
-                conv.weight, nonlinearity="relu"
-            )  # PyTorch's default initialisation loses the signal over eight layers
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # the default loses the signal over eight layers
             nn.init.zeros_(conv.bias)
         self.heads = nn.ModuleDict({question: nn.Linear(WIDTHS[-1], len(answers)) for question, answers in ANSWERS.items()})
 

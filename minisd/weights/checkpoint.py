@@ -34,7 +34,7 @@ NO_AVERAGE = "{} has no moving average; --averaged is for original single files"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All components of a Stable Diffusion. All names, shapes and dtypes have been checked; no weight has been read.
+    """All components of a Stable Diffusion checkpoint. All names, shapes and dtypes have been checked; no weight has been read.
 
     `files` are the texts of the small files of a diffusers folder, by path. `networks` are empty networks. `tensors` are their
     weights, memory-mapped, by minisd's names with the component in front ("unet.conv_in.weight"). `decided` says how the prediction

@@ -125,9 +125,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def finite(tensor: Tensor) -> bool:
-    return bool(
-        (tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all()
-    )  # PyTorch has no isfinite for 8-bit floats
+    return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())  # PyTorch lacks it for 8 bits
 
 
 def write_tensors(

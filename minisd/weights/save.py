@@ -95,7 +95,7 @@ def save_pipeline(pipeline: Any, folder: str | os.PathLike, variant: str | None 
     parts = {name: as_written(part) for name, part in pipeline.components.items() if part is not None}
     for name, part in parts.items():
         if not isinstance(part, Component):
-            raise TypeError(f"the {name} is not one of minisd's classes and cannot be saved; replace it by one of minisd's")
+            raise TypeError(f"the {name} is not one of minisd's classes and cannot be saved; replace it with one of minisd's")
     networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     defaults = {"num_inference_steps": pipeline.num_inference_steps, "guidance_scale": pipeline.guidance_scale}
     files = {

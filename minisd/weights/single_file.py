@@ -126,7 +126,7 @@ def identify(shapes: Shapes) -> tuple[str, int]:
         if name in shapes and FIRST not in shapes:
             raise CheckpointError(kind)
     if FIRST not in shapes:
-        raise CheckpointError(f"not a Stable Diffusion: it lacks {FIRST} and contains {next(iter(shapes), 'no tensor')}")
+        raise CheckpointError(f"not a Stable Diffusion checkpoint: it lacks {FIRST} and contains {next(iter(shapes), 'no tensor')}")
     in_channels = shapes[FIRST][1]
     context = next((shape[-1] for name, shape in shapes.items() if re.match(READS_TEXT, name)), 0)
     if in_channels in OTHER_TASKS:
