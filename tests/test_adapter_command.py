@@ -83,7 +83,7 @@ def test_without_a_folder_a_tag_is_text(generate):
     [
         (["<lora:three:1>", "--lora-dir", "."], "there is no LoRA 'three' in .; it has cat, easy, one, two.v2"),
         (["<lora:one:x>", "--lora-dir", "."], "<lora:one:x> is malformed; write <lora:name:scale>, for example <lora:one:0.8>"),
-        (["<lora::1>", "--lora-dir", "."], "<lora::1> cannot be read"),
+        (["<lora::1>", "--lora-dir", "."], "<lora::1> is malformed"),
         (["a", "--lora-dir", "none"], "--lora-dir none is not a folder"),
         (["a", "--lora", "none.safetensors:0.5"], 'file "none.safetensors" not found'),
         (["a", "--lora", "one.safetensors:nan"], "the scale of --lora must be a number, not nan"),

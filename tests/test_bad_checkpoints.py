@@ -147,7 +147,7 @@ OTHERS = {
     "control_model.input_blocks.0.0.weight": "is a ControlNet, which steers a checkpoint but is not one itself",
     "time_embedding.linear_1.weight": "is the UNet of a diffusers folder; name the folder with all components",
     "first_stage_model.decoder.mid.block_1.conv1.weight": "is only a VAE, without a UNet and a text encoder",
-    "anything.else": "is not a Stable Diffusion checkpoint: it lacks model.diffusion_model.input_blocks.0.0.weight and contains anything.else",
+    "anything.else": "is not a Stable Diffusion checkpoint: it lacks model.diffusion_model.input_blocks.0.0.weight and contains",
 }
 
 
