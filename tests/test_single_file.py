@@ -215,7 +215,7 @@ def test_another_models_vocabulary_is_refused(original, tmp_path):
     words = small_tokenizer("v1")
     CLIPTokenizer({**words.vocab, "more": len(words.vocab)}, words.merges).save_pretrained(tmp_path / "more")
     size = WORDS
-    with pytest.raises(CheckpointError, match=f"more has a vocabulary of {size + 1}, and the text encoder of .* one of {size}"):
+    with pytest.raises(CheckpointError, match=f"more has a vocabulary of {size + 1} tokens, but the text encoder of .* has {size}"):
         load(original, tokenizer=tmp_path / "more")
 
 
