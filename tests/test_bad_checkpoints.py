@@ -167,7 +167,7 @@ def test_stable_diffusion_xl_in_the_original_layout(file):
 def test_text_states_of_an_unknown_width(file, monkeypatch):
     official = Generation({}, SD1_VAE, SD1_TEXT, "!")
     monkeypatch.setitem(GENERATIONS, "v1", official)
-    refused(file, "is not Stable Diffusion v1 or v2: it has 4 input and 48 text channels")
+    refused(file, "is not Stable Diffusion v1 or v2: it has 4 input channels and 48 text channels")
 
 
 def test_a_depth_to_image_file(tmp_path, small_presets):

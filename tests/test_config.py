@@ -131,7 +131,7 @@ REFUSED = [
     ("vae", {"shift_factor": 0.1}, "shift_factor = 0.1"),
     ("vae", {"latents_mean": [0, 0, 0, 0]}, "latents_mean = [0, 0, 0, 0]"),
     ("vae", {"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "a AttnDownEncoderBlock2D is not implemented"),
-    ("text_encoder", {"hidden_act": "relu"}, "hidden_act 'relu' is not"),
+    ("text_encoder", {"hidden_act": "relu"}, "hidden_act must be"),
     ("text_encoder", {"num_attention_heads": 5}, "a width of 48 cannot be divided into 5 heads"),
     ("text_encoder", {"num_attention_heads": 0}, "num_attention_heads = 0 is not a whole number from 1 to 1,048,576"),
     ("text_encoder", {"layer_norm_eps": 1e-6}, "layer_norm_eps = 1e-06"),

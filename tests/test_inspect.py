@@ -212,7 +212,7 @@ def test_other_tasks_are_recognised(inspect, tmp_path, channels, sentence):
 
 
 @pytest.mark.parametrize(
-    ("part", "sentence"), [("unet", "the UNet of"), ("vae", "the VAE of"), ("text_encoder", "a CLIP text encoder")]
+    ("part", "sentence"), [("unet", "the UNet of"), ("vae", "the VAE of"), ("text_encoder", "only a CLIP text encoder")]
 )
 def test_the_parts_of_a_folder_are_recognised(inspect, tmp_path, part, sentence):
     save_file(diffusers_tensors(part, SMALL["v1"][part]), tmp_path / "part.safetensors")

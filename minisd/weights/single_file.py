@@ -135,5 +135,5 @@ def identify(shapes: Shapes) -> tuple[str, int]:
         )
     widths = {generation.text_encoder.hidden_size: name for name, generation in GENERATIONS.items()}
     if context not in widths or in_channels not in TASKS:
-        raise CheckpointError(f"not Stable Diffusion v1 or v2: it has {in_channels} input and {context} text channels")
+        raise CheckpointError(f"not Stable Diffusion v1 or v2: it has {in_channels} input channels and {context} text channels")
     return widths[context], in_channels
