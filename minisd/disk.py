@@ -1,4 +1,4 @@
-"""Files on a disk: whether a folder can be written, asked before the work, and files that are replaced whole or not at all."""
+"""Files on disk: checks that a folder is writable before work starts, and replaces files atomically."""
 
 import os
 import tempfile
@@ -8,17 +8,17 @@ from pathlib import Path
 
 
 def user_path(text: str) -> Path:
-    """A path on the command line. The shell leaves the ~ in `--out=~/pictures` to the command."""
+    """A path from the command line. Expands ~, which the shell does not do in `--out=~/pictures`."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ValueError(f"{text} names a user who has no home folder here") from None
+        raise ValueError(f"{text}: this user has no home folder here") from None
 
 
 def check_writable(folder: Path, remedy: str, name: str = ""):
-    """Raises ValueError, which ends with the remedy, unless files can be written into a folder that is there or can be made.
+    """Raise ValueError, ending with the remedy, unless files can be written to a folder, which is created if needed.
 
-    Their names may begin with `name` and have 20 bytes more.
+    Their names may start with `name` and be 20 bytes longer.
     """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
@@ -28,19 +28,19 @@ def check_writable(folder: Path, remedy: str, name: str = ""):
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether a new folder of this name would replace anything."""
+    """Whether a new folder with this name would replace anything."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def sync(path: Path):
-    """Bring a file to the disk itself, so that it outlives a power cut."""
+    """Flush a file to the disk, so that it survives a power failure."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to. It takes the place of `path` at the end of the block; if that fails, `path` stays as it was."""
+    """A path to write to, which replaces `path` at the end of the block. After an error, `path` is unchanged."""
     partial = path.with_stem(f".{path.stem}-partial")
     try:
         yield partial

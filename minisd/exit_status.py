@@ -1,4 +1,4 @@
-"""How every command ends: 0; 1 after an error, in one sentence; 130 after Ctrl-C; 141, quietly, when nobody reads its output."""
+"""Exit status of every command: 0; 1 after an error, with one sentence; 130 after Ctrl-C; 141, silently, after a broken pipe."""
 
 import io
 import os
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-EXPLAINED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)  # their messages say what to do
+EXPLAINED = (ValueError, TypeError, OSError, ImportError, FloatingPointError, MemoryError)  # their messages give a remedy
 COMMANDS = ("minisd", "weights_convert")  # packages with commands
-MODULE = re.compile(r"\0-[bBdEhiIOPqRsSuvx]*m\0?([^\0]*)")  # Python's option -m, alone or behind others, and its module
+MODULE = re.compile(r"\0-[bBdEhiIOPqRsSuvx]*m\0?([^\0]*)")  # Python's option -m, possibly after others, and its module
 
 
 def stop(*_: object):
@@ -19,19 +19,19 @@ def stop(*_: object):
 
 
 def is_command() -> bool:
-    """Whether this process runs one of these commands, and not a program that imports minisd."""
+    """Whether this process runs one of these commands rather than a program that imports minisd."""
     module = MODULE.search("\0".join(sys.orig_argv)) if sys.argv[:1] == ["-m"] else None
     program = module[1] if module else Path(*sys.argv[:1]).stem
     return program.split(".")[0] in COMMANDS
 
 
-# Ctrl-C while a command still imports PyTorch ends it without a traceback, too; `exit_status` takes over from here.
+# Also without a traceback: Ctrl-C while a command still imports PyTorch. `exit_status` takes over from there.
 if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, stop)
 
 
 def exit_status(work: Callable[[], None], stopped: str = "stopped") -> int:
-    """Do a command's work and return its exit status; `stopped` is what to say after Ctrl-C."""
+    """Do a command's work and return its exit status; `stopped` is the message after Ctrl-C."""
     open_streams()
     if signal.getsignal(signal.SIGINT) is stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -53,14 +53,14 @@ def exit_status(work: Callable[[], None], stopped: str = "stopped") -> int:
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong, without the numbers that Python puts around it."""
+    """The message of an error, without Python's error numbers."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or ("not enough memory" if isinstance(error, MemoryError) else type(error).__name__)
 
 
 def open_streams():
-    """A stream that is closed (`>&-`) or missing (pythonw) takes what is written and drops it. A terminal shows what it can."""
+    """Make closed (`>&-`) or missing (pythonw) streams discard output, and terminals replace characters they cannot show."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -70,7 +70,7 @@ def open_streams():
 
 
 def discard_output():
-    """Nothing more can be written into a pipe without a reader, not even at the interpreter's end."""
+    """Discard all further output, so that the interpreter's exit does not fail on a broken pipe."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(io.UnsupportedOperation):  # of a stream that is no file
+        with suppress(io.UnsupportedOperation):  # the stream is not a file
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

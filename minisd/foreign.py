@@ -1,4 +1,4 @@
-"""Parts of other libraries in a pipeline: samplers and safety checkers with diffusers' interface. Others are refused at once."""
+"""Components of other libraries in a pipeline: samplers and safety checkers with diffusers' interface. Others raise TypeError."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from .safety_checker import StableDiffusionSafetyChecker, preprocess
 from .schedulers import Scheduler, SchedulerOutput
 
-SAMPLER = ("set_timesteps", "scale_model_input", "step", "init_noise_sigma")  # what a pipeline needs of one
-CLIP_SIDE = 224  # pixels a side that diffusers' safety checker sees
+SAMPLER = ("set_timesteps", "scale_model_input", "step", "init_noise_sigma")  # the attributes that a pipeline needs
+CLIP_SIDE = 224  # the input size of diffusers' safety checker, in pixels
 
 
 class ForeignScheduler:
-    """A sampler with diffusers' interface, and what a pipeline asks for beyond it. Everything else is the sampler's own."""
+    """Adapts a sampler with diffusers' interface to a pipeline. All other attributes are the sampler's own."""
 
     def __init__(self, scheduler: Any):
         self.scheduler = scheduler
         self.set_begin_index()
-        self.step = wraps(scheduler.step)(partial(self.take_step))  # with the signature by which a pipeline checks its arguments
+        self.step = wraps(scheduler.step)(partial(self.take_step))  # with a signature that the pipeline can check
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.scheduler, name)
 
     def __copy__(self) -> "ForeignScheduler":
-        return ForeignScheduler(deepcopy(self.scheduler))  # a loop of its own
+        return ForeignScheduler(deepcopy(self.scheduler))  # a separate trajectory
 
     def __reduce__(self) -> tuple:
         return ForeignScheduler, (self.scheduler,)
@@ -45,7 +45,7 @@ class ForeignScheduler:
             self.scheduler.set_begin_index(begin_index)
 
     def take_step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **settings: Any) -> SchedulerOutput:
-        """The sampler's step, told what it knows of `settings`. One that predicts no clean latent shows the latents instead."""
+        """The sampler's step, with the `settings` that it supports. If it returns no clean latents, the latents replace them."""
         known = signature(self.scheduler.step).parameters
         result = self.scheduler.step(model_output, timestep, sample, **{k: v for k, v in settings.items() if k in known})
         self.step_index += 1
@@ -54,7 +54,7 @@ class ForeignScheduler:
 
 
 class ForeignChecker:
-    """A safety checker that is called as diffusers calls its own: with images and what CLIP sees of them, for images and flags."""
+    """Adapts a safety checker with diffusers' interface, which takes images and CLIP's pixels and returns images and flags."""
 
     def __init__(self, check: Callable):
         self.check = check
@@ -68,19 +68,19 @@ class ForeignChecker:
 
 
 def fitting_scheduler(scheduler: Any) -> Any:
-    """A sampler as the pipeline needs it. Raises TypeError, before any loop, for what is none."""
+    """A sampler in the form that a pipeline needs. Raises TypeError for anything else."""
     if isinstance(scheduler, Scheduler | ForeignScheduler):
         return scheduler
     name = scheduler.__name__ if isinstance(scheduler, type) else type(scheduler).__name__
     if isinstance(scheduler, type):
-        raise TypeError(f"{name} is a class; give a sampler with settings, as {name}.from_config(pipe.scheduler.config) is")
+        raise TypeError(f"{name} is a class; give an instance, such as {name}.from_config(pipe.scheduler.config)")
     if lacking := [attribute for attribute in SAMPLER if not hasattr(scheduler, attribute)]:
-        raise TypeError(f"{name} cannot be used as a scheduler: it has no {lacking[0]}; take one of minisd's or diffusers'")
+        raise TypeError(f"{name} cannot be used as a scheduler: it has no {lacking[0]}; use one of minisd's or diffusers'")
     return ForeignScheduler(scheduler)
 
 
 def fitting_checker(checker: Any) -> Any:
-    """A function from images to flags. Raises TypeError for what cannot be called."""
+    """A function from images to flags. Raises TypeError if the checker cannot be called."""
     if checker is None or isinstance(checker, StableDiffusionSafetyChecker | ForeignChecker):
         return checker
     if not callable(checker) or isinstance(checker, type):
@@ -93,7 +93,7 @@ def fitting_checker(checker: Any) -> Any:
 
 
 class ForeignParts:
-    """A pipeline's `scheduler` and `safety_checker` may be replaced by others'."""
+    """Lets a pipeline's `scheduler` and `safety_checker` come from other libraries."""
 
     @property
     def scheduler(self) -> Any:

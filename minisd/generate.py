@@ -1,6 +1,6 @@
 """The command line: `python -m minisd.generate "an astronaut riding a horse"`.
 
-Paths of the pictures go to standard output, everything else to standard error.
+It prints the paths of images to standard output and everything else to standard error.
 """
 
 import argparse
@@ -31,13 +31,13 @@ from .pipeline import StableDiffusionPipeline
 from .schedulers.names import name_of, with_sigmas
 from .sheet import image_grid
 
-BATCH = 4  # pictures that are drawn at once
-NAME = 100  # bytes of a prompt in a file's name; with a seed and more behind them, every file system has room for them
-OF_A_CALL = ("prompt_weighting", "clip_skip", "guidance_rescale")  # arguments, where they were given
+BATCH = 4  # images per batch
+NAME = 100  # bytes of the prompt in a file name, few enough for every file system after the seed is appended
+OF_A_CALL = ("prompt_weighting", "clip_skip", "guidance_rescale")  # arguments that are passed on if given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
+    """Run the command and return its exit status: 0, 1 after an explained error, or 130 after Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
     words = [re.sub(r"^--[\w-]+", lambda flag: flag[0].replace("_", "-"), word) for word in given]
 
@@ -49,14 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except (MemoryError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory|not enough memory", str(error)):
                     raise
-                raise MemoryError("not enough memory: ask for a smaller --height and --width, or --dtype bfloat16") from None
+                raise MemoryError("not enough memory; use a smaller --height and --width, or --dtype bfloat16") from None
 
     return exit_status(work)
 
 
 def run(args: argparse.Namespace):
+    """Load the model, draw all images in batches, and write them."""
     orders = what_to_draw(args)
-    if not orders:  # under torchrun, with fewer pictures than processes
+    if not orders:  # under torchrun, with fewer images than processes
         return
     from .adapters.adapter_command import find_adapters
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace):
         if getattr(args, flag) is not None:
             say(f"note: --{flag} has no effect: {why}")
     if args.grid and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        say("note: --grid: every process writes a page of its own pictures")
+        say("note: --grid: every process writes its own grid")
     if args.quiet:
         os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_VERBOSITY="error")
 
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace):
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
     if args.negative_prompt and (pipe.guidance_scale if args.guidance_scale is None else args.guidance_scale) <= 1:
         say("note: the negative prompt has no effect at a guidance scale of 1 or less")
-    say(f"{len(orders)} picture{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
+    say(f"{len(orders)} image{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
     started, pictures = time.perf_counter(), []
     with arithmetic(pipe.device, pipe.dtype):
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace):
 
 
 def load(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
-    """The pipeline for text, the one for a picture, or the one with ControlNets."""
+    """Load the pipeline for text, for an input image, or for ControlNets."""
     if args.control or args.control_image or args.control_scale:
         from .editing.control_command import load_controlled
 
@@ -115,7 +116,7 @@ def load(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
 
 
 def size_or_picture(pipe: StableDiffusionPipeline, images: int, args: argparse.Namespace) -> dict[str, Any]:
-    """What the images start from: nothing but a size, a picture, or what ControlNets see."""
+    """The arguments for the images' size, the input image, or the control images."""
     if args.control:
         from .editing.control_command import control_for
 
@@ -128,7 +129,7 @@ def size_or_picture(pipe: StableDiffusionPipeline, images: int, args: argparse.N
 
 
 def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace, say: Callable) -> list[Image.Image]:
-    """Draw and write a batch of pictures. The last thing is to say so, for nobody may be there to read it."""
+    """Draw and write a batch of images, then print the paths, which comes last because the output may be a broken pipe."""
     pictures, paths, notes = [], [], []
     try:
         for order, (image, film, hidden) in zip(batch, draw(pipe, batch, args)):
@@ -136,7 +137,7 @@ def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Name
             if args.gif:
                 paths.append(save_gif(film, path.with_suffix(".gif")))
             if hidden:
-                notes.append(f"note: the safety checker made {path} black: another seed or prompt may pass")
+                notes.append(f"note: the safety checker blacked out {path}; try another seed or prompt")
             elif all(low == high for low, high in image.getextrema()):
                 notes.append(f"note: {path} is a single colour; try another --dtype, --guidance-scale or --seed")
             pictures.append(image)
@@ -149,7 +150,7 @@ def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Name
 
 
 def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace):
-    """Of each order the picture, if asked the film of what the model guessed at every step, and whether the checker hides both."""
+    """For each order: the image, the predicted image at each step if --gif is given, and whether the checker hides both."""
     start = size_or_picture(pipe, len(batch), args)
     steps = pipe.denoise(
         [order.text for order in batch],
@@ -166,7 +167,7 @@ def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Names
         if args.gif:
             frames.append(to_pil(decode(pipe, step.pred_original_sample, start, args)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImageWarning)  # said later, with the name of the file
+        warnings.simplefilter("ignore", ImageWarning)  # reported later, with the file name
         pictures, flags = pipe.run_safety_checker(decode(pipe, step.latents, start, args))
     images = to_pil(pictures)
     films = list(zip(*frames)) or [()] * len(images)
@@ -175,7 +176,7 @@ def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Names
 
 
 def decode(pipe: StableDiffusionPipeline, latents: Tensor, start: dict[str, Any], args: argparse.Namespace) -> Tensor:
-    """The images, with --paste around what was drawn anew the picture's own pixels."""
+    """Decode the images and, with --paste, restore the original pixels outside the mask."""
     images = pipe.decode(latents)
     if not args.paste:
         return images
@@ -189,7 +190,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, args: argparse.Namespace) -> dict:
-    """Everything needed to draw the picture again."""
+    """Everything needed to draw the image again."""
     sampler, curve = name_of(pipe.scheduler)
     return {
         "prompt": order.prompt,
@@ -210,7 +211,7 @@ def settings(pipe: StableDiffusionPipeline, order: Order, image: Image.Image, ar
 
 
 def file_name(out: Path, order: Order, suffix: str = "") -> Path:
-    """The name that was asked for, or one that tells prompt and seed."""
+    """The requested file name, or one with the prompt and the seed."""
     if names_picture(out):
         return out.with_stem(out.stem + suffix)
     words = "-".join(re.findall(r"\w+", order.text.lower()))[:60].encode()[:NAME].decode(errors="ignore") or "picture"
@@ -218,7 +219,7 @@ def file_name(out: Path, order: Order, suffix: str = "") -> Path:
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """What the built-in model has never read, each with the nearest word that it knows."""
+    """Hints about words that the built-in model has never seen, with the nearest word that it knows."""
     from difflib import get_close_matches
 
     from .tiny.drawing import THINGS

@@ -1,8 +1,8 @@
-"""The text in which web user interfaces of Stable Diffusion say how a picture was made ("infotext"), written and read.
+"""Reads and writes the text in which web interfaces of Stable Diffusion store the settings of an image ("infotext").
 
-A prompt, a line that begins with "Negative prompt:", and a last line of settings, "Steps: 20, Sampler: Euler a, …", where samplers
-have AUTOMATIC1111's names. Prompts may have several lines. A value with a comma, a colon, a quote or a newline stands in quotes, as
-JSON.
+It has a prompt, a line that starts with "Negative prompt:", and a last line of settings, "Steps: 20, Sampler: Euler a, …", with
+AUTOMATIC1111's names of samplers. Prompts may have several lines. A value with a comma, a colon, a quote or a newline is written
+as a JSON string.
 """
 
 import json
@@ -21,7 +21,7 @@ SHOWN |= {"lora": "LoRA", "embedding": "Textual inversion"}
 
 
 class Infotext(NamedTuple):
-    """`settings` has names and values as they stand in the text."""
+    """A parsed infotext; `settings` has names and values as in the text."""
 
     prompt: str
     negative_prompt: str
@@ -29,9 +29,9 @@ class Infotext(NamedTuple):
 
 
 def read_infotext(text: str) -> Infotext:
-    """The last line holds the settings if there are three of them; a prompt alone is understood, too.
+    """Parse an infotext. The last line is settings if it has at least three of them; a prompt alone is valid too.
 
-    A comma that no name and colon follow belongs to the value before it, so that nothing of the line is lost.
+    A comma that is not followed by a name and a colon belongs to the value before it, so no text is lost.
     """
     *lines, last = text.strip().split("\n")
     settings = {name: unquoted(value.strip()) for name, value in SETTING.findall(last)}
@@ -43,7 +43,7 @@ def read_infotext(text: str) -> Infotext:
 
 
 def write_infotext(settings: Mapping[str, Any]) -> str:
-    """The text for what minisd knows of a picture."""
+    """The infotext for minisd's settings of an image."""
     known = {**settings, "size": f"{settings['width']}x{settings['height']}"}
     line = {shown: known[name] for name, shown in SHOWN.items() if known.get(name) is not None}
     curve, sampler = settings.get("sigmas"), str(settings.get("sampler"))
@@ -62,12 +62,12 @@ def shown(value: Any) -> str:
 
 
 def quoted(value: str) -> str:
-    """The value, in quotes if it would not be read as it stands."""
+    """The value, quoted if it could not be read otherwise."""
     return json.dumps(value, ensure_ascii=False) if re.search(r'[,:"\n\r]|^\s|\s$', value) else value
 
 
 def unquoted(value: str) -> str:
-    """A value in quotes without them; one that is no JSON as it stands."""
+    """The value without its quotes; if it is not valid JSON, unchanged."""
     if len(value) < 2 or not value[0] == value[-1] == '"':
         return value
     try:

@@ -37,7 +37,7 @@ def randn(
 
 
 def check_generators(generator: Generators, images: int):
-    """Raises the errors of `randn` if `generator` cannot draw noise for that many images."""
+    """Raise the errors of `randn` if `generator` cannot draw noise for that many images."""
     if isinstance(generator, Sequence) and len(generator) != images:
         raise ValueError(f"{len(generator)} generators for a batch of {images} images: give one per image, or a single one")
     for one in generator if isinstance(generator, Sequence) else [generator]:

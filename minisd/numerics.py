@@ -11,7 +11,7 @@ class ImageWarning(UserWarning):
 
 
 def raise_unless_finite(x: Tensor, what: str, dtype: torch.dtype):
-    """Raises FloatingPointError, with a remedy, if x contains NaN or infinity. `dtype` is that of the network that computed x."""
+    """Raise FloatingPointError, with a remedy, if x contains NaN or infinity. `dtype` is that of the network that computed x."""
     if x.isfinite().all():
         return
     if dtype == torch.float16:

@@ -15,7 +15,7 @@ class Ids(NamedTuple):
 
 
 class Phrases:
-    """A byte-pair encoding that replaces the id of a word by the ids of its phrase."""
+    """A byte-pair encoding that replaces the id of a word with the ids of its phrase."""
 
     def __init__(self, bpe: Tokenizer, phrases: dict[int, list[int]]):
         self.bpe, self.phrases = bpe, phrases

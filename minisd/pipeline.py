@@ -115,7 +115,7 @@ class StableDiffusionPipeline(Components):
         torch.Generator("cuda") on any machine. `latents` (B, 4, H/8, W/8) replaces the initial noise. `output_type` is "pil", "np"
         (B, H, W, 3) or "pt" (B, 3, H, W) in [0, 1], or "latent". `callback_on_step_end(pipe, i, t, {"latents": latents})` runs
         after each step and may return new latents in such a dictionary; `denoise` is a simpler way to watch. `guidance_rescale`,
-        0 to 1, removes contrast that guidance adds. `words` are those of `minisd.words.embed`: `clip_skip`, `prompt_embeds`, ….
+        0 to 1, removes contrast that guidance adds. `words` are passed to `minisd.words.embed`: `clip_skip`, `prompt_embeds`, ….
 
         Images that the safety checker flags are returned black. Raises ValueError or TypeError for invalid arguments, before any
         computation, and FloatingPointError if an intermediate result contains NaN or infinity.

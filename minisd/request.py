@@ -100,7 +100,7 @@ class Request:
 def check_prompts(prompt: Any, negative_prompt: Any) -> tuple[list[str], list[str]]:
     """Prompts and negative prompts as two lists of the same length. Raises TypeError or ValueError for anything else."""
     if not (isinstance(prompt, str) or (isinstance(prompt, list | tuple) and prompt and all(isinstance(p, str) for p in prompt))):
-        raise TypeError(f"a prompt is a string or a list of strings, not {prompt!r}"[:200])
+        raise TypeError(f"prompt must be a string or a list of strings, not {prompt!r}"[:200])
     if negative_prompt is None:
         negative_prompt = "" if isinstance(prompt, str) else [""] * len(prompt)
     if isinstance(negative_prompt, str) != isinstance(prompt, str) or not (
@@ -119,7 +119,7 @@ def check_prompts(prompt: Any, negative_prompt: Any) -> tuple[list[str], list[st
 def check_size(height: int, width: int, factor: int) -> tuple[int, int]:
     if height % factor or width % factor or height <= 0 or width <= 0:
         near = [max(factor, round(side / factor) * factor) for side in (height, width)]
-        raise ValueError(f"height and width must be multiples of {factor}: {height}×{width} is not, {near[0]}×{near[1]} is")
+        raise ValueError(f"height and width must be multiples of {factor}; use {near[0]}×{near[1]} instead of {height}×{width}")
     return height, width
 
 

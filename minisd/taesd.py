@@ -106,10 +106,12 @@ class AutoencoderTiny(Pretrained, nn.Module):
         self.decoder = TinyDecoder(config)
 
     def encode(self, x: Tensor) -> TinyEncoderOutput:
+        """Images (B, 3, H, W) in [-1, 1] → scaled latents (B, 4, H/8, W/8)."""
         latents = self.encoder(x)
         return TinyEncoderOutput(latents, Certain(latents))
 
     def decode(self, latents: Tensor) -> DecoderOutput:
+        """Scaled latents (B, 4, h, w) → images (B, 3, 8h, 8w), about -1 to 1."""
         return DecoderOutput(self.decoder(latents))
 
     def forward(self, x: Tensor) -> DecoderOutput:

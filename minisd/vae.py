@@ -27,6 +27,7 @@ class DiagonalGaussian:
         self.std = torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: Generators = None) -> Tensor:
+        """A random draw, (B, 4, h, w)."""
         return self.mean + self.std * randn(self.mean.shape, generator, self.mean.device, self.mean.dtype)
 
     def mode(self) -> Tensor:
@@ -165,7 +166,7 @@ class AutoencoderKL(Pretrained, nn.Module):
         return EncoderOutput(DiagonalGaussian(self.quant_conv(self.encoder(x))))  # (B, 3, H, W) → latents (B, 4, H/8, W/8)
 
     def decode(self, latents: Tensor) -> DecoderOutput:
-        return DecoderOutput(self.decoder(self.post_quant_conv(latents)))
+        return DecoderOutput(self.decoder(self.post_quant_conv(latents)))  # (B, 4, h, w) → (B, 3, 8h, 8w)
 
     def forward(self, x: Tensor) -> DecoderOutput:
         """Images (B, 3, H, W) → their reconstructions: encode, then decode the mode."""

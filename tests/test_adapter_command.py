@@ -81,15 +81,15 @@ def test_without_a_folder_a_tag_is_text(generate):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["<lora:three:1>", "--lora-dir", "."], "there is no LoRA 'three' in .; there is cat, easy, one, two.v2"),
-        (["<lora:one:x>", "--lora-dir", "."], "<lora:one:x> cannot be read; write <lora:name:scale>, for example <lora:one:0.8>"),
-        (["<lora::1>", "--lora-dir", "."], "<lora::1> cannot be read"),
+        (["<lora:three:1>", "--lora-dir", "."], "there is no LoRA 'three' in .; it has cat, easy, one, two.v2"),
+        (["<lora:one:x>", "--lora-dir", "."], "<lora:one:x> is malformed; write <lora:name:scale>, for example <lora:one:0.8>"),
+        (["<lora::1>", "--lora-dir", "."], "<lora::1> is malformed"),
         (["a", "--lora-dir", "none"], "--lora-dir none is not a folder"),
-        (["a", "--lora", "none.safetensors:0.5"], 'there is no file "none.safetensors"'),
+        (["a", "--lora", "none.safetensors:0.5"], 'file "none.safetensors" not found'),
         (["a", "--lora", "one.safetensors:nan"], "the scale of --lora must be a number, not nan"),
-        (["a", "--lora", "easy.pt"], "easy.pt is no LoRA: emb_params is in it"),
-        (["a", "--embedding", "one.safetensors"], "one.safetensors is a LoRA; load it by load_lora_weights (--lora)"),
-        (["a cat", "--embedding", "cat.pt"], "cat.pt: the tokenizer knows the word 'cat' already"),
+        (["a", "--lora", "easy.pt"], "easy.pt is not a LoRA: it contains emb_params"),
+        (["a", "--embedding", "one.safetensors"], "one.safetensors is a LoRA; load it with load_lora_weights (--lora)"),
+        (["a cat", "--embedding", "cat.pt"], "cat.pt: the tokenizer already has the word 'cat'"),
     ],
     ids=str,
 )

@@ -70,7 +70,7 @@ def test_flags_win(png):
 
 
 def test_what_a1111_wrote(png):
-    with pytest.warns(UserWarning, match="also says Model hash: c0d1994c73, Model: other, which is not used here"):
+    with pytest.warns(UserWarning, match="also sets Model hash: c0d1994c73, Model: other, which is ignored"):
         args = parse(["--again", png("parameters", A1111)])
     assert (args.prompts, args.negative_prompt) == (["photo of a cat"], "monochrome")
     assert (args.steps, args.guidance_scale, args.seed, args.width, args.height) == (15, 5.0, 235284042, 512, 400)
@@ -102,13 +102,13 @@ def test_what_cannot_be_honoured_is_named(png, line, sampler, noise, note):
 def test_a_sampler_is_written_as_a1111_calls_it_and_read_back(png, name, curve):
     text = write_infotext({**HERE, "sampler": name, "sigmas": curve, "guidance_scale": 2.0})
     assert f"Sampler: {AUTOMATIC1111[name]}, " in text and (not curve or f"Schedule type: {curve.title()}" in text)
-    with pytest.warns(UserWarning, match="also says Model: folder, Version: minisd"):
+    with pytest.warns(UserWarning, match="also sets Model: folder, Version: minisd"):
         args = parse(["--again", png("parameters", text.replace("Denoising strength: 0.4, ", ""))])
     assert args.sampler == (name, curve) and args.noise == "cpu"
 
 
 def test_a_decimal_comma_is_named(png):
-    with pytest.warns(UserWarning, match="also says CFG scale: 7,5, which is not used"):
+    with pytest.warns(UserWarning, match="also sets CFG scale: 7,5, which is ignored"):
         args = parse(["--again", png("parameters", "a cat\nSteps: 9, Sampler: DDIM, CFG scale: 7,5, Seed: 1")])
     assert args.guidance_scale is None and args.seed == 1
 
@@ -128,7 +128,7 @@ def test_pictures_of_other_programs_are_named(tmp_path, program):
         chunks.add_text(name, text)
     Image.new("RGB", (8, 8)).save(tmp_path / "old.png", pnginfo=chunks)
     with pytest.raises(
-        ValueError, match=f"was made by {program}, whose settings .* are not read; give the prompt and the settings"
+        ValueError, match=f"was made by {program}, whose settings .* are not supported; give the prompt and the settings"
     ):
         parse(["--again", str(tmp_path / "old.png")])
     chunks.add_text("parameters", "{red|blue} cat\nSteps: 9, Sampler: DDIM, Seed: 1")  # as some programs write beside their own
@@ -146,13 +146,13 @@ def test_a_page_and_unknown_settings_are_noted(png):
     more = {**HERE, "grid": [["a", 1], ["b", 2]], "magic": 1}
     with pytest.warns(UserWarning) as notes:
         parse(["--again", png("minisd", json.dumps(more))])
-    assert ["page of 2 pictures" in str(notes[0].message), "also sets magic" in str(notes[1].message)] == [True, True]
+    assert ["grid of 2 images" in str(notes[0].message), "also sets magic" in str(notes[1].message)] == [True, True]
 
 
 @pytest.mark.parametrize(
     ("chunk", "text", "sentence"),
     [
-        ("Title", "a cat", "does not say how it was made; --again takes a PNG"),
+        ("Title", "a cat", "does not contain its settings; --again needs a PNG"),
         ("minisd", "{", 'the settings in .* \\(chunk "minisd"\\) are damaged'),
         ("minisd", "[1]", "are damaged"),
     ],

@@ -43,27 +43,27 @@ def test_a_truncated_file(file):
     whole = file.stat().st_size
     with file.open("r+b") as opened:
         opened.truncate(whole - 1000)
-    refused(file, f"is damaged or not a safetensors file: it has {whole - 1000:,} bytes and should have {whole:,}; get it again")
+    refused(file, f"is damaged or not a safetensors file: it has {whole - 1000:,} bytes instead of {whole:,}; get it again")
 
 
 def test_a_file_that_goes_on_after_its_end(file):
     whole = file.stat().st_size
     with file.open("ab") as opened:
         opened.write(b"more")
-    refused(file, f"it has {whole + 4:,} bytes and should have {whole:,}; get it again")
+    refused(file, f"it has {whole + 4:,} bytes instead of {whole:,}; get it again")
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (b"", "it is empty"),
-        (b"\1", "its header would reach beyond its end"),
-        (struct.pack("<Q", 10**6) + b'{"a": 1}', "its header would reach beyond its end"),
-        (struct.pack("<Q", 2**63) + b"{}", "its header would reach beyond its end"),
+        (b"\1", "its header would extend beyond its end"),
+        (struct.pack("<Q", 10**6) + b'{"a": 1}', "its header would extend beyond its end"),
+        (struct.pack("<Q", 2**63) + b"{}", "its header would extend beyond its end"),
         (b"The quick brown fox jumps over the lazy dog.\n", "it is a text"),
         (b"<!DOCTYPE html><html>404</html>", "it is a text"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is what Git LFS leaves in the place of a file"),
-        (b"PK\3\4 a zip archive", "it is a pickle, which can run code; convert it safely by `python -m weights_convert"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "it is a Git LFS pointer"),
+        (b"PK\3\4 a zip archive", "it is a pickle, which can run code; convert it safely with `python -m weights_convert"),
         (b"\x80\2}q\0. a pickle", "it is a pickle, which can run code"),
         (struct.pack("<Q", 8) + b"not JSON", "its header cannot be read; get it again"),
         (struct.pack("<Q", 2) + b"[]", "its header cannot be read; get it again"),
@@ -79,14 +79,14 @@ def test_what_is_no_safetensors_file(tmp_path, content, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"shape": [3]}, "its header contradicts itself"),
-        ({"dtype": "F16"}, "its header contradicts itself"),
-        ({"shape": [-2]}, "its header contradicts itself"),
-        ({"data_offsets": [-8, 8], "shape": [4]}, "its header contradicts itself"),
+        ({"shape": [3]}, "its header is inconsistent"),
+        ({"dtype": "F16"}, "its header is inconsistent"),
+        ({"shape": [-2]}, "its header is inconsistent"),
+        ({"data_offsets": [-8, 8], "shape": [4]}, "its header is inconsistent"),
         ({"data_offsets": [8, 16]}, "it has "),
-        ({"shape": [-1, -2]}, "its header contradicts itself"),
-        ({"shape": [2.0]}, "its header contradicts itself"),
-        ({"data_offsets": [0.0, 8.0]}, "its header contradicts itself"),
+        ({"shape": [-1, -2]}, "its header is inconsistent"),
+        ({"shape": [2.0]}, "its header is inconsistent"),
+        ({"data_offsets": [0.0, 8.0]}, "its header is inconsistent"),
         ({"dtype": "F99"}, "its header cannot be read; get it again"),
         ({"data_offsets": [0]}, "its header cannot be read; get it again"),
         ({"data_offsets": "no"}, "its header cannot be read; get it again"),
@@ -112,7 +112,7 @@ def test_headers_that_contradict_themselves(tmp_path, changes, sentence):
 def test_notes_that_are_none_and_tensors_that_overlap(tmp_path, entries):
     header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, **entries}).encode()
     (tmp_path / "bad.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    refused(tmp_path / "bad.safetensors", "its header contradicts itself")
+    refused(tmp_path / "bad.safetensors", "its header is inconsistent")
 
 
 def test_a_pickle_that_is_damaged(tmp_path, capsys):
@@ -129,9 +129,9 @@ def test_a_pickle_that_is_damaged(tmp_path, capsys):
         ("other", "is damaged or not a pickle of"),
         ("type", "is damaged or not a pickle of"),
         ("cut", "is damaged or not a pickle of"),
-        ("list", "holds no"),
-        ("nested", "holds no"),
-        ("nameless", "holds no"),
+        ("list", "contains no named"),
+        ("nested", "contains no named"),
+        ("nameless", "contains no named"),
     ):
         assert convert([str(tmp_path / f"{name}.ckpt"), str(tmp_path / "out")]) == 1
         error = capsys.readouterr().err
@@ -142,12 +142,12 @@ def test_a_pickle_that_is_damaged(tmp_path, capsys):
 
 
 OTHERS = {
-    "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": "is a LoRA, which changes another checkpoint and is none itself",
-    "conditioner.embedders.0.model.ln_final.weight": "is Stable Diffusion XL; minisd knows v1 and v2",
-    "control_model.input_blocks.0.0.weight": "is a ControlNet, which steers another checkpoint and is none itself",
-    "time_embedding.linear_1.weight": "is the UNet of a diffusers folder; name the folder that holds all parts",
-    "first_stage_model.decoder.mid.block_1.conv1.weight": "is a VAE alone, without a UNet and a text encoder",
-    "anything.else": "is no Stable Diffusion: model.diffusion_model.input_blocks.0.0.weight is not in it, and anything.else is",
+    "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": "is a LoRA, which changes a checkpoint but is not one itself",
+    "conditioner.embedders.0.model.ln_final.weight": "is Stable Diffusion XL; minisd supports v1 and v2",
+    "control_model.input_blocks.0.0.weight": "is a ControlNet, which steers a checkpoint but is not one itself",
+    "time_embedding.linear_1.weight": "is the UNet of a diffusers folder; name the folder with all components",
+    "first_stage_model.decoder.mid.block_1.conv1.weight": "is only a VAE, without a UNet and a text encoder",
+    "anything.else": "is not a Stable Diffusion checkpoint: it lacks model.diffusion_model.input_blocks.0.0.weight and contains",
 }
 
 
@@ -161,18 +161,18 @@ def test_stable_diffusion_xl_in_the_original_layout(file):
     """It has the names of v1 and v2, too."""
     tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     save_file({**tensors, "conditioner.embedders.1.model.ln_final.weight": torch.zeros(4)}, file)
-    refused(file, "is Stable Diffusion XL; minisd knows v1 and v2")
+    refused(file, "is Stable Diffusion XL; minisd supports v1 and v2")
 
 
 def test_text_states_of_an_unknown_width(file, monkeypatch):
     official = Generation({}, SD1_VAE, SD1_TEXT, "!")
     monkeypatch.setitem(GENERATIONS, "v1", official)
-    refused(file, "is no Stable Diffusion v1 or v2: 4 input channels, text states 48 wide")
+    refused(file, "is not Stable Diffusion v1 or v2: it has 4 input channels and 48 text channels")
 
 
 def test_a_depth_to_image_file(tmp_path, small_presets):
     path = write_original(tmp_path / "depth.safetensors", "v2", in_channels=5)
-    refused(path, "is a depth-to-image model, by its 5 input channels; minisd has no pipeline for it")
+    refused(path, "is a depth-to-image model, since it has 5 input channels; minisd has no pipeline for it")
 
 
 # Right kind, wrong tensors
@@ -192,11 +192,11 @@ HARM = {
     "transposed": (lambda t: t.update({TO_K: torch.zeros(48, 49)}), "k_proj.weight has (48, 49) instead of (48, 48)"),
     "whole numbers": (
         lambda t: t.update({TO_K: torch.zeros(48, 48, dtype=torch.int64)}),
-        f"these are no weights: {TO_K} is stored as I64",
+        f"not stored as weights: {TO_K} is stored as I64",
     ),
     "another schedule": (
         lambda t: t.update(alphas_cumprod=torch.linspace(1, 0, 1000)),
-        "was trained with another noise schedule (alphas_cumprod) than Stable Diffusion's",
+        "was trained with a noise schedule (alphas_cumprod) other than Stable Diffusion's",
     ),
 }  # fmt: skip
 
@@ -256,20 +256,20 @@ def altered(path: str, text: object):
     ("change", "sentence"),
     [
         (lambda m: m.update(minisd="{"), "is damaged: its description of itself is not valid JSON"),
-        (lambda m: m.update(minisd="{}"), "is damaged: its description of itself: it does not say files"),
-        (altered("../config.json", "{}"), "is damaged or malicious: it says it holds '../config.json'"),
-        (altered("/tmp/config.json", "{}"), "is damaged or malicious: it says it holds '/tmp/config.json'"),
-        (altered("unet/config.py", "{}"), "is damaged or malicious: it says it holds 'unet/config.py'"),
+        (lambda m: m.update(minisd="{}"), "is damaged: its description of itself: files is missing"),
+        (altered("../config.json", "{}"), "is damaged or malicious: it claims to contain '../config.json'"),
+        (altered("/tmp/config.json", "{}"), "is damaged or malicious: it claims to contain '/tmp/config.json'"),
+        (altered("unet/config.py", "{}"), "is damaged or malicious: it claims to contain 'unet/config.py'"),
         (altered("unet/config.json", None), "is incomplete: it has no unet/config.json"),
         (altered("vae/config.json", None), "is incomplete: it has no vae/config.json"),
         (altered("vae/config.json", 5), "is damaged: its description of itself: files = "),
-        (lambda m: m.pop("minisd"), "is no Stable Diffusion"),
+        (lambda m: m.pop("minisd"), "is not a Stable Diffusion"),
         (
             lambda m: m.update(minisd='{"files": []}'),
             "is damaged: its description of itself: files = [] is not an object, each value a string",
         ),
-        (altered("defaults.json", '{"foo": 1}'), "defaults.json has 'foo', which is no default of a pipeline"),
-        (altered("unet/config.json", "[]"), "is damaged: its unet/config.json holds no settings, but []"),
+        (altered("defaults.json", '{"foo": 1}'), "defaults.json has 'foo', which is not a default of a pipeline"),
+        (altered("unet/config.json", "[]"), "is damaged: its unet/config.json must contain a JSON object, not []"),
     ],
 )
 def test_minisd_files_with_a_damaged_description(folders, tmp_path, change, sentence):
@@ -283,7 +283,7 @@ def test_minisd_files_with_a_damaged_description(folders, tmp_path, change, sent
     [
         (None, "is missing"),
         ("{", "is not valid JSON"),
-        ("[1]", "holds no settings, but [1]"),
+        ("[1]", "must contain a JSON object, not [1]"),
     ],
 )
 def test_minisd_files_without_a_needed_description(folders, tmp_path, path, text, sentence):
@@ -304,13 +304,13 @@ def test_weights_of_whole_numbers_in_a_folder(folders, tmp_path):
     (tmp_path / "part" / "config.json").write_text((folders["v1"] / "text_encoder" / "config.json").read_text())
     save_file(tensors, tmp_path / "part" / "model.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"does not fit the network: these are no weights: text_model.final_layer_norm.bias is stored as I32"
+        CheckpointError, match=r"does not fit the network: not stored as weights: text_model.final_layer_norm.bias is stored as I32"
     ):
         CLIPTextModel.from_pretrained(tmp_path / "part")
 
 
 def test_a_file_where_a_part_should_be(file):
-    with pytest.raises(CheckpointError, match="is not a checkpoint folder"):
+    with pytest.raises(CheckpointError, match="is neither a checkpoint folder"):
         UNet2DConditionModel.from_pretrained(file)
 
 

@@ -171,16 +171,16 @@ def test_a_model_whose_name_is_no_text(draw, folders, tmp_path):
 @pytest.mark.parametrize(
     ("command", "arguments", "sentence"),
     [
-        (main, [*DRAW, "--out", "{file}/new"], "Not a directory; name another folder by --out"),
-        (main, [*DRAW, "--out", "x" * 250 + ".png"], "File name too long; name another folder by --out"),
+        (main, [*DRAW, "--out", "{file}/new"], "Not a directory; choose another folder with --out"),
+        (main, [*DRAW, "--out", "x" * 250 + ".png"], "File name too long; choose another folder with --out"),
         (main, [*DRAW, "--out", "x" * 300], "File name too long"),
-        (minisd.evaluate.__main__.main, ["--out", "{file}"], "Not a directory; name another folder by --out"),
-        (minisd.evaluate.curves.main, ["--out", "{file}/curves.json"], "Not a directory; name another file by --out"),
-        (minisd.evaluate.curves.main, ["--out", "{file}"], "is damaged, or no file of curves"),
-        (train, ["vae", "--folder", "{file}"], "Not a directory; name another folder by --folder"),
-        (train, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder by --to"),
-        (minisd.second.__main__.command, ["vae", "--folder", "{file}"], "Not a directory; name another folder by --folder"),
-        (minisd.second.__main__.command, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder by --to"),
+        (minisd.evaluate.__main__.main, ["--out", "{file}"], "Not a directory; choose another folder with --out"),
+        (minisd.evaluate.curves.main, ["--out", "{file}/curves.json"], "Not a directory; choose another file with --out"),
+        (minisd.evaluate.curves.main, ["--out", "{file}"], "is not a valid file of curves"),
+        (train, ["vae", "--folder", "{file}"], "Not a directory; choose another folder with --folder"),
+        (train, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder with --to"),
+        (minisd.second.__main__.command, ["vae", "--folder", "{file}"], "Not a directory; choose another folder with --folder"),
+        (minisd.second.__main__.command, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder with --to"),
         (weights_convert.__main__.main, ["{file}", "{file}/out.safetensors"], "Not a directory; name another OUT"),
         (weights_convert.__main__.main, ["{file}", "{file}"], "exists; name a new file"),
         (weights_convert.__main__.main, ["{file}", "{folder}", "--to", "diffusers"], "exists; name a new folder"),
@@ -225,7 +225,7 @@ def test_what_several_processes_cannot_share(draw, monkeypatch, capsys):
     assert draw("a cat", "a dog", "a bird", "--seed", "1", "--steps", "1", "--grid")[1] == [
         "a-bird-3.png", "a-cat-1-grid.png", "a-cat-1.png",
     ]  # fmt: skip
-    assert "note: --grid: every process writes a page of its own pictures" in capsys.readouterr().err
+    assert "note: --grid: every process writes its own grid" in capsys.readouterr().err
 
 
 # Files that are replaced

@@ -91,13 +91,13 @@ def test_what_it_cannot_do_is_said(published, tmp_path):
     folder = published[0]
     with pytest.raises(ValueError, match="a negative prompt has no effect"):
         LatentConsistencyModelPipeline.from_pretrained(folder)("a cat", negative_prompt="a dog")
-    with pytest.raises(UnsupportedConfig, match="from text only"):
+    with pytest.raises(UnsupportedConfig, match="only text to image"):
         StableDiffusionImg2ImgPipeline.from_pretrained(folder)
     with pytest.raises(TypeError, match="does not take the guidance scale"):
         LatentConsistencyModelPipeline.from_pipe(small_pipeline("v1"))
     names = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 4, 3, 3)}
     save_file(names | {"model.diffusion_model.time_embed.cond_proj.weight": torch.zeros(320, 256)}, tmp_path / "lcm.safetensors")
-    with pytest.raises(CheckpointError, match="a latent consistency model in one file"):
+    with pytest.raises(CheckpointError, match="a latent consistency model in a single file"):
         StableDiffusionPipeline.from_single_file(tmp_path / "lcm.safetensors")
 
 

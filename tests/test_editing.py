@@ -259,7 +259,7 @@ WRONG = {
     "strength": ("img2img", {"strength": 1.5}, ValueError, "strength must be from 0 to 1, not 1.5"),
     "no number": ("img2img", {"strength": "0.5"}, ValueError, "strength must be"),
     "no step": ("img2img", {"strength": 0.1, "num_inference_steps": 5}, ValueError, "leaves none of 5 steps; use at least 0.2"),
-    "a size": ("img2img", {"image": Image.new("RGB", (50, 70))}, ValueError, "70×50 is not, 72×48 is"),
+    "a size": ("img2img", {"image": Image.new("RGB", (50, 70))}, ValueError, "use 72×48 instead of 70×50"),
     "a path": ("img2img", {"image": "cat.png"}, TypeError, "open files with Image.open"),
     "too many": ("img2img", {"image": [PICTURE] * 3}, ValueError, "3 pictures for 1 prompts: give one, or one per"),
     "a mask's size": ("inpaint 4", {"mask_image": Image.new("L", (64, 72))}, ValueError, "the mask is 64×72, the image 64×64"),
@@ -276,7 +276,7 @@ WRONG = {
     "callback's tensors": (
         "img2img", {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, ValueError, r'must be \["latents"\], not'
     ),
-    "prompt": ("img2img", {"prompt": 3}, TypeError, "a prompt is a string"),
+    "prompt": ("img2img", {"prompt": 3}, TypeError, "prompt must be a string"),
     "generators": ("inpaint 9", {"generator": [seeded()] * 2}, ValueError, "2 generators for a batch of 1"),
 }  # fmt: skip
 

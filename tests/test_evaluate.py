@@ -184,7 +184,7 @@ def test_a_report_has_every_table(evaluation):
         assert f"## {title}" in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| one thing |")]
     assert len(rows) == 2 and rows[1][1].startswith("1.00 (0.44")
-    assert "| no prompt |" in text and "| all new ones together |" in text and "| astronaut on horse |" in text
+    assert "| no prompt |" in text and "| all new combinations |" in text and "| astronaut on horse |" in text
     assert 25 < evaluation.psnr < 45
 
 

@@ -93,7 +93,7 @@ def test_a_sampler_of_diffusers_can_be_copied_and_looked_into(pipe):
         ("ddim", "str cannot be used as a scheduler"),
         (
             DDIMScheduler,
-            "DDIMScheduler is a class; give a sampler with settings, as DDIMScheduler.from_config(pipe.scheduler.config)",
+            "DDIMScheduler is a class; give an instance, such as DDIMScheduler.from_config(pipe.scheduler.config)",
         ),
     ],
     ids=str,
@@ -109,7 +109,7 @@ def test_a_samplers_own_settings_are_kept_when_it_is_given(folders, tmp_path):
     given = pytest.importorskip("diffusers").DDIMScheduler(num_train_timesteps=500)
     pipe = StableDiffusionPipeline.from_pretrained(folders["v1"], scheduler=given)
     assert pipe.scheduler.config.num_train_timesteps == 500
-    with pytest.raises(TypeError, match="the scheduler is not minisd's own and cannot be saved"):
+    with pytest.raises(TypeError, match="the scheduler is not one of minisd's classes and cannot be saved"):
         pipe.save_pretrained(tmp_path / "new")
     assert not list(tmp_path.iterdir())
 

@@ -30,7 +30,7 @@ from minisd.weights.load import VOCABULARY
 # The HTTP library that this version of the Hub's library uses.
 http = importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.split(".")[0])
 
-pytestmark = pytest.mark.filterwarnings("ignore:the weights of Stable Diffusion come under")
+pytestmark = pytest.mark.filterwarnings("ignore:the weights of Stable Diffusion have the")
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 V1, GONE, TEXT = "CompVis/stable-diffusion-v1-4", "runwayml/stable-diffusion-v1-5", "text_encoder/model.safetensors"
 
@@ -247,7 +247,7 @@ def test_the_blog_posts_branch_where_there_is_no_such_variant(hub, folders, recw
 
 
 def test_ids_that_are_gone_have_others(hub):
-    with pytest.warns(UserWarning, match=f"{GONE} is gone from the Hub; {ALIASES[GONE]} has the same weights and is taken instead"):
+    with pytest.warns(UserWarning, match=f"{GONE} is gone from the Hub; {ALIASES[GONE]} has the same weights and is used instead"):
         StableDiffusionPipeline.from_pretrained(GONE)
     assert {repo for repo, _, _ in hub.asked} == {ALIASES[GONE]}
 
@@ -304,7 +304,7 @@ def test_sharded_weights(hub, recwarn, variant):
 
 @pytest.fixture
 def without_words(hub, tmp_path, small_presets) -> Path:
-    """A single file that holds no vocabulary; the Hub has one."""
+    """A single file that has no vocabulary; the Hub has one."""
     hub.repositories[VOCABULARY] = tmp_path / "clip"
     small_tokenizer("v1").save_pretrained(tmp_path / "clip")
     return write_original(tmp_path / "v1.safetensors", "v1")
@@ -312,13 +312,13 @@ def without_words(hub, tmp_path, small_presets) -> Path:
 
 @pytest.mark.parametrize("load", [StableDiffusionPipeline.from_pretrained, StableDiffusionPipeline.from_single_file])
 def test_the_vocabulary_of_a_single_file_is_looked_up_as_is_asked(hub, without_words, tmp_path, load):
-    with pytest.raises(CheckpointError, match=r"holds no vocabulary; .* local_files_only=True disables downloading"):
+    with pytest.raises(CheckpointError, match=r"has no vocabulary; .* local_files_only=True disables downloading"):
         load(without_words, local_files_only=True)
     assert hub.asked == hub.fetched == []
     load(without_words, token="secret")
     assert hub.asked == [(VOCABULARY, None, "secret")] and {"vocab.json", "merges.txt"} <= set(hub.fetched)
     load(without_words, local_files_only=True)  # now the cache has it
-    with pytest.raises(CheckpointError, match="holds no vocabulary"):
+    with pytest.raises(CheckpointError, match="has no vocabulary"):
         load(without_words, cache_dir=tmp_path / "another", local_files_only=True)
 
 
@@ -332,11 +332,14 @@ REFUSALS = {
     "no such revision": (lambda: failure(errors.RevisionNotFoundError, 404), "it has no revision 'mine'; leave it out"),
     "a wrong token": (lambda: failure(errors.HfHubHTTPError, 401), "the Hub answered 401; the token is not valid"),
     "the Hub is down": (lambda: failure(errors.HfHubHTTPError, 503), "the Hub answered 503; try again later"),
-    "no network": (lambda: http.ConnectError("no"), "no connection (ConnectError); connect, or name a local folder or file"),
+    "no network": (
+        lambda: http.ConnectError("no"),
+        "no connection (ConnectError); connect to the internet, or name a local folder or file",
+    ),
     "too slow": (lambda: http.ReadTimeout("slow"), "no connection (ReadTimeout)"),
     "offline": (lambda: errors.OfflineModeIsEnabled("no"), "no connection (OfflineModeIsEnabled)"),
     "lost on the way": (lambda: errors.LocalEntryNotFoundError("no"), "no connection (LocalEntryNotFoundError)"),
-    "a full disk": (lambda: OSError(28, "No space left"), "the disk of the cache is full; free some room, or name another"),
+    "a full disk": (lambda: OSError(28, "No space left"), "the disk of the cache is full; free some space, or choose another"),
 }
 
 
@@ -378,7 +381,8 @@ def test_a_file_that_may_be_absent_is_asked_for_once(hub, folders, cache, tmp_pa
     (hub.repositories[V1] / "tokenizer" / "tokenizer_config.json").write_text("{}")
     put(cache, V1, hub.repositories[V1], ["tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/tokenizer_config.json"])
     with pytest.warns(
-        UserWarning, match=f"tokenizer/special_tokens_map.json of {V1} is not cached: if it exists, prompts are padded"
+        UserWarning,
+        match=f"tokenizer/special_tokens_map.json of {V1} is not cached; if it exists, it changes how prompts are padded",
     ):
         CLIPTokenizer.from_pretrained(V1, subfolder="tokenizer", local_files_only=True)
     assert CLIPTokenizer.from_pretrained(V1, subfolder="tokenizer").pad == "!"
@@ -417,7 +421,7 @@ def test_a_damaged_file_in_the_cache_can_be_fetched_again(hub, cache, recwarn):
     StableDiffusionPipeline.from_pretrained(V1)
     (blob,) = cache.rglob("unet/diffusion_pytorch_model.safetensors")
     blob.write_bytes(blob.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"and should have .*; get it again by force_download=True"):
+    with pytest.raises(CheckpointError, match=r"instead of .*; get it again with force_download=True"):
         StableDiffusionPipeline.from_pretrained(V1)
     hub.fetched.clear()
     StableDiffusionPipeline.from_pretrained(V1, force_download=True)
@@ -451,6 +455,6 @@ def test_an_address_of_a_file_on_the_hub(hub, without_words, form):
 @pytest.mark.parametrize("address", ["https://example.com/x.safetensors", "https://huggingface.co/some/one"])
 def test_addresses_of_something_else(address):
     with pytest.raises(
-        CheckpointError, match=f"{re.escape(address)} is no address of a file on the Hub; download the file, and name it"
+        CheckpointError, match=f"{re.escape(address)} is not the URL of a file on the Hub; download the file and give its path"
     ):
         StableDiffusionPipeline.from_single_file(address)

@@ -58,7 +58,7 @@ def test_a_file_of_four_gigabytes_is_told_by_its_header(inspect, tmp_path):
     assert set(said["parts"].split(", ")) == {"text_encoder 196", "vae 248", "unet 686"}
     assert said["not needed"] == "alphas_cumprod, alphas_cumprod_prev, betas and 12 more"
     assert (said["predicts"], said["EMA"]) == ("epsilon (every official v1 predicts ε)", "no second UNet")
-    assert said["official"] == "it has the size of v1-5-pruned-emaonly.safetensors; --full compares the sha256"
+    assert said["official"] == "same size as v1-5-pruned-emaonly.safetensors; --full compares the sha256"
     assert {said[head] for head in ("missing", "unexpected", "misshaped", "mistyped")} == {"none"}
 
 
@@ -68,10 +68,11 @@ def test_a_v2_file(inspect, tmp_path):
     assert said["kind"].startswith("Stable Diffusion v2, a single file")
     assert set(said["parts"].split(", ")) == {"text_encoder 372", "vae 248", "unet 686"}
     assert re.fullmatch(
-        r"epsilon \(guessed from the weights: unet\..*norm1.bias spreads by 0.000, v-models by more.*\)", said["predicts"]
+        r"epsilon \(guessed from the weights: unet\..*norm1.bias has a standard deviation of 0.000, v-models more.*\)",
+        said["predicts"],
     )
-    sizes = "v2-1_768-ema-pruned.safetensors and of v2-1_512-ema-pruned.safetensors"
-    assert said["official"] == f"it has the size of {sizes}; --full compares the sha256"
+    sizes = "v2-1_768-ema-pruned.safetensors and v2-1_512-ema-pruned.safetensors"
+    assert said["official"] == f"same size as {sizes}; --full compares the sha256"
 
 
 def test_an_instruct_pix2pix_file(inspect, tmp_path):
@@ -87,7 +88,7 @@ def test_an_inpainting_file(inspect, tmp_path):
 
 def test_a_moving_average_beside_the_weights(inspect, tmp_path, small_presets):
     save_file(averaged(original_tensors("v1")), tmp_path / "both.safetensors")
-    assert inspect(tmp_path / "both.safetensors")["EMA"] == "a moving average of the UNet is there, too; --averaged takes it"
+    assert inspect(tmp_path / "both.safetensors")["EMA"] == "also has a moving average of the UNet; --averaged selects it"
 
 
 def test_what_is_wrong_is_named_in_the_files_own_words(inspect, tmp_path, small_presets):
@@ -110,7 +111,7 @@ def test_a_minisd_file(inspect, folders, tmp_path, kind):
     inspected = inspect(tmp_path / "mine.safetensors")
     assert inspected["kind"] == "a minisd checkpoint" and inspected["missing"] == inspected["not needed"] == "none"
     expected = {"v1": "epsilon", "v2": "v_prediction"}[kind]
-    assert inspected["predicts"] == f"{expected} (scheduler/scheduler_config.json says so)"
+    assert inspected["predicts"] == f"{expected} (according to scheduler/scheduler_config.json)"
 
 
 @pytest.mark.parametrize("settings", ["[]", "{", None])
@@ -130,16 +131,16 @@ def test_a_pickle(inspect, tmp_path, small_presets):
 
 
 OTHERS = {
-    "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": "a LoRA, which changes another checkpoint",
-    "unet.down_blocks.0.attentions.0.processor.to_q_lora.down.weight": "a LoRA, which changes another checkpoint",
-    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": "Stable Diffusion XL; minisd knows v1 and v2",
+    "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": "a LoRA, which changes a checkpoint",
+    "unet.down_blocks.0.attentions.0.processor.to_q_lora.down.weight": "a LoRA, which changes a checkpoint",
+    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": "Stable Diffusion XL; minisd supports v1 and v2",
     "add_embedding.linear_1.weight": "the UNet of Stable Diffusion XL",
     "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": "Stable Diffusion 3",
     "double_blocks.0.img_attn.qkv.weight": "a Flux model",
     "control_model.input_hint_block.0.weight": "a ControlNet",
-    "model.diffusion_model.label_emb.0.0.weight": "a UNet conditioned on classes",
+    "model.diffusion_model.label_emb.0.0.weight": "a class-conditional UNet",
     "emb_params": "a textual inversion",
-    "anything": f"no Stable Diffusion: {FIRST} is not in it, and anything is",
+    "anything": f"not a Stable Diffusion checkpoint: it lacks {FIRST} and contains anything",
 }
 
 
@@ -149,8 +150,8 @@ def test_other_kinds_are_recognised(inspect, tmp_path, name, sentence):
     assert inspect(tmp_path / "other.safetensors")["kind"].startswith(sentence)
 
 
-LORA, WORD = "a LoRA, which changes another checkpoint: ", "a textual inversion, a word for another checkpoint: "
-V1, V2 = "for Stable Diffusion v1 (text states 768 wide)", "for Stable Diffusion v2 (text states 1024 wide)"
+LORA, WORD = "a LoRA, which changes a checkpoint: ", "a textual inversion, a word for a checkpoint: "
+V1, V2 = "for Stable Diffusion v1 (768 text channels)", "for Stable Diffusion v2 (1024 text channels)"
 TO_K = "down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 FIGURES = {
     "kohya": (
@@ -162,24 +163,24 @@ FIGURES = {
         {f"up_blocks.1.attn2.processor.to_k_lora.{name}.weight": (4, 1024)[::way] for name, way in (("down", 1), ("up", -1))},
         f"{LORA}rank 4, 1 layer of the UNet, {V2}",
     ),
-    "PEFT": ({"unet.down.to_k.lora_A.weight": (4, 2048)}, f"{LORA}rank 4, 1 layer of the UNet, for Stable Diffusion XL (text"),
+    "PEFT": ({"unet.down.to_k.lora_A.weight": (4, 2048)}, f"{LORA}rank 4, 1 layer of the UNet, for Stable Diffusion XL (2048 text"),
     "by number": ({"unet:0:down": (1, 320), "text_encoder:0:down": (1, 768), "<s1>": (768,)}, f"{LORA}rank 1, 1 layer of the U"),
     "LoHa": ({f"lora_unet_{TO_K}.hada_w1_b": (4, 768)}, f"{LORA}rank 4, 1 layer of the UNet, {V1}"),
-    "a convolution": ({"lora_unet_conv_in.lora_down.weight": (4, 4, 3, 3)}, f"{LORA}rank 4, 1 layer of the UNet, for a model t"),
+    "a convolution": ({"lora_unet_conv_in.lora_down.weight": (4, 4, 3, 3)}, f"{LORA}rank 4, 1 layer of the UNet, for an unknown"),
     "a word": ({"<toy>": (768,)}, f"{WORD}1 vector of 768 numbers, {V1}"),
     "vectors": ({"emb_params": (8, 1024)}, f"{WORD}8 vectors of 1024 numbers, {V2}"),
     "XL's words": ({"clip_l": (2, 768), "clip_g": (2, 1280)}, f"{WORD}4 vectors of 768 and 1280 numbers"),
     "ControlNet": (
         {"control_model.input_hint_block.0.weight": (16, 3, 3, 3), "control_model.input_blocks.1.1.attn2.to_k.weight": (320, 768)},
-        f"a ControlNet, which steers another checkpoint by pictures of 3 channels, {V1}",
+        f"a ControlNet, which steers a checkpoint with images of 3 channels, {V1}",
     ),
     "diffusers' ControlNet": (
         {"controlnet_cond_embedding.conv_in.weight": (16, 1, 3, 3), "down_blocks.0.attn2.to_k.weight": (320, 1024)},
-        f"a ControlNet, which steers another checkpoint by pictures of 1 channel, {V2}",
+        f"a ControlNet, which steers a checkpoint with images of 1 channel, {V2}",
     ),
     "VAE": (
         {"decoder.mid.block_1.conv1.weight": (4, 4, 3, 3), "decoder.conv_in.weight": (512, 4, 3, 3)},
-        "a VAE alone, without a UNet and a text encoder: 4 latent channels, 512 channels at its widest",
+        "only a VAE, without a UNet and a text encoder: 4 latent channels, 512 channels at its widest",
     ),
     "diffusers' VAE": (
         {"decoder.mid_block.resnets.0.conv1.weight": (4, 4, 3, 3), "decoder.conv_in.weight": (512, 16, 3, 3)},
@@ -211,7 +212,7 @@ def test_other_tasks_are_recognised(inspect, tmp_path, channels, sentence):
 
 
 @pytest.mark.parametrize(
-    ("part", "sentence"), [("unet", "the UNet of"), ("vae", "the VAE of"), ("text_encoder", "a CLIP text encoder")]
+    ("part", "sentence"), [("unet", "the UNet of"), ("vae", "the VAE of"), ("text_encoder", "only a CLIP text encoder")]
 )
 def test_the_parts_of_a_folder_are_recognised(inspect, tmp_path, part, sentence):
     save_file(diffusers_tensors(part, SMALL["v1"][part]), tmp_path / "part.safetensors")

@@ -220,7 +220,7 @@ def test_a_damaged_note_is_named(pipe, tmp_path):
     changes = {place: sides for place, sides in random_changes(pipe, "attn2.to_q").items() if place[0] == "unet"}
     for note, says in {
         '{"unet.lora_alpha": "4"}': "unet.lora_alpha = '4' is not a number",
-        '{"unet.alpha_pattern": {"(": 4}}': r"alpha_pattern '\(' is no pattern",
+        '{"unet.alpha_pattern": {"(": 4}}': r"alpha_pattern '\(' is not a valid pattern",
         "[": "is not valid JSON",
     }.items():
         file = write_lora(tmp_path / "lora.safetensors", changes, peft, notes={"lora_adapter_metadata": note})
@@ -276,7 +276,7 @@ def test_a_fused_lora_is_saved_and_stays(tmp_path):
     pipe = small_pipeline("v1")
     pipe.load_lora_weights(kohya_file(pipe, tmp_path))
     for part in (pipe, pipe.unet, pipe.text_encoder):
-        with pytest.raises(CheckpointError, match="'default_0' stands beside the weights; fuse_lora writes it into them"):
+        with pytest.raises(CheckpointError, match="'default_0' is not part of the weights; fuse it with fuse_lora"):
             part.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
     pipe.fuse_lora()
@@ -292,7 +292,7 @@ def test_a_fused_lora_has_no_scale_to_set(pipe, tmp_path):
     pipe.load_lora_weights(kohya_file(pipe, tmp_path))
     pipe.fuse_lora()
     try:
-        with pytest.raises(ValueError, match="the adapter 'default_0' is fused with the weights; call unfuse_lora"):
+        with pytest.raises(ValueError, match="adapter 'default_0' is fused into the weights; call unfuse_lora"):
             pipe.set_adapters("default_0", 0.5)
     finally:
         pipe.unfuse_lora()
@@ -301,7 +301,7 @@ def test_a_fused_lora_has_no_scale_to_set(pipe, tmp_path):
 def test_a_layer_of_another_class_is_refused_before_anything_changes(tmp_path):
     pipe = small_pipeline("v1")
     pipe.unet.mid_block.attention.proj_in.__class__ = type("Quantized", (nn.Linear,), {})
-    with pytest.raises(CheckpointError, match="this model has no place for lora_unet_mid_block_attentions_0_proj_in"):
+    with pytest.raises(CheckpointError, match="this model has no layer for lora_unet_mid_block_attentions_0_proj_in"):
         pipe.load_lora_weights(kohya_file(small_pipeline("v1"), tmp_path, only="mid_block.attention"))
     assert not any(isinstance(module, LoRA) for module in pipe.unet.modules())
 
@@ -309,7 +309,7 @@ def test_a_layer_of_another_class_is_refused_before_anything_changes(tmp_path):
 def test_a_lora_moves_with_its_layer_and_is_shared_with_it(pipe, tmp_path):
     pipe.load_lora_weights(kohya_file(pipe, tmp_path), adapter_name="one")
     other = StableDiffusionPipeline.from_pipe(pipe)
-    with pytest.raises(ValueError, match="there is an adapter 'one' already"):
+    with pytest.raises(ValueError, match="adapter 'one' already exists"):
         other.load_lora_weights(kohya_file(pipe, tmp_path), adapter_name="one")
     copied = copy.deepcopy(pipe.unet).to(torch.float64)
     assert {p.dtype for p in copied.parameters()} == {torch.float64}
@@ -374,7 +374,7 @@ def wrong(change):
 
 
 WRONG = {
-    "no LoRA": (lambda t, n: {"model.diffusion_model.x": torch.ones(2)}, "is no LoRA: model.diffusion_model.x is in it"),
+    "no LoRA": (lambda t, n: {"model.diffusion_model.x": torch.ones(2)}, "is not a LoRA: it contains model.diffusion_model.x"),
     "a word": (lambda t, n: {"emb_params": torch.ones(1, 48)}, r"load_textual_inversion \(--embedding\)"),
     "DoRA": (lambda t, n: t | {f"{n}.dora_scale": torch.ones(1)}, "is a DoRA, which minisd does not implement"),
     "LoHa": (lambda t, n: {f"{n}.hada_w1_a": torch.ones(1)}, "is a LoHa, which"),
@@ -382,20 +382,20 @@ WRONG = {
     "no up": (lambda t, n: {f"{n}.lora_down.weight": torch.ones(3, 48)}, "to_k.lora_down.weight without the matrix up"),
     "no down": (lambda t, n: {f"{n}.lora_up.weight": torch.ones(32, 3)}, "to_k.lora_up.weight without the matrix down"),
     "no pair": (lambda t, n: t | {"lora_unet_conv_in.alpha": torch.tensor(1.0)}, "lora_unet_conv_in.alpha without the matrix"),
-    "ranks": (lambda t, n: t | {f"{n}.lora_up.weight": torch.ones(32, 4)}, "has the rank 3, and .*to_k.lora_up.weight 4"),
+    "ranks": (lambda t, n: t | {f"{n}.lora_up.weight": torch.ones(32, 4)}, "has rank 3, but .*to_k.lora_up.weight has 4"),
     "rank 0": (lambda t, n: t | {f"{n}.lora_down.weight": torch.ones(0, 48)}, r"has \(0, 48\) instead of \(1, 48\)"),
     "shape": (lambda t, n: t | {f"{n}.lora_up.weight": torch.ones(31, 3)}, r"has \(31, 3\) instead of \(32, 3\)"),
-    "NaN": (lambda t, n: t | {f"{n}.lora_up.weight": torch.full((32, 3), math.nan)}, "is damaged: .* holds NaN or infinity"),
+    "NaN": (lambda t, n: t | {f"{n}.lora_up.weight": torch.full((32, 3), math.nan)}, "is damaged: .* contains NaN or infinity"),
     "alpha": (lambda t, n: t | {f"{n}.alpha": torch.ones(2)}, "alpha must be one number, not 2"),
-    "infinite alpha": (lambda t, n: t | {f"{n}.alpha": torch.tensor(math.inf)}, "alpha holds NaN or infinity"),
+    "infinite alpha": (lambda t, n: t | {f"{n}.alpha": torch.tensor(math.inf)}, "alpha contains NaN or infinity"),
     "integers": (lambda t, n: t | {f"{n}.lora_up.weight": torch.ones(32, 3, dtype=torch.int32)}, "is stored as I32"),
-    "v2": (lambda t, n: t | {f"{n}.lora_down.weight": torch.ones(3, 1024)}, "is a LoRA for Stable Diffusion 2: it reads"),
+    "v2": (lambda t, n: t | {f"{n}.lora_down.weight": torch.ones(3, 1024)}, "is a LoRA for Stable Diffusion 2: its text"),
     "XL": (lambda t, n: t | {f"{n}.lora_down.weight": torch.ones(3, 2048)}, "is a LoRA for Stable Diffusion XL"),
-    "a layer": (lambda t, n: t | {f"{n}_x.alpha": torch.tensor(1.0)}, "this model has no place for lora_unet_.*_to_k_x.alpha"),
-    "a tensor": (lambda t, n: t | {"more": torch.ones(1)}, "this model has no place for more"),
-    "twice": (lambda t, n: t | {f"{n}.lora_A.weight": torch.ones(3, 48)}, "is ambiguous: .* are for one layer"),
-    "numbered": (lambda t, n: {"unet:99:up": torch.ones(1, 1)}, "this model has no place for unet:99:up"),
-    "peft alone": (lambda t, n: {"base_model.model.conv_in.lora_A.weight": torch.ones(1)}, "needs adapter_config.json beside it"),
+    "a layer": (lambda t, n: t | {f"{n}_x.alpha": torch.tensor(1.0)}, "this model has no layer for lora_unet_.*_to_k_x.alpha"),
+    "a tensor": (lambda t, n: t | {"more": torch.ones(1)}, "this model has no layer for more"),
+    "twice": (lambda t, n: t | {f"{n}.lora_A.weight": torch.ones(3, 48)}, "is ambiguous: .* are for the same layer"),
+    "numbered": (lambda t, n: {"unet:99:up": torch.ones(1, 1)}, "this model has no layer for unet:99:up"),
+    "peft alone": (lambda t, n: {"base_model.model.conv_in.lora_A.weight": torch.ones(1)}, "needs adapter_config.json in the same"),
 }  # fmt: skip
 
 
@@ -415,19 +415,19 @@ def test_files_that_are_not_there(pipe, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(file.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match="is damaged or not a safetensors file: it has"):
         pipe.load_lora_weights(tmp_path / "cut.safetensors")
-    with pytest.raises(CheckpointError, match=r'there is no file ".*none.safetensors"'):
+    with pytest.raises(CheckpointError, match=r'file ".*none.safetensors" not found'):
         pipe.load_lora_weights(tmp_path / "none.safetensors")
-    with pytest.raises(CheckpointError, match=r"has no pytorch_lora_weights.safetensors and no .*; name its file by weight_name"):
+    with pytest.raises(CheckpointError, match=r"has no pytorch_lora_weights.safetensors and no .*; name its file with weight_name"):
         pipe.load_lora_weights(tmp_path)
     with pytest.raises(CheckpointError, match="is not fully cached"):
         pipe.load_lora_weights("somebody/lora", local_files_only=True)
-    with pytest.raises(TypeError, match="unknown argument prefix; known are weight_name, subfolder, revision"):
+    with pytest.raises(TypeError, match="unknown argument prefix; valid arguments are weight_name, subfolder, revision"):
         pipe.load_lora_weights(file, prefix="unet")
     with pytest.raises(ValueError, match="scale must be a number, not 'x'"):
         pipe.load_lora_weights(file, "x")
-    with pytest.raises(ValueError, match="there is no adapter 'x'; none is loaded"):
+    with pytest.raises(ValueError, match="there is no adapter 'x'; loaded: none"):
         pipe.set_adapters("x")
-    with pytest.raises(CheckpointError, match=r"is a LoRA, which changes another checkpoint .*load_lora_weights \(--lora\)"):
+    with pytest.raises(CheckpointError, match=r"is a LoRA, which changes a checkpoint .*load_lora_weights \(--lora\)"):
         StableDiffusionPipeline.from_pretrained(file)
 
 

@@ -261,8 +261,8 @@ def test_a_loss_of_the_image_guides_the_loop(pipe, sampler):
 # What cannot be drawn
 
 REFUSED = {
-    "a height": ({"height": 70}, ValueError, "height and width must be multiples of 8: 70×64 is not, 72×64 is"),
-    "a width": ({"width": 3}, ValueError, "multiples of 8: 64×3 is not, 64×8 is"),
+    "a height": ({"height": 70}, ValueError, "height and width must be multiples of 8; use 72×64 instead of 70×64"),
+    "a width": ({"width": 3}, ValueError, "multiples of 8; use 64×8 instead of 64×3"),
     "no height": ({"height": 0}, ValueError, "multiples of 8"),
     "a negative height": ({"height": -64}, ValueError, "multiples of 8"),
     "no steps": ({"num_inference_steps": 0}, ValueError, "the number of steps must be from 1 to 999, not 0"),
@@ -271,9 +271,9 @@ REFUSED = {
     "guidance that is no number": ({"guidance_scale": math.nan}, ValueError, "guidance_scale must be a number, not nan"),
     "endless guidance": ({"guidance_scale": math.inf}, ValueError, "guidance_scale must be a number, not inf"),
     "an output": ({"output_type": "jpeg"}, ValueError, 'output_type must be "pil", "np", "pt" or "latent", not '),
-    "no prompt": ({"prompt": None}, TypeError, "a prompt is a string or a list of strings, not None"),
-    "no prompts": ({"prompt": []}, TypeError, "a prompt is a string or a list of strings"),
-    "a wrong prompt": ({"prompt": ["a cat", 3]}, TypeError, "a prompt is a string or a list of strings"),
+    "no prompt": ({"prompt": None}, TypeError, "prompt must be a string or a list of strings, not None"),
+    "no prompts": ({"prompt": []}, TypeError, "prompt must be a string or a list of strings"),
+    "a wrong prompt": ({"prompt": ["a cat", 3]}, TypeError, "prompt must be a string or a list of strings"),
     "another type of negative": ({"negative_prompt": ["a cat"]}, TypeError, "the negative prompt must have the prompt's type"),
     "a float of a size": ({"height": 64.0}, TypeError, "height must be a whole number, not 64.0"),
     "steps in words": ({"num_inference_steps": "3"}, TypeError, "num_inference_steps must be a whole number, not '3'"),

@@ -20,7 +20,7 @@ from minisd.weights import official
 from minisd.weights.generations import GENERATIONS
 from weights_convert.__main__ import main as convert
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* is taken for a model of")
+pytestmark = pytest.mark.filterwarnings("ignore:.* is assumed to predict")
 UNET_BIAS = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
@@ -124,7 +124,7 @@ def test_a_v2_file_is_told_by_the_spread_of_one_tensor(tmp_path, small_presets, 
 def test_a_guess_is_said(tmp_path, small_presets, recwarn):
     path = v2_with_spread(tmp_path / "v2.safetensors", 0.3)
     with pytest.warns(
-        UserWarning, match=r"v2.safetensors is taken for a model of v_prediction, guessed .*; prediction_type=.* overrides it"
+        UserWarning, match=r"v2.safetensors is assumed to predict v_prediction, guessed .*; prediction_type=.* overrides it"
     ):
         load(path)
     recwarn.clear()
@@ -174,7 +174,7 @@ def test_whoever_asks_has_the_last_word(original, tmp_path, prediction):
 
 
 def test_other_predictions_are_refused(original):
-    with pytest.raises(ValueError, match='prediction_type \'sample\' is not "epsilon" or "v_prediction"'):
+    with pytest.raises(ValueError, match='prediction_type must be "epsilon" or "v_prediction", not '):
         load(original, prediction_type="sample")
 
 
@@ -204,10 +204,10 @@ def test_without_a_vocabulary_that_of_clip_comes_from_the_cache(original, tmp_pa
 def test_where_there_is_no_vocabulary_it_is_said(original, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     with pytest.raises(
-        CheckpointError, match=r'holds no vocabulary; .*tokenizer="folder": "openai/clip-vit-large-patch14" is neither'
+        CheckpointError, match=r'has no vocabulary; .*tokenizer="folder": "openai/clip-vit-large-patch14" is neither'
     ):
         StableDiffusionPipeline.from_single_file(original)
-    with pytest.raises(CheckpointError, match=r'holds no vocabulary; .*tokenizer="folder": .*merges.txt is missing'):
+    with pytest.raises(CheckpointError, match=r'has no vocabulary; .*tokenizer="folder": .*merges.txt is missing'):
         StableDiffusionPipeline.from_single_file(original, tokenizer=tmp_path)
 
 
@@ -215,7 +215,7 @@ def test_another_models_vocabulary_is_refused(original, tmp_path):
     words = small_tokenizer("v1")
     CLIPTokenizer({**words.vocab, "more": len(words.vocab)}, words.merges).save_pretrained(tmp_path / "more")
     size = WORDS
-    with pytest.raises(CheckpointError, match=f"more has a vocabulary of {size + 1}, and the text encoder of .* one of {size}"):
+    with pytest.raises(CheckpointError, match=f"more has a vocabulary of {size + 1} tokens, but the text encoder of .* has {size}"):
         load(original, tokenizer=tmp_path / "more")
 
 

@@ -82,8 +82,8 @@ def test_a_pipeline_with_it_is_saved_and_loaded(vae, tmp_path):
     ("change", "sentence"),
     [
         ({"act_fn": "silu"}, "act_fn"),
-        ({"encoder_block_out_channels": [16, 16, 16, 8]}, "must be one width"),
-        ({"num_decoder_blocks": [1, 1]}, "must be one width"),
+        ({"encoder_block_out_channels": [16, 16, 16, 8]}, "all with the same width"),
+        ({"num_decoder_blocks": [1, 1]}, "all with the same width"),
         ({"sample_size": 3}, "sample_size"),
     ],
     ids=str,

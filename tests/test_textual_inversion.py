@@ -136,7 +136,7 @@ def test_one_of_several_is_unloaded(pipe, tmp_path):
     states = other.encode_prompt(["a <two>"])
     other.unload_textual_inversion("<one>")
     assert ids(pipe, "<two>") == [SIZE] and torch.equal(pipe.encode_prompt(["a <two>"]), states)
-    with pytest.raises(ValueError, match="'<one>' was never added; '<two>' was"):
+    with pytest.raises(ValueError, match="'<one>' was never added; added words: '<two>'"):
         pipe.unload_textual_inversion(["<two>", "<one>"])
     pipe.unload_textual_inversion(["<two>"])
     assert torch.equal(pipe.encode_prompt(PROMPTS), small_pipeline("v1").encode_prompt(PROMPTS))
@@ -161,27 +161,27 @@ def test_token_names_the_word(pipe, tmp_path):
     pipe.load_textual_inversion(tmp_path / "words.safetensors", token="mine")
     assert len(ids(pipe, "mine")) == 3 and len(ids(pipe, "<one>")) > 3
     torch.save({**A1111, "string_to_param": {"*": VECTORS[:1]}}, tmp_path / "other.pt")
-    with pytest.warns(UserWarning, match="calls its word 'easy'; it is loaded as 'other'"):
+    with pytest.warns(UserWarning, match="names its word 'easy'; it is loaded as 'other'"):
         assert list(read_words(tmp_path / "other.pt")) == ["other"]
 
 
 WRONG = {
-    "v2": ({"<w>": torch.ones(2, 1024)}, None, "its words are 1024 wide, as of Stable Diffusion 2, and this model's are 48 wide"),
+    "v2": ({"<w>": torch.ones(2, 1024)}, None, "its vectors have 1024 channels, as in Stable Diffusion 2, this model's have 48"),
     "XL": ({"clip_l": torch.ones(2, 768), "clip_g": torch.ones(2, 1280)}, None, "is a textual inversion for Stable Diffusion XL"),
     "NaN": ({"<w>": torch.full((2, 48), math.nan)}, None, "is damaged: '<w>' is not one or several vectors of finite numbers"),
     "nothing": ({"<w>": torch.ones(0, 48)}, None, "is damaged: '<w>'"),
     "integers": ({"<w>": torch.ones(2, 48, dtype=torch.int64)}, None, "is damaged: '<w>'"),
-    "a LoRA": ({"unet.conv_in.lora_A.weight": torch.ones(2, 4)}, None, r"is a LoRA; load it by load_lora_weights \(--lora\)"),
-    "a checkpoint": ({"model.diffusion_model.x": torch.ones(2, 4, 3, 3)}, None, "is no textual inversion: model.diffusion_model.x"),
-    "known": ({"cat": torch.ones(48)}, None, "knows the word 'cat' already; give another by token=…"),
-    "known in capitals": ({"CAT": torch.ones(48)}, None, "knows the word 'CAT' already"),
-    "added": ({"<there>": torch.ones(48)}, None, "knows the word '<there>' already"),
-    "added in capitals": ({"<THERE>": torch.ones(48)}, None, "knows the word '<THERE>' already"),
-    "a continuation": ({"<there>_1": torch.ones(48)}, None, "'<there>_1' would continue a word that is there"),
-    "no word": ({" ": torch.ones(48)}, None, "' ' is no word for a prompt"),
-    "no token": ({"<w>": torch.ones(48)}, "", "'' is no word for a prompt"),
-    "a token for two": ({"<v>": torch.ones(48), "<w>": torch.ones(48)}, "x", "holds 2 words, .*: leave out token='x'"),
-    "twice": ({"<v>": torch.ones(48), "<V>": torch.ones(48)}, None, "(?i)knows the word '<v>' already"),
+    "a LoRA": ({"unet.conv_in.lora_A.weight": torch.ones(2, 4)}, None, r"is a LoRA; load it with load_lora_weights \(--lora\)"),
+    "a checkpoint": ({"model.diffusion_model.x": torch.ones(2, 4, 3, 3)}, None, "is not a textual inversion: it contains model"),
+    "known": ({"cat": torch.ones(48)}, None, "already has the word 'cat'; choose another with token=…"),
+    "known in capitals": ({"CAT": torch.ones(48)}, None, "already has the word 'CAT'"),
+    "added": ({"<there>": torch.ones(48)}, None, "already has the word '<there>'"),
+    "added in capitals": ({"<THERE>": torch.ones(48)}, None, "already has the word '<THERE>'"),
+    "a continuation": ({"<there>_1": torch.ones(48)}, None, "'<there>_1' would become a part of an existing word"),
+    "no word": ({" ": torch.ones(48)}, None, "' ' cannot be a word in a prompt"),
+    "no token": ({"<w>": torch.ones(48)}, "", "'' cannot be a word in a prompt"),
+    "a token for two": ({"<v>": torch.ones(48), "<w>": torch.ones(48)}, "x", "contains 2 words, .*; leave out token='x'"),
+    "twice": ({"<v>": torch.ones(48), "<V>": torch.ones(48)}, None, "(?i)already has the word '<v>'"),
 }  # fmt: skip
 
 
@@ -206,10 +206,10 @@ def test_damaged_files(tmp_path):
     torch.save({"a": 1}, tmp_path / "number.pt")
     (tmp_path / "empty.pt").write_bytes(b"")
     for file, says in {
-        "plain.png": "is a picture without a textual inversion",
+        "plain.png": "is an image without a textual inversion",
         "bad.png": "its textual inversion .* cannot be read",
-        "code.pt": "is refused and nothing in it was run: .* asks for .*print",
-        "number.pt": "holds no textual inversion",
+        "code.pt": "was refused, and no code in it was run: .* references .*print",
+        "number.pt": "contains no textual inversion",
         "empty.pt": "it is empty",
     }.items():
         with pytest.raises(CheckpointError, match=says):

@@ -224,7 +224,7 @@ def test_a_version_line_in_the_merges_is_no_merge(tmp_path):
 @pytest.mark.parametrize("model", [None, [], {"type": "WordLevel", "vocab": {}}])
 def test_a_tokenizer_of_another_kind_is_said_in_a_sentence(tmp_path, model):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json holds no byte-pair encoding"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json has no byte-pair encoding"):
         CLIPTokenizer.from_pretrained(tmp_path)
 
 
@@ -240,5 +240,5 @@ def test_damaged_merges_are_said_in_a_sentence(tmp_path, file, line):
         (folder / "vocab.json").unlink()
     with pytest.raises(CheckpointError) as caught:
         CLIPTokenizer.from_pretrained(tmp_path, subfolder="tokenizer")
-    sentence = f"in {folder}, {file} is damaged: '{line}' is no pair of the vocabulary's tokens; get it again"
+    sentence = f"in {folder}, {file} is damaged: '{line}' is not a pair of tokens of the vocabulary; get it again"
     assert str(caught.value) == sentence

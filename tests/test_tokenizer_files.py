@@ -93,9 +93,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "padding in tokenizer.json": ({WHOLE: whole(padding={"direction": "Left"})}, "padding_side = 'left' is not implemented"),
     "length": ({CONFIG: {"model_max_length": 20}}, "model_max_length = 20 is not implemented, only 77"),
     "typed special words": ({CONFIG: {"split_special_tokens": True}}, "split_special_tokens = True is not implemented"),
-    "a gap": ({ADDED: {"<toy>": N + 7}}, f"the added word '<toy>' is numbered {N + 7}, and its place is {N}: added words follow"),
-    "a place that is taken": ({ADDED: {"<toy>": 5}}, f"the added word '<toy>' is numbered 5, and its place is {N}"),
-    "a second number": ({ADDED: {"cat</w>": N}}, f"the added word 'cat</w>' is numbered {N}, and its place is "),
+    "a gap": ({ADDED: {"<toy>": N + 7}}, f"the added word '<toy>' has id {N + 7} instead of {N}; correct"),
+    "a place that is taken": ({ADDED: {"<toy>": 5}}, f"the added word '<toy>' has id 5 instead of {N}"),
+    "a second number": ({ADDED: {"cat</w>": N}}, f"the added word 'cat</w>' has id {N} instead of "),
     "a list of numbers": ({CONFIG: {"additional_special_tokens": [5]}}, "extra_special_tokens = [5] is not an object, each"),
 }
 

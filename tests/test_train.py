@@ -177,7 +177,7 @@ def test_logs_are_plotted(tmp_path, capsys):
 
 
 def test_a_training_that_lacks_another_says_which(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"begin with: python -m minisd\.train clip"):
+    with pytest.raises(FileNotFoundError, match=r"start one with: python -m minisd\.train clip"):
         unet.parts(tmp_path)
 
 

@@ -171,14 +171,14 @@ def test_the_moving_average_is_taken_if_asked(tmp_path, small_presets):
 
 def test_a_moving_average_that_is_not_there(original, tmp_path, capsys):
     assert main([str(original), str(tmp_path / "out"), "--averaged"]) == 1
-    assert "holds no moving average of the UNet: model_ema.diffusion_model" in capsys.readouterr().err
+    assert "has no moving average of the UNet: it lacks model_ema.diffusion_model" in capsys.readouterr().err
 
 
 def test_the_moving_average_is_refused_where_there_cannot_be_one(folders, tmp_path, capsys):
     mine = converted(folders["v1"], tmp_path / "mine.safetensors")
     for source in (mine, folders["v1"]):
         assert main([str(source), str(tmp_path / "out"), "--averaged"]) == 1
-        sentence = f"error: {source} holds no moving average; --averaged is for original single files\n"
+        sentence = f"error: {source} has no moving average; --averaged is for original single files\n"
         assert capsys.readouterr().err == sentence and not (tmp_path / "out").exists()
 
 
@@ -308,7 +308,7 @@ def test_a_malicious_pickle_is_refused_and_never_run(tmp_path, capsys, command, 
         {"state_dict": original_tensors("v1"), "x": Evil(harm)}, bad := tmp_path / "m.ckpt", _use_new_zipfile_serialization=zipped
     )
     assert main([word.format(bad) for word in command]) == 1
-    assert re.search(r"refused and nothing in it was run: .* its pickle asks for (posix|nt)\.mkdir", capsys.readouterr().err)
+    assert re.search(r"refused, and no code in it was run: .* its pickle references (posix|nt)\.mkdir", capsys.readouterr().err)
     assert not harm.exists() and {path.name for path in tmp_path.iterdir()} == {"m.ckpt"}
     torch.load(bad, weights_only=False)
     assert harm.exists()  # the pickle was malicious indeed
@@ -317,7 +317,7 @@ def test_a_malicious_pickle_is_refused_and_never_run(tmp_path, capsys, command, 
 def test_only_the_converter_reads_pickles(tmp_path, small_presets):
     torch.save(original_tensors("v1"), tmp_path / "model.ckpt")
     with pytest.raises(
-        CheckpointError, match=r"it is a pickle, which can run code; convert it safely by `python -m weights_convert"
+        CheckpointError, match=r"it is a pickle, which can run code; convert it safely with `python -m weights_convert"
     ):
         StableDiffusionPipeline.from_single_file(tmp_path / "model.ckpt")
 
@@ -338,11 +338,11 @@ def test_nothing_is_overwritten(original, tmp_path, capsys):
         ({}, "has neither vocab.json and merges.txt nor tokenizer.json"),
         ({"vocab.json": "{}"}, "has neither vocab.json and merges.txt nor tokenizer.json"),
         ({"vocab.json": b"\xff\xfe", "merges.txt": ""}, "vocab.json is not a text file"),
-        ({"vocab.json": "[]", "merges.txt": ""}, "vocab.json holds no settings"),
+        ({"vocab.json": "[]", "merges.txt": ""}, "vocab.json must contain a JSON object"),
         ({"vocab.json": '{"a": 1}', "merges.txt": ""}, "the vocabulary lacks"),
-        ({"merges.txt": "hi"}, "merges.txt is damaged: 'hi' is no pair of the vocabulary's tokens"),
+        ({"merges.txt": "hi"}, "merges.txt is damaged: 'hi' is not a pair of tokens of the vocabulary"),
         ({"merges.txt": "version https://git-lfs.github.com/spec/v1"}, "merges.txt is damaged"),
-        ({"tokenizer.json": "{}"}, "tokenizer.json holds no byte-pair encoding"),
+        ({"tokenizer.json": "{}"}, "tokenizer.json has no byte-pair encoding"),
     ],
 )
 def test_vocabularies_that_do_not_fit(original, tmp_path, capsys, files, sentence):
@@ -370,7 +370,7 @@ def test_a_folder_whose_index_is_no_object(folders, tmp_path, capsys):
     for name in ("scheduler/scheduler_config.json", "model_index.json"):
         (tmp_path / "folder" / name).write_text("[1]")
         assert main([str(tmp_path / "folder"), str(tmp_path / "out")]) == 1
-        assert f"{tmp_path / 'folder' / name} holds no settings, but [1]" in capsys.readouterr().err
+        assert f"{tmp_path / 'folder' / name} must contain a JSON object, not [1]" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
 
@@ -389,9 +389,9 @@ def spoil(tensor: torch.Tensor, value: float) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("value", "dtype", "sentence"),
     [
-        (float("nan"), "float32", "unet.conv_out.weight holds NaN or infinity: the weights are damaged, and nothing was written"),
-        (float("-inf"), "float16", "unet.conv_out.weight holds NaN or infinity"),
-        (1e6, "float16", "unet.conv_out.weight has numbers too large for float16: choose bfloat16 or float32"),
+        (float("nan"), "float32", "unet.conv_out.weight contains NaN or infinity: the weights are damaged; nothing was written"),
+        (float("-inf"), "float16", "unet.conv_out.weight contains NaN or infinity"),
+        (1e6, "float16", "unet.conv_out.weight has values too large for float16; use bfloat16 or float32"),
     ],
 )
 @pytest.mark.parametrize("to", ["minisd", "diffusers"])

@@ -191,7 +191,7 @@ def test_words_work_from_a_picture_too():
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"prompt": None}, TypeError, "a prompt is a string"),
+        ({"prompt": None}, TypeError, "prompt must be a string"),
         ({"prompt": "a cat", "clip_skip": 3}, ValueError, "clip_skip must be from 0 to 2 for this text encoder of 3 layers"),
         ({"prompt": "a cat", "clip_skip": -1}, ValueError, "clip_skip must be from 0 to 2"),
         ({"prompt": "a cat", "clip_skip": 0.5}, TypeError, "clip_skip must be a whole number"),

@@ -25,30 +25,32 @@ def converter() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m weights_convert",
         usage=USAGE,
-        description="Turn a Stable Diffusion v1 or v2 into one self-describing minisd file, or into a diffusers folder.",
-        epilog="`inspect FILE` says what a file is.",
+        description="Convert a Stable Diffusion v1 or v2 checkpoint into a self-describing minisd file or a diffusers folder.",
+        epilog="`inspect FILE` tells what a file is.",
     )
     p.add_argument("source", type=user_path, metavar="SOURCE", help="a .safetensors or .ckpt file, or a diffusers folder")
-    p.add_argument("out", type=user_path, metavar="OUT", help="what to write: a new file, or with --to diffusers a new folder")
+    p.add_argument("out", type=user_path, metavar="OUT", help="what to write: a new file or, with --to diffusers, a new folder")
     p.add_argument("--to", choices=["minisd", "diffusers"], default="minisd")
-    p.add_argument("--dtype", choices=list(DTYPES), help="cast the weights (default: as they are stored)")
-    p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="what the model predicts (default: found out)")
-    p.add_argument("--averaged", action="store_true", help="take the UNet's moving average (EMA), where an original file has both")
-    vae = "take the VAE of this folder or file, in place of SOURCE's or if it has none"
+    p.add_argument("--dtype", choices=list(DTYPES), help="cast the weights (default: keep the stored dtype)")
+    p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="what the model predicts (default: detect it)")
+    p.add_argument("--averaged", action="store_true", help="use the UNet's moving average (EMA), if an original file has both")
+    vae = "use the VAE of this folder or file instead of SOURCE's"
     p.add_argument("--vae", type=user_path, metavar="PATH", help=vae)
-    p.add_argument("--tokenizer", type=user_path, metavar="FOLDER", help="put the vocabulary of this folder in")
+    p.add_argument("--tokenizer", type=user_path, metavar="FOLDER", help="add the vocabulary of this folder")
     return p
 
 
 def inspector() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m weights_convert inspect", description="Say what a file is, from its header.")
+    p = argparse.ArgumentParser(prog="python -m weights_convert inspect", description="Tell what a file is from its header.")
     p.add_argument("file", type=user_path, metavar="FILE", help="a .safetensors or .ckpt file")
-    p.add_argument("--full", action="store_true", help="read every byte: for the sha256, and to look for NaN and infinity")
+    p.add_argument(
+        "--full", action="store_true", help="read the whole file, to compute the sha256 and to check for NaN and infinity"
+    )
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
+    """Run the command and return its exit status: 0, 1 after an explained error, or 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
 
     def work():
@@ -58,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             convert(converter().parse_args(given))
 
-    return exit_status(work, stopped="stopped, and nothing was written")
+    return exit_status(work, stopped="stopped; nothing was written")
 
 
 def convert(args: argparse.Namespace):
+    """Convert a checkpoint as the arguments say, and print what was written."""
     if not args.source.exists():
         raise CheckpointError(f"{args.source} does not exist; name a file or a folder on this machine")
     if is_taken(args.out) if args.to == "diffusers" else args.out.exists():
@@ -77,7 +80,7 @@ def convert(args: argparse.Namespace):
     write(checkpoint, args.out, DTYPES.get(args.dtype))
     print(f"{args.out}: {summary}")
     if not checkpoint.has_vocabulary:
-        print("It has no vocabulary, as SOURCE has none; --tokenizer FOLDER puts one in.", file=sys.stderr)
+        print("It has no vocabulary, because SOURCE has none; add one with --tokenizer FOLDER.", file=sys.stderr)
 
 
 if __name__ == "__main__":

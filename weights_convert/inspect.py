@@ -1,4 +1,4 @@
-"""What `python -m weights_convert inspect` says of a file: from its header, or, if asked, from every byte."""
+"""The report of `python -m weights_convert inspect` on a file, from its header or, on request, from the whole file."""
 
 import math
 from collections import Counter
@@ -22,9 +22,9 @@ from .other_files import INVERSION, other_kind
 
 
 def report(path: Path, full: bool = False) -> str:
-    """A line for each thing there is to say; `full` reads every byte for the sha256 and to look for NaN and infinity.
+    """The report, one line per property. `full` reads the whole file for its sha256 and to check for NaN and infinity.
 
-    Raises CheckpointError for what is neither a safetensors file nor a pickle of tensors.
+    Raises CheckpointError if the file is neither a safetensors file nor a pickle of tensors.
     """
     if path.is_file() and is_pickle(path):
         header = header_of(tensors := pickled(path))
@@ -34,7 +34,7 @@ def report(path: Path, full: bool = False) -> str:
 
 
 def pickled(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle, also where they are in a dictionary of their own, as a textual inversion's are."""
+    """The tensors of a pickle, also those in a nested dictionary, as in textual inversions."""
     content = content_of(path)
     vectors: Any = content.get(INVERSION) if isinstance(content, dict) else None
     found = {f"{INVERSION}.{name}": value for name, value in vectors.items()} if hasattr(vectors, "items") else {}
@@ -69,27 +69,29 @@ def about_checkpoint(
     yield "not needed", listed(sorted(header.shapes.keys() - used)) or "none"
     yield "predicts", about_prediction(path, header, tensors, layout, full)
     copies = sum(name.startswith("model_ema.") for name in header.shapes)
-    yield "EMA", "a moving average of the UNet is there, too; --averaged takes it" if copies > 2 else "no second UNet"
+    yield "EMA", "also has a moving average of the UNet; --averaged selects it" if copies > 2 else "no second UNet"
     for head, names in zip(Findings._fields, layout.findings):
         yield head, listed(names, 10) or "none"
 
 
 def about_prediction(path: Path, header: Header, tensors: Mapping[str, Tensor], layout: Layout, full: bool) -> str:
+    """The prediction type and how it was determined."""
     if not layout.generation:
         checkpoint = self_described(path, header, layout, tensors)
         return f"{checkpoint.prediction_type} ({checkpoint.decided})"
     if TOLD_BY not in layout.places:
-        return "not to be told"
+        return "unknown"
     kind, decided = prediction_type(path, layout.generation, {TOLD_BY: tensors[layout.places[TOLD_BY].name]}, full)
     return f"{kind} ({decided})"
 
 
 def about_official(path: Path, full: bool) -> str:
+    """Whether the file is an official one: by sha256 if `full`, otherwise by size."""
     if full or sha256_for_free(path):
         digest = sha256(path)
         official = of_sha256(digest)
         return f"sha256 {digest}: {official.name if official else 'none of the official files'}"
     same_size = [file.name for file in of_size(path.stat().st_size)]
     if same_size:
-        return f"it has the size of {' and of '.join(same_size)}; --full compares the sha256"
-    return f"its size is that of none of the {len(OFFICIAL)} official files that minisd knows; --full compares the sha256"
+        return f"same size as {' and '.join(same_size)}; --full compares the sha256"
+    return f"its size matches none of the {len(OFFICIAL)} official files known to minisd; --full compares the sha256"

@@ -1,36 +1,34 @@
-"""What files beside checkpoints are: LoRAs, textual inversions, ControlNets and single VAEs, by the names and shapes in them."""
+"""Recognises files other than checkpoints, LoRAs, textual inversions, ControlNets and single VAEs, by tensor names and shapes."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-TEXT_STATES = {768: "Stable Diffusion v1", 1024: "Stable Diffusion v2", 2048: "Stable Diffusion XL"}  # by their width
+TEXT_STATES = {768: "Stable Diffusion v1", 1024: "Stable Diffusion v2", 2048: "Stable Diffusion XL"}  # by their channels
 DOWN = re.compile(r"lora[._]down\.weight|lora_A(\.\w+)?\.weight|:down|hada_w1_b|lokr_w[12]_b")  # the first of two matrices, (r, in)
 OF_TEXT = re.compile(r"lora_te|text_encoder|text_model")
 READS_TEXT = re.compile(r".*attn2\.to_k\.weight")
 HINT = re.compile(r"(.*\.)?(input_hint_block\.0|controlnet_cond_embedding\.conv_in)\.weight")
-INVERSION = "string_to_param"  # holds the vectors in AUTOMATIC1111's pickles of textual inversions
-PREVIEW = "a small decoder of latents (VAE approx), with which web interfaces preview images: 4 latent channels"
+INVERSION = "string_to_param"  # the key of the vectors in AUTOMATIC1111's pickles of textual inversions
+PREVIEW = "a small decoder of latents (VAE approx), which web interfaces use for previews: 4 latent channels"
 VAE = re.compile(r"(.*\.)?decoder\.conv_in\.weight")
 
 
 def other_kind(shapes: Shapes, otherwise: str) -> str:
-    """The kind of a file with its figures, in a sentence; `otherwise` is what is known of files that are none of these."""
+    """The kind of a file with its sizes, in a sentence; `otherwise` is returned for any other kind."""
     downs = {name: shape for name, shape in shapes.items() if DOWN.search(name) and len(shape) > 1}
     if downs or any(re.search("lora_|hada_|lokr_", name) for name in shapes):
-        return f"a LoRA, which changes another checkpoint: {about_lora(downs)}"
+        return f"a LoRA, which changes a checkpoint: {about_lora(downs)}"
     if is_inversion(shapes):
         vectors = [shape if len(shape) > 1 else (1, *shape) for shape in shapes.values()]
         count, widths = sum(shape[0] for shape in vectors), sorted({shape[-1] for shape in vectors})
         numbers = " and ".join(map(str, widths))
-        return (
-            f"a textual inversion, a word for another checkpoint: {plural(count, 'vector')} of {numbers} numbers, {model(widths)}"
-        )
+        return f"a textual inversion, a word for a checkpoint: {plural(count, 'vector')} of {numbers} numbers, {model(widths)}"
     if hint := next((shape for name, shape in shapes.items() if HINT.fullmatch(name)), None):
         widths = [shape[-1] for name, shape in shapes.items() if READS_TEXT.fullmatch(name)]
         channels = plural(hint[1], "channel") if len(hint) == 4 else "an unknown number of channels"
-        return f"a ControlNet, which steers another checkpoint by pictures of {channels}, {model(widths)}"
+        return f"a ControlNet, which steers a checkpoint with images of {channels}, {model(widths)}"
     latents = next((shape for name, shape in shapes.items() if VAE.fullmatch(name) and len(shape) == 4), None)
     if latents and "VAE" in otherwise:
         sentence, _, _ = otherwise.partition(";")
@@ -39,7 +37,7 @@ def other_kind(shapes: Shapes, otherwise: str) -> str:
 
 
 def about_lora(downs: Shapes) -> str:
-    """Its rank, the layers that it changes, and the model that has them."""
+    """The rank of a LoRA, the layers that it changes, and their model."""
     ranks = sorted({shape[0] for shape in downs.values()})
     texts = sum(bool(OF_TEXT.search(name)) for name in downs)
     counts = {"the UNet": len(downs) - texts, "the text encoder": texts}
@@ -49,7 +47,7 @@ def about_lora(downs: Shapes) -> str:
 
 
 def is_inversion(shapes: Shapes) -> bool:
-    """Whether a file holds nothing but vectors of a text encoder, each under a word or one of the known names."""
+    """Whether a file contains only vectors of a text encoder, each under a word or one of the known names."""
     flat = all(len(shape) in (1, 2) and (len(shape) == 1 or shape[0] < 100) for shape in shapes.values())
     words = all("." not in name or name.startswith(f"{INVERSION}.") or name.startswith("<") for name in shapes)
     known = "emb_params" in shapes or all(shape[-1:] and shape[-1] in (*TEXT_STATES, 1280) for shape in shapes.values())
@@ -57,9 +55,9 @@ def is_inversion(shapes: Shapes) -> bool:
 
 
 def model(widths: Iterable[int]) -> str:
-    """The model whose text states have one of these widths; the largest tells, as Stable Diffusion XL has several."""
+    """The model whose text states have one of these widths; the largest counts, since Stable Diffusion XL has several."""
     fitting = [width for width in widths if width in TEXT_STATES]
-    return f"for {TEXT_STATES[max(fitting)]} (text states {max(fitting)} wide)" if fitting else "for a model that no width tells"
+    return f"for {TEXT_STATES[max(fitting)]} ({max(fitting)} text channels)" if fitting else "for an unknown model"
 
 
 def plural(count: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line's adapters: `--lora`, `--lora-dir` with `<lora:name:0.8>` in prompts, and `--embedding`."""
+"""Adapters on the command line: `--lora`, `--lora-dir` with `<lora:name:0.8>` in prompts, and `--embedding`."""
 
 import argparse
 import re
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Adapters:
-    """What the flags ask for: files of LoRAs and scales of `--lora`, by the names of the adapters, and the words in each file."""
+    """The adapters that the flags select: LoRA files and the scales of `--lora`, by adapter name, and the words in each file."""
 
     loras: dict[str, Path] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
@@ -36,13 +36,13 @@ class Adapters:
             pipe.load_lora_weights(path, adapter_name=name)
 
     def without_words(self, prompt: str) -> str:
-        """A prompt without the words that `--embedding` adds. Case does not count."""
+        """Remove the words added by `--embedding` from a prompt, ignoring case."""
         for word in (word for words in self.words.values() for word in words):
             prompt = re.sub(re.escape(word), "", prompt, flags=re.IGNORECASE)
         return prompt
 
     def batches(self, pipe: StableDiffusionPipeline, orders: Sequence["Order"], size: int) -> Iterator[list["Order"]]:
-        """At most `size` orders at a time, all with the same LoRAs, which are set before."""
+        """Batches of at most `size` orders with the same LoRAs; sets the LoRAs' scales before each batch."""
         for _, group in groupby(orders, lambda order: order.loras):
             alike = list(group)
             scales = {**self.scales, **alike[0].loras}
@@ -53,7 +53,7 @@ class Adapters:
 
 
 def find_adapters(args: argparse.Namespace, orders: Sequence["Order"]) -> tuple[Adapters, list["Order"]]:
-    """Find and check the files before a model is loaded; also returns the orders, whose texts have no tags any more."""
+    """Find and check the files before a model is loaded. Also returns the orders with the tags removed from their texts."""
     found = Adapters()
     for given in args.lora or ():
         source, scale = source_and_scale(given)
@@ -78,7 +78,7 @@ def find_adapters(args: argparse.Namespace, orders: Sequence["Order"]) -> tuple[
 
 
 def source_and_scale(given: str) -> tuple[str, float]:
-    """FILE or FILE:SCALE."""
+    """Split FILE or FILE:SCALE; the default scale is 1. Raises ValueError if the scale is not a number."""
     source, colon, number = given.rpartition(":")
     try:
         scale = float(number)

@@ -1,9 +1,9 @@
-"""LoRA: a change of a layer's weights as the product of two thin matrices (Hu et al. 2021, §4.1).
+"""LoRA: a low-rank change of a layer's weights, the product of two thin matrices (Hu et al. 2021, §4.1).
 
     W' x = W x + scale · (α / r) · up(down(x))
 
-`down` maps a layer's inputs to r numbers and `up` maps these to its outputs, so a change of a 320 × 320 matrix with r = 4 has
-2,560 numbers instead of 102,400. The change stands beside the weights, which stay as they are, until `fuse` adds it to them.
+`down` maps a layer's inputs to r numbers and `up` maps these to its outputs. With r = 4, the change of a 320 × 320 matrix has 2,560
+parameters instead of 102,400. The original weights stay unchanged until `fuse` adds the change to them.
 """
 
 from typing import Any
@@ -17,10 +17,10 @@ Layer = nn.Linear | nn.Conv2d
 
 
 class LoRA(nn.Module):
-    """The change of one layer, to load or to train. A new one changes nothing, since `up` starts at zero."""
+    """The change of one layer, to load or to train. A new LoRA has no effect, because `up` starts at zero."""
 
     def __init__(self, layer: Layer, rank: int, alpha: float | None = None, name: str = "default"):
-        """`alpha` is the rank if not given. `scale` is the user's: 0 switches the change off."""
+        """`alpha` defaults to the rank. The attribute `scale` is the user's strength: 0 disables the change."""
         super().__init__()
         self.name, self.rank, self.alpha, self.scale = name, rank, rank if alpha is None else alpha, 1.0
         if isinstance(layer, nn.Conv2d):
@@ -32,22 +32,22 @@ class LoRA(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.alpha / self.rank * self.up(self.down(x))
+        return self.scale * self.alpha / self.rank * self.up(self.down(x))  # (…, in) → (…, r) → (…, out)
 
     def weight_change(self) -> Tensor:
-        """The same as a matrix of the layer's shape, in float32: scale · (α / r) · up · down."""
+        """The change as a tensor with the shape of the layer's weight, in float32: scale · (α / r) · up · down."""
         down, up = self.down.weight.float(), self.up.weight.float()
         product = up.flatten(1) @ down.flatten(1)  # (out, r) · (r, in · kernel)
         return self.scale * self.alpha / self.rank * product.view(len(up), *down.shape[1:])
 
 
 class Adapted(nn.Module):
-    """A layer with LoRAs beside its weights. At scale 0 it computes what the layer computes, bit for bit."""
+    """A layer with LoRAs. At scale 0, its output equals the original layer's bit for bit."""
 
     loras: nn.ModuleList
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)  # of the class beside this one
+        y = super().forward(x)  # the original layer's forward
         for lora in self.loras:
             if lora.scale:
                 y = y + lora(x)
@@ -55,22 +55,22 @@ class Adapted(nn.Module):
 
 
 class AdaptedLinear(Adapted, nn.Linear):
-    """Takes the place of a layer's class: compiled networks notice that, unlike a hook."""
+    """Replaces the class of a linear layer; compiled networks notice this, unlike a hook."""
 
 
 class AdaptedConv2d(Adapted, nn.Conv2d):
-    """The same for a convolution."""
+    """Replaces the class of a convolution."""
 
 
 class AdaptedFastConv2d(Adapted, FastConv2d):
-    """The same for a convolution in Winograd's form."""
+    """Replaces the class of a Winograd convolution."""
 
 
 ADAPTED: dict[type, type] = {kind.__bases__[1]: kind for kind in (AdaptedLinear, AdaptedConv2d, AdaptedFastConv2d)}
 
 
 def attach(layer: Layer, lora: LoRA):
-    """Put a LoRA beside a layer's weights, on their device and in their dtype."""
+    """Add a LoRA to a layer, on the device and in the dtype of its weights."""
     if not isinstance(layer, Adapted):
         layer.__class__ = ADAPTED[type(layer)]
         layer.loras = nn.ModuleList()
@@ -79,7 +79,7 @@ def attach(layer: Layer, lora: LoRA):
 
 
 def detach(layer: Layer) -> list[LoRA]:
-    """Make the layer what it was, and return its LoRAs."""
+    """Restore the original layer and return its LoRAs."""
     if not isinstance(layer, Adapted):
         return []
     loras = [*layer.loras]
@@ -90,7 +90,7 @@ def detach(layer: Layer) -> list[LoRA]:
 
 @torch.no_grad()
 def fuse(layer: Layer, scale: float = 1.0):
-    """Add the LoRAs to the weights. The layer keeps what `unfuse` needs, outside its parameters."""
+    """Add the LoRAs to the weights. The layer keeps what `unfuse` needs outside its parameters."""
     if loras := detach(layer):
         change = sum(lora.weight_change() for lora in loras)
         merged = (layer.weight.float() + scale * change).to(layer.weight.dtype)
@@ -99,7 +99,7 @@ def fuse(layer: Layer, scale: float = 1.0):
 
 
 def unfuse(layer: Layer):
-    """Bring back the weights of before, bit for bit, and the LoRAs beside them."""
+    """Restore the original weights bit for bit, and attach the LoRAs again."""
     loras = [*fused(layer), *detach(layer)]
     if fusions := vars(layer).pop("before_fusing", []):
         plain: Tensor = fusions[0][0].data
@@ -109,22 +109,22 @@ def unfuse(layer: Layer):
 
 
 def remove(layer: Layer):
-    """Forget the LoRAs. Fused ones have become the weights and stay."""
+    """Remove the LoRAs. Fused ones stay in the weights."""
     detach(layer)
     vars(layer).pop("before_fusing", None)
 
 
 def fused(layer: Layer) -> list[LoRA]:
-    """The LoRAs that are in a layer's weights."""
+    """The LoRAs that are fused into a layer's weights."""
     return [lora for _, loras in vars(layer).get("before_fusing", ()) for lora in loras]
 
 
 def layers_of(network: nn.Module) -> dict[str, Layer]:
-    """The layers that a LoRA can change, by their paths; those of LoRAs are not among them."""
+    """The layers that a LoRA can change, by path, without the layers of LoRAs themselves."""
     layers = {name: module for name, module in network.named_modules() if type(module) in (*ADAPTED, *ADAPTED.values())}
     return {name: layer for name, layer in layers.items() if ".loras." not in name}
 
 
 def loras_of(network: nn.Module) -> list[LoRA]:
-    """The LoRAs beside the weights of a network."""
+    """The LoRAs attached to a network's layers."""
     return [module for module in network.modules() if isinstance(module, LoRA)]

@@ -1,7 +1,7 @@
-"""LoRA files of cloneofsimo's program: `unet:17:up` is the 18th layer that the program found in diffusers 0.11.
+"""LoRA files of cloneofsimo's program: `unet:17:up` belongs to the 18th layer that the program found in diffusers 0.11.
 
-The metadata say inside which classes it looked. Blocks on the way up came before the one in the middle, attentions before ResNet
-blocks, the feed-forward layer between the two attentions, and k and v before q in the text encoder.
+The metadata list the classes in which it searched. It visited up blocks before the mid block, attentions before ResNet blocks, the
+feed-forward layer between the two attentions, and, in the text encoder, k and v before q.
 """
 
 import re
@@ -15,9 +15,9 @@ from ..weights.vetting import check
 from .lora import layers_of
 
 NUMBERED = re.compile(r"(?P<part>unet|text_encoder):(?P<number>\d+):(?P<side>up|down)")
-WORD = "<embed>"  # what the metadata say of a tensor that is a learnt word
+WORD = "<embed>"  # the metadata's mark for a tensor that is a trained word
 
-# The layers inside each class, and the order of siblings where it is not minisd's.
+# The layers inside each class, and the order of siblings where it differs from minisd's.
 INSIDE = {
     "unet": {
         "CrossAttention": r"\.attn[12]\.to_\w+",
@@ -37,11 +37,11 @@ ORDER = {
 
 
 def numbered_layers(part: str, network: nn.Module, notes: Mapping[str, str], where: str) -> list[str]:
-    """The paths of the layers, in the order of their numbers."""
+    """The paths of the layers, in the order of their numbers. Raises CheckpointError for unknown classes."""
     inside, note = INSIDE[part], f"in {where}, the classes of {part}"
     classes = check(note, parse_json(f'{{"classes": {notes.get(part, "[]")}}}', note)["classes"], tuple[str, ...])
     if strange := set(classes) - inside.keys():
-        raise CheckpointError(f"{where} changes layers inside {min(strange)}; minisd knows those inside {', '.join(inside)}")
+        raise CheckpointError(f"{where} changes layers inside {min(strange)}; minisd supports only {', '.join(inside)}")
     pattern = re.compile("|".join(rf".*{inside[name]}" for name in classes) or "(?!)")
     rank = {piece: i for i, piece in enumerate(ORDER[part])}
 

@@ -1,4 +1,4 @@
-"""A LoRA file: read, recognised, and checked against the networks that it is to change, before any of them changes."""
+"""Reads a LoRA file and checks it against the networks that it will change, before changing any of them."""
 
 import re
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ from .lora import Layer, LoRA, layers_of
 from .lora_by_number import NUMBERED, WORD, numbered_layers
 from .lora_names import parsed, place_of, spellings
 
-CONFIG = "adapter_config.json"  # where peft writes α, beside its file
+CONFIG = "adapter_config.json"  # in which peft stores α, next to the weights
 USUAL = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin")
-NOTE = "lora_adapter_metadata"  # where diffusers writes α, in a file's header
+NOTE = "lora_adapter_metadata"  # under which diffusers stores α, in the header
 
-# A piece of a name that only files of this kind have.
+# A part of a tensor name that identifies each kind of file.
 OTHERS = {
     "dora_scale": "a DoRA",
     "lora_magnitude_vector": "a DoRA",
@@ -34,11 +34,11 @@ OTHERS = {
 }
 READS_TEXT = r".*attn2.*to_[kv].*(down|A).*weight"
 
-Place = tuple[str, str]  # a layer: "unet" or "text_encoder", and the path in it
+Place = tuple[str, str]  # a layer: "unet" or "text_encoder", and its path in the network
 
 
 class LoRAContent(NamedTuple):
-    """What a file changes, ready to be attached, and the words that were learnt with it."""
+    """The LoRAs of a file, ready to be attached, and the words that were trained with them."""
 
     loras: dict[Place, LoRA]
     words: dict[str, Tensor]
@@ -47,7 +47,7 @@ class LoRAContent(NamedTuple):
 def read_lora(path: Path, networks: Mapping[str, nn.Module], name: str, scale: float) -> LoRAContent:
     """The content of a file for the networks "unet" and "text_encoder".
 
-    Raises CheckpointError for what is no LoRA, is damaged, or does not fit.
+    Raises CheckpointError if the file is not a LoRA, is damaged, or does not fit.
     """
     notes = {} if is_pickle(path) else read_header(path).metadata
     tensors = read_pickle(path) if is_pickle(path) else read_tensors(path)
@@ -66,16 +66,16 @@ def read_lora(path: Path, networks: Mapping[str, nn.Module], name: str, scale: f
 
 
 def refuse_others(path: Path, tensors: Mapping[str, Tensor], networks: Mapping[str, nn.Module]):
-    """Raise CheckpointError for other kinds of adapters, and for a LoRA of another base."""
+    """Raise CheckpointError for other kinds of adapters, and for LoRAs of another base model."""
     for piece, kind in OTHERS.items():
         if any(piece in name for name in tensors):
-            raise CheckpointError(f"{path} is {kind}, which minisd does not implement; only LoRA is")
+            raise CheckpointError(f"{path} is {kind}, which minisd does not implement; it supports only LoRA")
     config: Any = networks["unet"].config
     for name, tensor in tensors.items():
         if re.match(READS_TEXT, name) and tensor.ndim > 1 and tensor.shape[1] != config.cross_attention_dim:
-            base, ours = BASES.get(tensor.shape[1], "another base"), config.cross_attention_dim
+            base, ours = BASES.get(tensor.shape[1], "another base model"), config.cross_attention_dim
             raise CheckpointError(
-                f"{path} is a LoRA for {base}: it reads text states {tensor.shape[1]} wide, and this model's are {ours} wide"
+                f"{path} is a LoRA for {base}: its text states have {tensor.shape[1]} channels, this model's have {ours}"
             )
 
 
@@ -83,37 +83,37 @@ def refuse_others(path: Path, tensors: Mapping[str, Tensor], networks: Mapping[s
 
 
 def places_by_name(path: Path, tensors: Mapping[str, Tensor], networks: Mapping[str, nn.Module]) -> dict[Place, dict[str, str]]:
-    """Of each layer the names of its tensors: "down", "up", and perhaps "alpha"."""
+    """For each layer, the names of its tensors: "down", "up" and, if present, "alpha"."""
     found, places, strange = spellings(networks), dict[Place, dict[str, str]](), list[str]()
     parts = {name: parsed(name) for name in tensors}
     if not any(part and part.side != "alpha" for part in parts.values()):
         raise CheckpointError(
-            f"{path} is no LoRA: {next(iter(tensors), 'no tensor at all')} is in it; "
-            "from_pretrained (--model) loads a checkpoint, load_textual_inversion (--embedding) a word"
+            f"{path} is not a LoRA: it contains {next(iter(tensors), 'no tensor')}; "
+            "load a checkpoint with from_pretrained (--model), a word with load_textual_inversion (--embedding)"
         )
     for name, part in parts.items():
         place = part and place_of(part, found)
         if not part or not place:
             strange.append(name)
         elif part.side in places.setdefault(place, {}):
-            raise CheckpointError(f"{path} is ambiguous: {places[place][part.side]} and {name} are for one layer")
+            raise CheckpointError(f"{path} is ambiguous: {places[place][part.side]} and {name} are for the same layer")
         else:
             places[place][part.side] = name
     if strange:
-        raise CheckpointError(f"{path} does not fit: this model has no place for {listed(strange)}")
+        raise CheckpointError(f"{path} does not fit: this model has no layer for {listed(strange)}")
     return places
 
 
 def places_by_number(
     path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str], networks: Mapping[str, nn.Module]
 ) -> dict[Place, dict[str, str]]:
-    """The same for a file that counts layers."""
+    """The same for a file that numbers its layers."""
     paths = {part: numbered_layers(part, network, notes, str(path)) for part, network in networks.items()}
     places: dict[Place, dict[str, str]] = {}
     for name in tensors:
         numbered = NUMBERED.fullmatch(name)
         if not numbered or int(numbered["number"]) >= len(paths[numbered["part"]]):
-            raise CheckpointError(f"{path} does not fit: this model has no place for {name}")
+            raise CheckpointError(f"{path} does not fit: this model has no layer for {name}")
         part, number = numbered["part"], int(numbered["number"])
         places.setdefault((part, paths[part][number]), {})[numbered["side"]] = name
     return places
@@ -123,30 +123,30 @@ def places_by_number(
 
 
 def settings_of(path: Path, names: Mapping[str, Tensor], notes: Mapping[str, str]) -> dict[str, Any]:
-    """What a file says of α besides its tensors; "unet.lora_alpha" is for one part, "lora_alpha" for all."""
+    """A file's settings of α outside its tensors: "unet.lora_alpha" for one network, "lora_alpha" for all."""
     config = path.with_name(CONFIG)
     if NOTE in notes:
         return parse_json(notes[NOTE], f"{NOTE} of {path}")
     if not any(name.startswith("base_model.") for name in names):
         return {}
     if not config.is_file():
-        raise CheckpointError(f"{path} needs {CONFIG} beside it, where peft writes how much it counts (lora_alpha)")
+        raise CheckpointError(f"{path} needs {CONFIG} in the same folder, in which peft stores its strength (lora_alpha)")
     return parse_json(read_text(config), str(config))
 
 
 def fitted(path: Path, layer: Layer, sides: dict[str, str], tensors: Mapping[str, Tensor], settings: dict[str, Any]) -> LoRA:
-    """A LoRA for a layer, from the tensors of these names."""
+    """A LoRA for a layer, from the tensors with these names. Raises CheckpointError if they do not fit."""
     if missing := {"down", "up"} - sides.keys():
         raise CheckpointError(f"{path} is incomplete: it has {min(sides.values())} without the matrix {missing.pop()}")
     down, up = tensors[sides["down"]], tensors[sides["up"]]
     for name, dtype in header_of({name: tensors[name] for name in sides.values()}).dtypes.items():
         if name != sides.get("alpha") and dtype not in WEIGHTS:
-            raise CheckpointError(f"{path} does not fit: {name} is stored as {dtype}, which is no dtype of weights")
+            raise CheckpointError(f"{path} does not fit: {name} is stored as {dtype}, which is not a dtype of weights")
         if not finite(tensors[name]):
-            raise CheckpointError(f"{path} is damaged: {name} holds NaN or infinity")
+            raise CheckpointError(f"{path} is damaged: {name} contains NaN or infinity")
     rank = len(down) if down.ndim else 0
     if up.ndim > 1 and rank and up.shape[1] != rank:
-        raise CheckpointError(f"{path} contradicts itself: {sides['down']} has the rank {rank}, and {sides['up']} {up.shape[1]}")
+        raise CheckpointError(f"{path} is inconsistent: {sides['down']} has rank {rank}, but {sides['up']} has {up.shape[1]}")
     with Unfilled():
         lora = LoRA(layer, max(rank, 1), alpha_of(path, sides, tensors, settings, rank))
     weights = {}
@@ -159,12 +159,12 @@ def fitted(path: Path, layer: Layer, sides: dict[str, str], tensors: Mapping[str
 
 
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1×1 convolution and a linear layer have the same numbers."""
+    """A shape without the kernel size of a 1×1 convolution, which has the same weights as a linear layer."""
     return tuple(shape[:2]) if all(n == 1 for n in shape[2:]) else tuple(shape)
 
 
 def alpha_of(path: Path, sides: dict[str, str], tensors: Mapping[str, Tensor], settings: dict[str, Any], rank: int) -> float:
-    """α of a layer: a tensor of its own, a setting, or the rank."""
+    """α of a layer: from its own tensor, from the settings, or the rank."""
     if "alpha" in sides:
         alpha = tensors[sides["alpha"]]
         if alpha.numel() != 1:
@@ -182,5 +182,5 @@ def alpha_of(path: Path, sides: dict[str, str], tensors: Mapping[str, Tensor], s
                 alpha = own
                 break
         except re.error as error:
-            raise CheckpointError(f"{path} is damaged: alpha_pattern {pattern!r:.60} is no pattern ({error})") from None
+            raise CheckpointError(f"{path} is damaged: alpha_pattern {pattern!r:.60} is not a valid pattern ({error})") from None
     return alpha * stretch

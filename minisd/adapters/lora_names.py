@@ -1,11 +1,11 @@
-"""How LoRA files name the layers that they change, and minisd's paths for these layers.
+"""The names of layers in LoRA files, and minisd's paths of these layers.
 
     kohya-ss    lora_unet_down_blocks_0_….lora_down.weight, or with CompVis' names lora_unet_input_blocks_1_1_….lora_down.weight
     diffusers   unet.down_blocks.0.….attn1.processor.to_q_lora.down.weight, later ….attn1.to_q.lora.down.weight
     peft        unet.down_blocks.0.….attn1.to_q.lora_A.weight, or base_model.model.down_blocks.0.….attn1.to_q.lora_A.weight
     cloneofsimo unet:17:down (lora_by_number.py)
 
-Only the two ends of a name are parsed. For the rest each layer of a network says how it may be called; dots count as underscores.
+Only the two ends of a name are parsed. The middle is looked up among all names of each layer; dots and underscores are equivalent.
 """
 
 import re
@@ -27,7 +27,7 @@ SIDES = {"down": "down", "A": "down", "up": "up", "B": "up", None: "alpha"}
 
 
 class Named(NamedTuple):
-    """A tensor of a LoRA file: `side` is "down", "up" or "alpha" of a `layer`, whose `part` not every file names."""
+    """A tensor of a LoRA file: `side` is "down", "up" or "alpha" of a `layer`; some files omit the `part`."""
 
     part: str | None
     layer: str
@@ -35,9 +35,9 @@ class Named(NamedTuple):
 
 
 def parsed(name: str) -> Named | None:
-    """None for a name that no tensor of a LoRA has."""
+    """Parse a tensor's name; None if it is not that of a LoRA tensor."""
     prefix = PREFIX.match(name)
-    assert prefix is not None  # the pattern may be empty
+    assert prefix is not None  # the pattern may match an empty prefix
     ending = ENDING.fullmatch(name, prefix.end())
     if not ending:
         return None
@@ -46,7 +46,7 @@ def parsed(name: str) -> Named | None:
 
 
 def spellings(networks: Mapping[str, nn.Module]) -> dict[str, list[tuple[str, str]]]:
-    """The layers, each as its part and its path, by all names that a file may have for them."""
+    """All layers, as part and path, by each name that a file may use for them."""
     found: dict[str, list[tuple[str, str]]] = {}
     for part, network in networks.items():
         for path in layers_of(network):
@@ -56,7 +56,7 @@ def spellings(networks: Mapping[str, nn.Module]) -> dict[str, list[tuple[str, st
 
 
 def names_of(part: str, path: str) -> Iterator[str]:
-    """What programs call a layer: diffusers and transformers, CompVis, and diffusers before it used peft."""
+    """A layer's names in diffusers and transformers, in CompVis, and in diffusers before it used peft."""
     name = diffusers_name(part, f"{path}.weight").removesuffix(".weight")
     yield name
     yield name.removeprefix("text_model.")
@@ -68,6 +68,6 @@ def names_of(part: str, path: str) -> Iterator[str]:
 
 
 def place_of(named: Named, found: Mapping[str, list[tuple[str, str]]]) -> tuple[str, str] | None:
-    """Part and path of the layer; without a part in the file's name, the UNet's comes first."""
+    """The part and path of a layer; if the name has no part, the UNet takes precedence."""
     places = found.get(named.layer.replace(".", "_"), [])
     return next((place for place in places if named.part in (None, place[0])), None)

@@ -1,6 +1,6 @@
-"""Textual inversion: new words, each one or several vectors that stand where CLIP's word embeddings stand (Gal et al. 2022, §4).
+"""Textual inversion: new words, each with one or several trained vectors in place of token embeddings (Gal et al. 2022, §4).
 
-Nothing else changes: the table of embeddings gets rows, and the tokenizer gets words for them.
+Nothing else changes: the embedding table gets new rows, and the tokenizer gets words for them.
 """
 
 import os
@@ -26,23 +26,24 @@ if TYPE_CHECKING:
 
 
 def added_words(tokenizer: CLIPTokenizer) -> dict[str, int]:
-    """The words after CLIP's own, with their ids."""
+    """The words added to CLIP's vocabulary, with their ids."""
     ids = {word.content: tokenizer.vocab[word.content] for word in tokenizer.added}
     return {word: id for word, id in ids.items() if id > tokenizer.end_id}
 
 
 def load_words(pipe: "Components", source: str | os.PathLike, token: str | None, **where: Any):
+    """Load the words of a file into a pipeline; see `Adaptable.load_textual_inversion`."""
     path = find_adapter(source, USUAL, **where)
     words = read_words(path, token)
     if again := [word for word in words if word in pipe.tokenizer.vocab]:
-        raise ValueError(f"{path}: the tokenizer knows the word {again[0]!r:.60} already; give another by token=…")
+        raise ValueError(f"{path}: the tokenizer already has the word {again[0]!r:.60}; choose another with token=…")
     add_words(pipe, checked_words(pipe, words, str(path)))
 
 
 def checked_words(pipe: "Components", words: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Words with vectors (n, D) that fit the pipeline; those that it has already, with the same vectors, are left out.
+    """Words with vectors (n, D) that fit the pipeline, without those that it already has with the same vectors.
 
-    Raises CheckpointError for vectors that are damaged or of another base, and ValueError for words that are known.
+    Raises CheckpointError if vectors are damaged or for another base model, and ValueError if a word is taken.
     """
     table, vocab = uncompiled(pipe.text_encoder).token_embedding.weight, pipe.tokenizer.vocab
     fitting = {}
@@ -56,8 +57,8 @@ def checked_words(pipe: "Components", words: Mapping[str, Tensor], where: str) -
             raise CheckpointError(f"{where} is damaged: {word!r:.60} is not one or several vectors of finite numbers")
         width, ours = vectors.shape[-1], table.shape[1]
         if width != ours:
-            base = f", as of {BASES[width]}" if width in BASES else ""
-            raise CheckpointError(f"{where} does not fit: its words are {width} wide{base}, and this model's are {ours} wide")
+            base = f", as in {BASES[width]}" if width in BASES else ""
+            raise CheckpointError(f"{where} does not fit: its vectors have {width} channels{base}, this model's have {ours}")
         rows = vectors.detach().reshape(-1, width)
         own = [vocab[piece] for piece in pieces_of(word, len(rows)) if piece in vocab]
         if own and len(own) == len(rows) and torch.equal(table[own], rows.to(table)):
@@ -68,18 +69,18 @@ def checked_words(pipe: "Components", words: Mapping[str, Tensor], where: str) -
 
 
 def check_names(tokenizer: CLIPTokenizer, words: Mapping[str, int], where: str):
-    """Raise ValueError for words that a text cannot say, or that say something else already. Case does not count."""
+    """Raise ValueError for words that a prompt cannot contain or that already have a meaning, ignoring case."""
     known, before = {token.lower() for token in tokenizer.vocab}, [word.content for word in tokenizer.added]
     for word, count in words.items():
         if not word or word != " ".join(word.split()):
-            raise ValueError(f"{where}: {word!r:.60} is no word for a prompt; give one by token=…")
+            raise ValueError(f"{where}: {word!r:.60} cannot be a word in a prompt; choose another with token=…")
         if taken := next((piece for piece in pieces_of(word, count) if {piece.lower(), f"{piece.lower()}</w>"} & known), None):
-            raise ValueError(f"{where}: the tokenizer knows the word {taken!r:.60} already; give another by token=…")
+            raise ValueError(f"{where}: the tokenizer already has the word {taken!r:.60}; choose another with token=…")
         known |= {piece.lower() for piece in pieces_of(word, count)}
     new = {word: pieces_of(word, count) for word, count in words.items()}
     together = phrases_of([*before, *(piece for pieces in new.values() for piece in pieces)])
     if together != phrases_of(before) | {word: pieces for word, pieces in new.items() if len(pieces) > 1}:
-        raise ValueError(f"{where}: {min(words)!r:.60} would continue a word that is there; give another by token=…")
+        raise ValueError(f"{where}: {min(words)!r:.60} would become a part of an existing word; choose another with token=…")
 
 
 def pieces_of(word: str, count: int) -> list[str]:
@@ -87,7 +88,7 @@ def pieces_of(word: str, count: int) -> list[str]:
 
 
 def add_words(pipe: "Components", words: Mapping[str, Tensor]):
-    """Add checked words. Pipelines that share the tokenizer and the text encoder know them, too."""
+    """Add checked words, also to all pipelines that share the tokenizer and the text encoder."""
     if not words:
         return
     table, size = uncompiled(pipe.text_encoder).token_embedding.weight, max(pipe.tokenizer.vocab.values()) + 1
@@ -99,11 +100,11 @@ def add_words(pipe: "Components", words: Mapping[str, Tensor]):
 
 
 def remove_words(pipe: "Components", words: str | Sequence[str] | None = None):
-    """Remove added words, by default all; the ids after them move up. Raises ValueError for a word that was never added."""
+    """Remove added words, by default all; later ids move up. Raises ValueError for a word that was never added."""
     known = added_words(pipe.tokenizer)
     words = [words] if isinstance(words, str) else list(known) if words is None else list(words)
     if unknown := [word for word in words if word not in known]:
-        raise ValueError(f"{unknown[0]!r:.60} was never added; {', '.join(map(repr, known)) or 'no word'} was")
+        raise ValueError(f"{unknown[0]!r:.60} was never added; added words: {', '.join(map(repr, known)) or 'none'}")
     phrases = phrases_of(known)
     gone = {known[piece] for word in words for piece in phrases.get(word, [word])}
     table = uncompiled(pipe.text_encoder).token_embedding.weight
@@ -122,5 +123,5 @@ def set_table(pipe: "Components", rows: Tensor):
 
 
 def set_words(tokenizer: CLIPTokenizer, vocab: dict[str, int], added: Sequence[AddedToken]):
-    """Give a tokenizer other words, in place: pipelines may share it."""
+    """Replace the words of a tokenizer in place, since pipelines may share it."""
     vars(tokenizer).update(vars(with_phrases(CLIPTokenizer(vocab, tokenizer.merges, tokenizer.pad, added))))

@@ -42,6 +42,7 @@ class InpaintRequest(ImageRequest):
         width: int | None = None,
         **settings: Any,
     ) -> Self:
+        """Complete and check the arguments. Raises TypeError or ValueError for invalid ones."""
         mask = read_masks(mask_image)
         request = cls.with_image(pipe, prompt, image, strength, {"mask": mask}, **settings)
         check_number_of(len(mask), request, "masks")

@@ -36,6 +36,7 @@ class InstructionRequest(ImageRequest):
         image_guidance_scale: float = 1.5,
         **settings: Any,
     ) -> Self:
+        """Complete and check the arguments. Raises TypeError or ValueError for invalid ones."""
         scale = real("image_guidance_scale", image_guidance_scale, 1)
         return cls.with_image(pipe, prompt, image, 1.0, {"image_guidance_scale": scale}, **settings)
 

@@ -1,3 +1,3 @@
-"""Does the model draw what it is told? In reading order: findings, prompts, geometry and detector (the judges), rates, wear,
-protocol, report; then model and `__main__`, the command line, and curves. It imports the tiny world and the core, never the
-trainings."""
+"""Measures how well the model follows prompts. In reading order: findings, prompts, geometry and detector (the judges), rates,
+wear, protocol, report; then model, `__main__` (the command line) and curves. It imports the tiny world and the core, but not the
+training code."""

@@ -1,11 +1,11 @@
-"""`python -m minisd.evaluate`: does the model draw what it is told? Writes evaluation.md and .json, sheet.png, disagreements.png.
+"""`python -m minisd.evaluate`: how well does the model follow prompts? Writes evaluation.md, .json, sheet.png, disagreements.png.
 
-    python -m minisd.evaluate                                 # the built-in model, 100 prompts of every kind
+    python -m minisd.evaluate                                 # the built-in model, 100 prompts of each kind
     python -m minisd.evaluate --model my-model --prompts 30   # any checkpoint of this world
     python -m minisd.evaluate --lora tiny --sampler lcm --steps 4 --guidance-scale 1
-    python -m minisd.evaluate --quick                         # half a minute: is anything broken?
+    python -m minisd.evaluate --quick                         # a smoke test in half a minute
 
-`torchrun --nproc-per-node N -m minisd.evaluate …` shares the pictures among N processes.
+`torchrun --nproc-per-node N -m minisd.evaluate …` splits the images among N processes.
 """
 
 import argparse
@@ -34,10 +34,10 @@ QUICK_STEPS = 20
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m minisd.evaluate", description="Does the model draw what it is told?")
+    p = argparse.ArgumentParser(prog="python -m minisd.evaluate", description="Measure how well a model follows prompts.")
     p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
     p.add_argument("--lora", metavar="WHERE", help='a LoRA to measure with it; "tiny" is the one of four steps')
-    p.add_argument("--prompts", type=int, default=100, metavar="N", help="of every kind (default: 100)")
+    p.add_argument("--prompts", type=int, default=100, metavar="N", help="prompts of each kind (default: 100)")
     p.add_argument("--guidance-scale", type=float, metavar="W", help="default: the model's own")
     p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
     p.add_argument("--steps", type=int, metavar="N", help="default: the model's own")
@@ -48,16 +48,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def quick(paint: Painter, count: int = 6, seed: int = 0) -> dict[str, Rate]:
-    """For a few prompts of some sets, the rate of pictures in which the first judge finds everything right."""
+    """For a few prompts of some sets, the rate of images that are entirely right according to the first judge."""
     sets = {name: prompts_of(name, count, seed) for name in QUICK}
     return {name: rate(right(geometry.judge(paint(prompts)), prompts)) for name, prompts in sets.items()}
 
 
 def run(args: argparse.Namespace):
+    """Evaluate the model and write the report, its JSON and both sheets."""
     if args.prompts < 2:
-        raise ValueError(f"--prompts must be at least 2, not {args.prompts}: each picture is judged by the next prompt, too")
+        raise ValueError(f"--prompts must be at least 2, not {args.prompts}: each image is also compared with the next prompt")
     if not args.quick:
-        check_writable(args.out, "name another folder by --out")
+        check_writable(args.out, "choose another folder with --out")
     pipe = load(args.model, args.sampler)
     if args.lora:
         pipe.load_lora_weights(args.lora)
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace):
     controls = {"no prompt": painter(pipe, steps, scale, words=False), "guidance 1": painter(pipe, steps, 1.0)}
     sets = {name: prompts_of(name, args.prompts, args.seed) for name in [*SETS, FAMOUS]}
     evaluation = evaluate(pipe.vae, painter(pipe, steps, scale), controls, JUDGES, sets, TRAINING_SCENES)
-    if evaluation is None:  # another process has the result
+    if evaluation is None:  # the first process has the result
         return
     texts = {"md": markdown(evaluation, settings), "json": json.dumps(as_json(evaluation, settings), indent=1)}
     pages = {"sheet": contact_sheet(evaluation, args.seed), "disagreements": disagreements(evaluation)}
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
+    """Run the command and return its exit status: 0, 1 after an explained error, or 130 after Ctrl-C."""
 
     def work():
         args = parser().parse_args(arguments)

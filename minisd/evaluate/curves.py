@@ -1,6 +1,6 @@
-"""How much of what is asked for is drawn, at every guidance scale, and by every sampler in few steps and many.
+"""Prompt adherence at each guidance scale, and of each sampler at few and many steps.
 
-python -m minisd.evaluate.curves --out curves.json     # half an hour; stopped and started again, it goes on
+python -m minisd.evaluate.curves --out curves.json     # half an hour; resumes after an interruption
 """
 
 import argparse
@@ -26,9 +26,9 @@ ASKED = ("one thing", "two things", "riding")
 
 
 def points(weights: str, count: int, few_steps: bool = True) -> Iterator[dict]:
-    """Where the curves are measured, each with `count` pictures; a scale of None is the model's own.
+    """The points of the curves, each measured with `count` images; a scale of None is the model's default.
 
-    With `few_steps` also those of the built-in model's LoRA.
+    `few_steps` adds those of the built-in model's LoRA.
     """
     same = {"weights": weights, "of": count}
     for scale in SCALES:
@@ -42,7 +42,7 @@ def points(weights: str, count: int, few_steps: bool = True) -> Iterator[dict]:
 
 
 def measure(pipe: StableDiffusionPipeline, point: dict) -> dict:
-    """The point, and how many pictures are right there."""
+    """The point with its number of right images."""
     pipe.scheduler = SAMPLERS[point["sampler"]].from_config(pipe.scheduler.config)
     if point["sampler"] == "lcm":
         pipe.load_lora_weights("tiny")
@@ -53,19 +53,22 @@ def measure(pipe: StableDiffusionPipeline, point: dict) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m minisd.evaluate.curves", description="Adherence by scale, sampler and steps.")
+    p = argparse.ArgumentParser(
+        prog="python -m minisd.evaluate.curves", description="Measure prompt adherence by scale, sampler and steps."
+    )
     p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
-    p.add_argument("--prompts", type=int, default=60, metavar="N", help="at every point (default: 60)")
+    p.add_argument("--prompts", type=int, default=60, metavar="N", help="prompts per point (default: 60)")
     p.add_argument("--out", type=user_path, default=Path("curves.json"), metavar="FILE", help="default: curves.json")
     return p
 
 
 def run(args: argparse.Namespace):
-    check_writable(args.out.parent, "name another file by --out")
+    """Measure all points that the file does not have yet, saving after each."""
+    check_writable(args.out.parent, "choose another file with --out")
     try:
         measured = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else []
     except ValueError:
-        raise ValueError(f"{args.out} is damaged, or no file of curves; name a new file by --out") from None
+        raise ValueError(f"{args.out} is not a valid file of curves; choose a new file with --out") from None
     pipe = load(args.model)
     points_measured = [{name: value for name, value in point.items() if name != "right"} for point in measured]
     for point in points(fingerprint(pipe.unet), args.prompts, few_steps=args.model == "tiny"):
@@ -77,8 +80,8 @@ def run(args: argparse.Namespace):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error that was explained, 130 for Ctrl-C."""
-    return exit_status(lambda: run(parser().parse_args(arguments)), stopped="stopped; the same command goes on")
+    """Run the command and return its exit status: 0, 1 after an explained error, or 130 after Ctrl-C."""
+    return exit_status(lambda: run(parser().parse_args(arguments)), stopped="stopped; run the same command to resume")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The second judge: a small network that has seen renders only, and shares nothing with the first but the world.
+"""The second judge: a small network trained only on renders, independent of the first judge.
 
-Things are points (Zhou et al. 2019, "Objects as Points"): every cell of a 16×16 grid says how much it looks like the middle of
-each kind of thing, and, if it is one, the colour, the exact place and the size. The page as a whole says where it all is.
+Things are points (Zhou et al. 2019, "Objects as Points"): each cell of a 16×16 grid predicts how likely it is to be the centre of
+each kind of thing and, if it is one, the thing's colour, exact position and size. The background is predicted from all cells.
 """
 
 import math
@@ -20,12 +20,12 @@ from ..weights.safetensors import read_tensors
 from .findings import PLACES, Finding
 
 WEIGHTS = Path(__file__).parents[1] / "tiny" / "judge.safetensors"
-GRID = 16  # cells a side
-LEAST_HEAT = 0.4  # how sure a cell must be to hold the middle of a thing
+GRID = 16  # cells per side
+LEAST_HEAT = 0.4  # the minimum probability of a thing's centre
 
 
 class Prediction(NamedTuple):
-    """What the network says of B pictures, each cell for itself."""
+    """The network's output for B images, per cell."""
 
     heat: Tensor  # (B, kinds, 16, 16): logits
     color: Tensor  # (B, colours, 16, 16): logits
@@ -53,10 +53,10 @@ class Detector(nn.Module):
         self.place = nn.Linear(64, len(PLACES))
         bias = self.head[-1].bias
         assert isinstance(bias, Tensor)
-        nn.init.constant_(bias[: len(KINDS)], -4.0)  # nearly every cell is no middle
+        nn.init.constant_(bias[: len(KINDS)], -4.0)  # almost no cell is a centre
 
     def forward(self, pixels: Tensor) -> Prediction:
-        """Pictures (B, 3, 128, 128) in [-1, 1]."""
+        """Images (B, 3, 128, 128) in [-1, 1] → predictions on the 16×16 grid."""
         fine = self.down(self.stem(pixels))  # (B, 48, 16, 16)
         deep = self.deep(fine)  # (B, 64, 8, 8)
         cells = self.head(fine + F.interpolate(self.back(deep), scale_factor=2.0))
@@ -66,7 +66,7 @@ class Detector(nn.Module):
 
 @cache
 def trained() -> Detector:
-    """The network with the weights of the package. Raises CheckpointError if they don't fit."""
+    """The network with the weights in the package. Raises CheckpointError if they do not fit."""
     with torch.device("meta"):
         model = Detector()
     weights = {name: tensor.float() for name, tensor in read_tensors(WEIGHTS).items()}
@@ -75,12 +75,12 @@ def trained() -> Detector:
 
 @torch.inference_mode()
 def judge(pictures: Tensor) -> list[Finding]:
-    """What is in each of the pictures, (B, 3, 128, 128) in [-1, 1]."""
+    """The findings in each of the images, (B, 3, 128, 128) in [-1, 1]."""
     return [finding for part in pictures.float().cpu().split(32) for finding in read(trained()(part))]
 
 
 def read(prediction: Prediction) -> list[Finding]:
-    """The peaks of the heat are things: cells hotter than their neighbours, each with its hottest kind."""
+    """Peaks of the heat map are things: cells with more heat than their neighbours, each with its most likely kind."""
     heat = prediction.heat.sigmoid()
     peaks = torch.where(heat == F.max_pool2d(heat, 3, 1, 1), heat, 0)
     sure, kinds = peaks.max(dim=1)  # (B, 16, 16)

@@ -1,4 +1,4 @@
-"""What a judge finds in a picture, and whether that is what the prompt asked for."""
+"""The findings of a judge in an image, and whether they match the prompt."""
 
 from collections.abc import Callable
 from itertools import permutations
@@ -9,34 +9,34 @@ from torch import Tensor
 from ..tiny.picture_book import COLORS, SCENERY, Scene, Thing
 
 PLACES = ("", *COLORS, *SCENERY)
-# Distances of two centres, as shares of the sum of the two scales
+# Distances between two centres, as fractions of the sum of the two scales
 CLOSE = 0.75  # a rider is at most 0.6 away from its mount, a neighbour at least 0.93
-ASIDE = 0.35  # a rider is at most 0.2 beside its mount's middle,
+ASIDE = 0.35  # a rider is at most 0.2 to the side of its mount's centre,
 ON_TOP = 0.08  # and at least 0.13 above it
-SMALL, BIG = 0.23, 0.37  # half-way between the sizes that the book draws
+SMALL, BIG = 0.23, 0.37  # half-way between the sizes in the picture book
 
 
 class Finding(NamedTuple):
-    """Everything that is to be seen: the things, of which a judge tells kind, colour, x, y and scale, and the place."""
+    """Everything in an image: the things, each with kind, colour, x, y and scale, and the place (the background)."""
 
     things: tuple[Thing, ...]
     place: str
 
 
-Judge = Callable[[Tensor], list[Finding]]  # pictures (B, 3, 128, 128) in [-1, 1] → what is in each of them
+Judge = Callable[[Tensor], list[Finding]]  # images (B, 3, 128, 128) in [-1, 1] → the findings in each
 
 
 def is_right(found: Finding, scene: Scene) -> bool:
-    """Whether all that the scene's caption says is to be seen, and nothing more. Colours that it does not name must be the
-    things' usual ones, and a page that it does not name must be the pale one."""
+    """Whether an image shows everything in the scene's caption and nothing else. Colours that the caption does not name must be
+    the things' usual ones; if it names no background, it must be the pale page."""
     return all(verdict(found, scene).values())
 
 
 def verdict(found: Finding, scene: Scene) -> dict[str, bool]:
-    """Each of the things that the caption speaks of: things, colours, place, and size or relation if there is one.
+    """Whether each aspect of the caption is right: things, colours, place and, if the caption has one, size or relation.
 
-    Where what was found can be what was wanted in two ways, the one with the right things counts, and of two such the better
-    one. With a thing too few or too many, only the place can be right.
+    The found things are matched with the wanted things in the best way, with right things counting most. If there are too few or
+    too many things, only the place can be right.
     """
     wrong = dict.fromkeys(compare(scene.things, scene), False)
     ways = [compare(things, scene) for things in permutations(found.things) if len(things) == len(scene.things)]
@@ -45,6 +45,7 @@ def verdict(found: Finding, scene: Scene) -> dict[str, bool]:
 
 
 def compare(things: tuple[Thing, ...], scene: Scene) -> dict[str, bool]:
+    """Which aspects agree between found things and a scene with as many things."""
     pairs = list(zip(things, scene.things))
     way = {
         "things": all(thing.kind == wanted.kind for thing, wanted in pairs),

@@ -1,14 +1,14 @@
-"""The first judge: analysis by synthesis. Nothing is learnt; what explains a picture best is what it shows.
+"""The first judge: analysis by synthesis, without learning. The findings are the scene that explains an image best.
 
-The book has 16 places; the one whose bare page is nearest is the picture's. A thing explains a picture as far as the picture is
-more like the thing than like the page behind it. With the thing's coverage α (0 to 1) and colours C, the picture I, the page B,
+The book has 16 places; the image's place is the one whose empty page is nearest to it. A thing explains an image to the extent that
+the image resembles the thing more than the page behind it. With the thing's coverage α (0 to 1) and colours C, image I and page B,
 
     gain(t) = Σ_p α(p - t) [s(I(p), C(p - t)) - s(I(p), B(p))]        s(a, b) = mean of cos 2π(a - b) over red, green and blue
 
-is a sum of correlations, which the FFT computes for all positions t at once. Flat shapes in a flat sky gain nothing: there the
-picture is the page. The cosine tells colours apart at once and then hardly more, so that outlines half a cell off don't drown
-a thing that is hardly brighter than its page. The thing that gains most is drawn, shifted, sized and turned until the drawing
-is nearest to the picture; and the search starts again, until the next thing makes the drawing no better.
+is a sum of correlations, which the FFT computes for all positions t at once. Where the image equals the page, flat shapes gain
+nothing. The cosine saturates quickly, so outlines that are half a cell off do not outweigh a thing that is only slightly brighter
+than its page. The thing with the largest gain is drawn, then moved, resized and rotated until the drawing is nearest to the image.
+The search repeats until another thing no longer improves the drawing.
 """
 
 from dataclasses import replace
@@ -25,24 +25,23 @@ from ..tiny.drawing import THINGS, Color, Pen
 from ..tiny.picture_book import COLORS, Scene, Thing, draw
 from .findings import PLACES, Finding
 
-GRID, FINE = 32, 64  # cells a side of the page in which things are looked for, and in which they are put right
+GRID, FINE = 32, 64  # cells per side for the search and for the refinement
 SCALES = [0.16 * 1.0927**i for i in range(12)]  # to 0.42
-STEPS = {"x": 0.02, "y": 0.02, "scale": 0.012, "angle": 0.06}  # by how much a thing is moved, sized and turned
-LEAST_DROP = 0.025  # of the error (values 0 to 1) where a thing is drawn: what is there brings more, what is not brings less
-LEAST_DROP_NEAR_ITS_LIKE = 0.1  # a limb of a crooked thing is no second thing of the same colour
-LEAST_SHARE = 0.3  # of that error: a thing that explains less is a blot
+STEPS = {"x": 0.02, "y": 0.02, "scale": 0.012, "angle": 0.06}  # step sizes of moving, resizing and rotating a thing
+LEAST_DROP = 0.025  # a thing must lower the error (values 0 to 1) in its cells by this much to count as present
+LEAST_DROP_NEAR_ITS_LIKE = 0.1  # so that a limb of a distorted thing does not count as a second thing of its colour
+LEAST_SHARE = 0.3  # of that error; a thing that explains less is an artefact
 MOST_THINGS = 3  # one more than a scene has
-
-Things = tuple[Thing, ...]  # the first in front
+Things = tuple[Thing, ...]  # from front to back
 
 
 def judge(pictures: Tensor) -> list[Finding]:
-    """What is in each of the pictures, (B, 3, 128, 128) in [-1, 1]."""
+    """The findings in each of the images, (B, 3, 128, 128) in [-1, 1]."""
     return [look((picture / 2 + 0.5).clamp(0, 1).cpu()) for picture in pictures.float()]
 
 
 def look(picture: Tensor) -> Finding:
-    """What is in one picture, (3, 128, 128) in [0, 1]."""
+    """The findings in one image, (3, 128, 128) in [0, 1]."""
     coarse, fine = (F.avg_pool2d(picture, picture.shape[-1] // side) for side in (GRID, FINE))
     place, colors = place_of(fine), colors_in(fine)
     things: Things = ()
@@ -56,13 +55,13 @@ def look(picture: Tensor) -> Finding:
 
 
 def page(things: Things, place: str, side: int) -> Tensor:
-    """The book's own drawing, (3, side, side) in [0, 1]."""
+    """The picture book's render of a scene, (3, side, side) in [0, 1]."""
     return pixels(draw(Scene(things, "", place), side))
 
 
 @cache
 def bare_pages() -> Tensor:
-    """Every place without things, (16, 3, FINE, FINE)."""
+    """All places without things, (16, 3, FINE, FINE)."""
     return torch.stack([page((), place, FINE) for place in PLACES])
 
 
@@ -71,24 +70,24 @@ def pixels(image: Image.Image) -> Tensor:
 
 
 def place_of(picture: Tensor) -> str:
-    """The nearest bare page, where a pixel can only be so wrong: things hide the page, but not all of it."""
+    """The place with the nearest empty page. Errors per pixel are capped, since things hide a part of the page."""
     distance = (bare_pages() - picture).abs().mean(dim=1).clamp(max=0.05).mean(dim=(1, 2))
     return PLACES[int(distance.argmin())]
 
 
 def colors_in(picture: Tensor) -> list[str]:
-    """The colours that a thing in the picture can have: those that more than a few pixels are near to."""
+    """The colours that a thing in the image can have: those near to more than a few pixels."""
     near = {name: (picture - picture.new_tensor(rgb).view(3, 1, 1) / 255).norm(dim=0) < 0.2 for name, rgb in COLORS.items()}
     return [name for name, where in near.items() if where.float().mean() > 0.006]
 
 
 def angles(x: Tensor) -> Tensor:
-    """Colour values (…, 3, h, w) as points on a circle, (…, 6, h, w): the product of two is s(a, b)."""
+    """Colour values (…, 3, h, w) as points on a circle, (…, 6, h, w), so that the product of two is s(a, b)."""
     return torch.cat([(2 * pi * x).cos(), (2 * pi * x).sin()], dim=-3) / 3**0.5
 
 
 def alone(thing: Thing, color: Color, background: int, side: int) -> Tensor:
-    """A thing on grey paper, (3, side, side) in [0, 1]."""
+    """A thing on a grey page, (3, side, side) in [0, 1]."""
     sheet = Image.new("RGB", (4 * side, 4 * side), (background,) * 3)
     pen = Pen(ImageDraw.Draw(sheet), thing.x * 4 * side, thing.y * 4 * side, thing.scale * 4 * side, thing.angle)
     THINGS[thing.kind](pen, color)
@@ -96,15 +95,15 @@ def alone(thing: Thing, color: Color, background: int, side: int) -> Tensor:
 
 
 def coverage(thing: Thing, side: int) -> Tensor:
-    """How much of each cell a thing covers, (side, side): what stays as it is when the paper turns from black to white."""
+    """The fraction of each cell that a thing covers, (side, side): what does not change between a black and a white page."""
     black, white = (alone(thing, COLORS["red"], background, side) for background in (0, 255))
     return 1 - (white - black).mean(dim=0)
 
 
 @cache
 def templates() -> tuple[list[tuple[str, float]], Tensor, dict[str, Tensor]]:
-    """All kinds in all scales in the middle of the page: the N names, the spectra of α, (N, GRID, GRID / 2 + 1), and for every
-    colour those of α·C, (N, 6, GRID, GRID / 2 + 1)."""
+    """All kinds at all scales in the centre of the page: the N names, the spectra of α, (N, GRID, GRID / 2 + 1), and, for each
+    colour, the spectra of α·C, (N, 6, GRID, GRID / 2 + 1)."""
     names = [(kind, scale) for kind in THINGS for scale in SCALES]
     middle = [Thing(kind, "", 0.5, 0.5, scale) for kind, scale in names]
     alpha = torch.stack([coverage(thing, GRID) for thing in middle])
@@ -116,9 +115,9 @@ def templates() -> tuple[list[tuple[str, float]], Tensor, dict[str, Tensor]]:
 
 
 def search(picture: Tensor, things: Things, place: str, colors: list[str]) -> tuple[Thing, bool]:
-    """The thing of greatest gain in a picture (3, GRID, GRID) that has these things already, and whether it is in front of them.
+    """The thing with the largest gain in an image (3, GRID, GRID) with known things, and whether it is in front of them.
 
-    Behind them, it is on the bare page, and explains nothing where they are. No thing is centred where another one is.
+    Behind them, it is compared with the empty page and gains nothing in their cells. No two things have the same centre.
     """
     page_with, page_without = page(things, place, GRID), page((), place, GRID)
     seen, visible = angles(picture), 1 - silhouette(things, GRID)
@@ -134,32 +133,32 @@ def search(picture: Tensor, things: Things, place: str, colors: list[str]) -> tu
 
 
 def gain(seen: Tensor, behind: Tensor, colors: list[str]) -> Tensor:
-    """The gain of every colour, template and shift, (colours, N, GRID, GRID), from a picture's angles (6, GRID, GRID)."""
+    """The gain of every colour, template and shift, (colours, N, GRID, GRID), given an image's angles (6, GRID, GRID)."""
     _, alpha, painted = templates()
     spectra = torch.fft.rfft2(torch.cat([seen, (seen * angles(behind)).sum(dim=0, keepdim=True)]))
     return torch.fft.irfft2(torch.stack([(painted[color] * spectra[:-1]).sum(dim=1) - alpha * spectra[-1] for color in colors]))
 
 
 def add(things: Things, place: str, coarse: Tensor, fine: Tensor, colors: list[str]) -> tuple[Things, Thing]:
-    """The things and one more, put right, and which one that is."""
+    """Add a thing, refine all, and return the things and the new one."""
     found, in_front = search(coarse, things, place, colors)
     more = refine((found, *things), 0, place, fine) if in_front else refine((*things, found), len(things), place, fine)
     return more, more[0 if in_front else -1]
 
 
 def silhouette(things: Things, side: int) -> Tensor:
-    """How much of each cell is covered by any of the things, (side, side)."""
+    """The fraction of each cell that is covered by any of the things, (side, side)."""
     nothing = torch.zeros(side, side, dtype=torch.float32, device="cpu")
     return torch.stack([nothing, *(coverage(thing, side) for thing in things)]).amax(dim=0)
 
 
 def error(things: Things, place: str, picture: Tensor) -> float:
-    """How far the drawing is from the picture: the mean absolute difference of their values."""
+    """The mean absolute difference between the drawing and the image."""
     return float((page(things, place, FINE) - picture).abs().mean())
 
 
 def drop(things: Things, thing: Thing, place: str, picture: Tensor) -> tuple[float, float]:
-    """By how much one of the things lowers the mean error of the cells that it covers, and which share of that error it takes."""
+    """The decrease of the mean error in the cells that a thing covers, in absolute terms and as a fraction of that error."""
     which = things.index(thing)
     covered = coverage(thing, FINE)
     seen = covered * (1 - silhouette(things[:which], FINE))
@@ -171,7 +170,7 @@ def drop(things: Things, thing: Thing, place: str, picture: Tensor) -> tuple[flo
 
 
 def refine(things: Things, which: int, place: str, picture: Tensor) -> Things:
-    """One of the things shifted, sized and turned so that the drawing comes nearer to the picture."""
+    """Move, resize and rotate one of the things so that the drawing comes nearer to the image."""
     least = error(things, place, picture)
     for part in (1, 0.5):
         for name, step in STEPS.items():
@@ -185,7 +184,7 @@ def refine(things: Things, which: int, place: str, picture: Tensor) -> Things:
 
 
 def reconsider(things: Things, place: str, coarse: Tensor, fine: Tensor, colors: list[str]) -> Things:
-    """What overlaps was found without knowing of all the rest: look again, and keep what is nearer to the picture."""
+    """Overlapping things were found without knowing the others: search again for each, and keep whatever is nearer to the image."""
     for thing in things:
         others = tuple(other for other in things if other is not thing)
         if any(overlap(thing, other) for other in others):

@@ -1,4 +1,4 @@
-"""The model that is evaluated, and a fingerprint of its weights."""
+"""Loads the model to evaluate and fingerprints its weights."""
 
 import hashlib
 
@@ -19,7 +19,7 @@ def load(model: str, sampler: str | None = None) -> StableDiffusionPipeline:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Eight hexadecimal digits that identify these weights: a report without them could be about any model."""
+    """Eight hexadecimal digits that identify a network's weights in a report."""
     total = hashlib.sha256()
     for weight in network.parameters():
         total.update(weight.detach().float().cpu().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""The prompts of the protocol: always the same, each with one seed, in sets that ask for one skill more or for something new."""
+"""The prompts of the protocol, fixed and each with one seed, in sets that require additional skills or held-out combinations."""
 
 import random
 from collections.abc import Callable
@@ -19,7 +19,7 @@ FAMOUS = "an astronaut riding a horse"
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to draw from which noise, and the scene that it describes."""
+    """A prompt, its seed, and the scene that it describes."""
 
     text: str
     seed: int
@@ -46,13 +46,13 @@ def ride(rng: random.Random) -> Scene:
     return compose(rng, "riding", colors=tuple(rng.sample(list(COLORS), 2)))
 
 
-# What a set's scenes are drawn from, and which of them are taken. All colours are named, and those of two things differ.
+# For each set, how its scenes are sampled and which of them are used. All colours are named, and two things differ in colour.
 SETS: dict[str, tuple[Callable[[random.Random], Scene], Callable[[Scene], bool]]] = {
     "one thing": (one, lambda s: not s.things[0].size and not has_new_color(s)),
     "one thing, new colour": (one, lambda s: not s.things[0].size and has_new_color(s)),
     "a size": (one, lambda s: bool(s.things[0].size) and not has_new_color(s)),
     "two things": (two, lambda s: kinds_of(s) not in HELD_OUT_PAIRS and not has_new_color(s)),
-    # "a next to b" was drawn if "b next to a" was: it is the same picture
+    # training has "a next to b" if it has "b next to a", which is the same image
     "two things, new pair": (two, lambda s: s.relation != "next" and kinds_of(s) in HELD_OUT_PAIRS and not has_new_color(s)),
     "riding": (ride, lambda s: kinds_of(s) not in HELD_OUT_RIDES and not has_new_color(s)),
     "riding, new pair": (ride, lambda s: kinds_of(s) in HELD_OUT_RIDES and not has_new_color(s)),
@@ -61,9 +61,9 @@ HELD_OUT = [name for name in SETS if "new" in name]
 
 
 def prompts_of(name: str, count: int, seed: int, series: str = "evaluate") -> list[Prompt]:
-    """The first `count` prompts of a set; prompt i has the seed `seed` + i. The famous one is one prompt with many seeds.
+    """The first `count` prompts of a set; prompt i has the seed `seed` + i. FAMOUS is a single prompt with many seeds.
 
-    Another series has other prompts: what is chosen by looking at results, as the guidance scale is, must not look at these.
+    Another series has other prompts: settings tuned on results, such as the guidance scale, must not be tuned on these prompts.
     """
     if name == FAMOUS:
         scene = compose(random.Random(name), "riding", ("astronaut", "horse"), (None, None), "")

@@ -1,8 +1,8 @@
-"""The protocol: the judges are measured first, then the model, then the model where nothing should be right.
+"""The protocol: measure the judges, then the model, then controls, in which nothing should be right.
 
-A painter is a function from prompts to pictures. The model is one; so are the book's own renderer, and the renderer behind the
-model's VAE. Their pictures are known to be correct, so every miss there is a false negative of the judge; near misses are known to
-be wrong, so every hit there is a false positive.
+A painter is a function from prompts to images: the model, the picture book's renderer, or the renderer followed by the model's VAE.
+Renders are known to be correct, so every miss there is a false negative of the judge. Near misses are known to be wrong, so every
+hit there is a false positive.
 """
 
 import random
@@ -25,39 +25,39 @@ from .findings import Finding, Judge, is_right
 from .prompts import Prompt
 from .wear import worn
 
-Painter = Callable[[list[Prompt]], Tensor]  # prompts → pictures (B, 3, 128, 128) in [-1, 1]
+Painter = Callable[[list[Prompt]], Tensor]  # prompts → images (B, 3, 128, 128) in [-1, 1]
 Sets = Mapping[str, list[Prompt]]
 BATCH = 8
-CONTROLLED = "one thing"  # the set that the controls paint again
+CONTROLLED = "one thing"  # the set of prompts for the controls
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What every judge found in the pictures of every painter."""
+    """The findings of every judge in the images of every painter."""
 
     sets: Sets
-    calibration: dict[str, dict[str, dict[str, list[Finding]]]]  # painter whose faults are known → judge → set → findings
+    calibration: dict[str, dict[str, dict[str, list[Finding]]]]  # painter with known errors → judge → set → findings
     judged: dict[str, dict[str, list[Finding]]]  # judge → set → findings
     controls: dict[str, dict[str, list[Finding]]]  # control → judge → findings
     psnr: float  # of round trips through the VAE, in dB
-    nearest: dict[str, Tensor]  # whose pictures → distance of each to the nearest training picture
-    pictures: dict[str, Tensor]  # of the model, for every set
+    nearest: dict[str, Tensor]  # source of images → distance of each image to the nearest training image
+    pictures: dict[str, Tensor]  # set → the model's images
 
 
 def render(prompts: list[Prompt]) -> Tensor:
-    """The painter who makes no mistakes."""
+    """A painter without errors."""
     return torch.stack([to_tensor(draw(prompt.scene)) for prompt in prompts])
 
 
 def render_worn(prompts: list[Prompt]) -> Tensor:
-    """The same, bent, blurred and made noisy, half as much as the second judge was trained to bear."""
+    """Renders with half the distortion, blur and noise that the second judge was trained on."""
     pictures = render(prompts)
     noise = randn(pictures.shape, torch.Generator().manual_seed(0))
     return worn(pictures, noise, pictures.new_full((len(pictures), 3), 0.5)).clamp(-1, 1)
 
 
 def render_near_misses(prompts: list[Prompt]) -> Tensor:
-    """The painter who always gets one thing wrong: a colour, a thing, the place, or who is where."""
+    """A painter that always makes one error: in a colour, a thing, the place or the arrangement."""
     others = []
     for prompt in prompts:
         rng = random.Random(f"near miss/{prompt.text}/{prompt.seed}")
@@ -68,7 +68,7 @@ def render_near_misses(prompts: list[Prompt]) -> Tensor:
 
 
 def through(vae: AutoencoderKL) -> Painter:
-    """The painter whose renders go through a VAE and back: no model is better than its own."""
+    """A painter that passes renders through a VAE, which no model that uses this VAE can surpass."""
 
     @torch.inference_mode()
     def paint(prompts: list[Prompt]) -> Tensor:
@@ -80,7 +80,7 @@ def through(vae: AutoencoderKL) -> Painter:
 
 
 def painter(pipe: StableDiffusionPipeline, steps: int | None, guidance_scale: float | None, words: bool = True) -> Painter:
-    """A model, or what it paints when nobody says what. Under torchrun every process paints a share."""
+    """A model as a painter; without `words`, it gets no prompt. Under torchrun, each process draws a share."""
 
     def paint(prompts: list[Prompt]) -> Tensor:
         rank, world = rank_and_world()
@@ -111,9 +111,9 @@ def evaluate(
     sets: Sets,
     training: int,
 ) -> Evaluation | None:
-    """The whole protocol; only the first of several processes gets the result.
+    """Run the whole protocol. Under torchrun, only the first process returns the result.
 
-    `training` is the number of training scenes among which the nearest to each picture is looked for.
+    `training` is the number of training scenes among which the nearest one to each image is searched.
     """
     leads = rank_and_world()[0] == 0
     painters = calibration_painters(vae) if leads else {}
@@ -134,7 +134,7 @@ def evaluate(
 
 
 def calibration_painters(vae: AutoencoderKL) -> dict[str, Painter]:
-    """Painters whose faults are known: those of the first three have none, and those of the last have one each."""
+    """Painters with known errors: none in the images of the first three, one in each image of the last."""
     return {"renders": render, "worn": render_worn, "round trips": through(vae), "near misses": render_near_misses}
 
 
@@ -143,13 +143,13 @@ def judge_all(judges: Mapping[str, Judge], pictures: Mapping[str, Tensor]) -> di
 
 
 def thumbnails(pictures: Tensor) -> Tensor:
-    """Pictures of any size as (B, 16·16·3) values from 0 to 255."""
+    """Images of any size → 16×16 thumbnails, (B, 16·16·3) values from 0 to 255."""
     return (F.adaptive_avg_pool2d(pictures, 16).flatten(1) + 1) * 127.5
 
 
 def nearest_training_picture(samples: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """The distance of every picture to the nearest of the first `count` training scenes: the root of the mean square of 16×16
-    thumbnails, 0 to 255. A model that repeats what it has seen is nearer to it than fresh pictures are."""
+    """The distance of each image to the nearest of the first `count` training scenes: the root mean square difference of 16×16
+    thumbnails, 0 to 255. The images of a model that memorises are nearer to its training data than fresh images are."""
     small = {name: thumbnails(pictures) for name, pictures in samples.items()}
     least = {name: pictures.new_full((len(pictures),), torch.inf) for name, pictures in samples.items()}
     for first in tqdm(range(0, count, 1000), desc="training pictures", leave=False):

@@ -1,4 +1,4 @@
-"""An evaluation as people read it: tables in Markdown, every verdict as JSON, and a sheet of pictures that chance has chosen."""
+"""The report of an evaluation: tables in Markdown, every verdict as JSON, and a sheet of randomly chosen images."""
 
 import random
 import textwrap
@@ -16,57 +16,57 @@ from .prompts import FAMOUS, HELD_OUT, Prompt, kinds_of
 from .protocol import CONTROLLED, Evaluation
 from .rates import Rate, expected, rate, right, shuffled, skills
 
-TILE = (148, 186)  # pixels, of a picture on a sheet with its prompt
+TILE = (148, 186)  # the size in pixels of an image with its prompt on a sheet
 SKILLS = ("things", "colours", "place", "relation", "size")
 LIMITS = """\
-One seed a prompt, no picture chosen from several. A prompt is right only if everything in it is right: the things and no others,
-their colours (the usual one, where none is named), the relation, the size, and the place (the pale page, where none is named).
-What both judges take for right was fixed on renders, and the guidance scale on other prompts than these. In brackets, where the
-true rate lies with 95 % confidence (Wilson), as far as luck with seeds and with prompts of the same kind goes.
+Each prompt has one seed; no image was selected from several. An image is right only if everything is right: the things and no
+others, their colours (by default, the usual colour of each thing), the relation, the size, and the place (by default, the pale
+page). The criteria of both judges were fixed on renders, and the guidance scale on other prompts. Parentheses contain the 95 %
+confidence interval (Wilson) with respect to random seeds and to the choice of prompts of the same kind.
 
-This is a closed world: a few things, colours and places, and judges who know that there is nothing else. The figures cannot be
-compared with those of open-world benchmarks such as GenEval (Ghosh et al. 2023), where a model of everything is asked for
-anything.
+This is a closed world with a few things, colours and places, and the judges know that there is nothing else. The figures are not
+comparable to open-world benchmarks such as GenEval (Ghosh et al. 2023), in which a general model is asked for anything.
 """
 
 JUDGES = """\
-Renders, renders that were bent, blurred and made noisy (“worn”), and renders that went through the VAE are right: what is missing
-to 1 is the judge's and, on round trips, the VAE's. Near misses are renders of a scene that differs in one respect, a colour, a
-thing, the place, or who is where, and never right: what is above 0 was overlooked.
+Renders, renders with distortion, blur and noise (“worn”), and renders that went through the VAE (“round trips”) are all correct:
+any rate below 1 is an error of the judge or, for round trips, of the VAE. Near misses are renders of a scene that differs from the
+prompt in one respect, a colour, a thing, the place or the arrangement. They are never correct: any rate above 0 is an error of the
+judge.
 """
 VAE = """\
-How near the round trips are to the renders, the mean of all prompts:
+The similarity of round trips and renders, as the mean over all prompts:
 """
 MODEL = """\
-The first judge decides. The single skills stand beside all at once; “if independent” is the rate that they would make together
-if none depended on another (Okawa et al. 2023). New colours and new pairs are combinations that were never drawn for training.
-Two things, and rider and mount, have two different colours, and both are named.
+The first judge decides. The columns show the rate of entirely right images, then the rate of each skill; “if independent” is the
+rate expected if the skills were independent (Okawa et al. 2023). New colours and new pairs are combinations that do not occur in
+training. Two things, and a rider and its mount, always have different colours, and the prompt names both.
 """
 RIDES = """\
-There are four rides that were never drawn, each by itself, over all sets of prompts:
+The four rides that do not occur in training, each over all sets of prompts:
 """
 CONTROLS = """\
-Pictures that are judged by another prompt than their own are right by chance: by how much, the renders show. The last rows are
-pictures for the first set of prompts.
+If an image is compared with the next prompt instead of its own, it is right only by chance. The renders show how often that
+happens. The last rows are images for the first set of prompts.
 """
 MEMORY = """\
-Distance to the nearest training picture: the root mean square of 16×16 thumbnails, in values from 0 to 255. Pictures from memory
-would be as near to it as training pictures that went through the VAE; fresh renders, which went through it as well, are as near as
-one gets without memory.
+The distance to the nearest training image is the root mean square difference of 16×16 thumbnails with values from 0 to 255.
+Memorised images would be as near as training images that went through the VAE. Fresh renders, which also went through the VAE, show
+the distance without memorisation.
 """
 
 
 def markdown(evaluation: Evaluation, settings: Mapping[str, Any]) -> str:
-    """The whole evaluation; the settings are shown as they are."""
+    """The whole evaluation in Markdown, with the given settings."""
     how = ", ".join(f"{name} {value}" for name, value in settings.items())
     chapters = [
-        ("The judges, before they see the model", JUDGES, calibration_table(evaluation)),
+        ("The judges on known images", JUDGES, calibration_table(evaluation)),
         ("The VAE", VAE, f"PSNR {evaluation.psnr:.1f} dB\n"),
         ("The model", MODEL, skill_table(evaluation) + "\n" + RIDES + "\n" + ride_table(evaluation)),
         ("Controls", CONTROLS, control_table(evaluation)),
         ("Memory", MEMORY, distance_table(evaluation)),
     ]
-    parts = [f"# What the model draws of what it is told\n\n{how}\n\n{LIMITS}"]
+    parts = [f"# How well the model follows prompts\n\n{how}\n\n{LIMITS}"]
     return "\n".join([*parts, *(f"## {title}\n\n{text}\n{rows}" for title, text, rows in chapters)])
 
 
@@ -81,13 +81,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def calibration_table(evaluation: Evaluation) -> str:
+    """One row per set of prompts, one column per painter and judge."""
     tests = [(painter, judge, found) for painter, judges in evaluation.calibration.items() for judge, found in judges.items()]
     rows = [[name, *(shown(rate(right(found[name], prompts))) for *_, found in tests)] for name, prompts in evaluation.sets.items()]
     return table(["prompts", *(f"{painter}, {judge} judge" for painter, judge, _ in tests)], rows)
 
 
 def skill_table(evaluation: Evaluation) -> str:
-    """A row for each set of prompts, and one for all held-out combinations together."""
+    """One row per set of prompts, and one for all held-out combinations together."""
     first, second = evaluation.judged.values()
     single = skills(first[CONTROLLED], evaluation.sets[CONTROLLED])
     rows = []
@@ -102,11 +103,12 @@ def skill_table(evaluation: Evaluation) -> str:
     new = [good for name in HELD_OUT if name in first for good in right(first[name], evaluation.sets[name])]
     seconds = [good for name in HELD_OUT if name in second for good in right(second[name], evaluation.sets[name])]
     agree = rate([a == b for a, b in zip(new, seconds)])
-    rows.append(["all new ones together", shown(rate(new)), *[""] * 6, shown(rate(seconds)), f"{agree.share:.2f}"])
+    rows.append(["all new combinations", shown(rate(new)), *[""] * 6, shown(rate(seconds)), f"{agree.share:.2f}"])
     return table(["prompts", "all right", *SKILLS, "if independent", "second judge", "judges agree"], rows)
 
 
 def ride_table(evaluation: Evaluation) -> str:
+    """One row per held-out ride, over all sets of prompts."""
     rides: dict[str, dict[str, list[bool]]] = {}
     for judge, found in evaluation.judged.items():
         for name, prompts in evaluation.sets.items():
@@ -118,26 +120,27 @@ def ride_table(evaluation: Evaluation) -> str:
 
 
 def control_table(evaluation: Evaluation) -> str:
+    """Rates by chance (with the next prompt), then one row per control."""
     renders = {f"renders, {judge} judge": found for judge, found in next(iter(evaluation.calibration.values())).items()}
     judged = renders | {f"the model's, {judge} judge": found for judge, found in evaluation.judged.items()}
     rows = [
         [f"{name}, by the next prompt", *(shown(shuffled(found[name], prompts)) for found in judged.values())]
         for name, prompts in evaluation.sets.items()
-        if name != FAMOUS  # whose next prompt is the same
+        if name != FAMOUS  # since its next prompt is the same
     ]
     for name, found in evaluation.controls.items():
         rates = [shown(rate(right(findings, evaluation.sets[CONTROLLED]))) for findings in found.values()]
         rows.append([name, *[""] * len(renders), *rates])
-    return table(["pictures", *judged], rows)
+    return table(["images", *judged], rows)
 
 
 def distance_table(evaluation: Evaluation) -> str:
     rows = [[name, *(f"{d.quantile(q):.1f}" for q in (0.0, 0.05, 0.5))] for name, d in evaluation.nearest.items()]
-    return table(["pictures", "the nearest of all", "5 % are nearer than", "half are nearer than"], rows)
+    return table(["images", "nearest", "5 % are nearer than", "half are nearer than"], rows)
 
 
 def as_json(evaluation: Evaluation, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Every prompt, what each judge found in its picture, and whether that is right."""
+    """Every prompt with each judge's findings in its image, and whether they are right."""
     pictures = [
         {"set": name, "prompt": prompt.text, "seed": prompt.seed}
         | {judge: seen(found[name][i], prompt) for judge, found in evaluation.judged.items()}
@@ -153,7 +156,7 @@ def seen(finding: Finding, prompt: Prompt) -> dict[str, Any]:
     return {"right": right([finding], [prompt])[0], "place": finding.place, "things": rounded}
 
 
-Drawn = tuple[Prompt, Tensor, list[bool]]  # a prompt, its picture, and each judge's verdict
+Drawn = tuple[Prompt, Tensor, list[bool]]  # a prompt, its image, and each judge's verdict
 
 
 def drawn(evaluation: Evaluation) -> list[Drawn]:
@@ -167,20 +170,20 @@ def drawn(evaluation: Evaluation) -> list[Drawn]:
 
 
 def contact_sheet(evaluation: Evaluation, seed: int, count: int = 64) -> Image.Image:
-    """Some of the model's pictures, chosen by the seed alone, framed green where the first judge found all right, else red."""
+    """Some of the model's images, chosen at random by the seed; the frame is green if the first judge finds all right, else red."""
     pictures = drawn(evaluation)
     return sheet(random.Random(seed).sample(pictures, min(count, len(pictures))))
 
 
 def disagreements(evaluation: Evaluation) -> Image.Image:
-    """The pictures on which the judges disagree, all of them; frames as before."""
+    """All images on which the judges disagree, with the frames of `contact_sheet`."""
     return sheet([each for each in drawn(evaluation) if len(set(each[2])) > 1])
 
 
 def sheet(pictures: Sequence[Drawn], columns: int = 8) -> Image.Image:
     tiles = [tile(prompt, picture, goods[0]) for prompt, picture, goods in pictures]
     tiles += [Image.new("RGB", TILE, "white")] * (-len(tiles) % columns or columns * (not tiles))
-    return image_grid(tiles, len(tiles) // columns, columns).quantize(256, dither=Image.Dither.NONE)  # half the size
+    return image_grid(tiles, len(tiles) // columns, columns).quantize(256, dither=Image.Dither.NONE)  # halves the file size
 
 
 def tile(prompt: Prompt, picture: Tensor, good: bool) -> Image.Image:

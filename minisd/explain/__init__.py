@@ -1,8 +1,8 @@
-"""How a picture came about, as one HTML file: words, film, guesses, where each word looked, and guidance, for any checkpoint.
+"""Explains one image in an HTML file: tokens, steps, predictions, attention to each word, and guidance. For any checkpoint.
 
     image = explain(pipe, "a red ball above a horse", "ball.html", generator=torch.Generator().manual_seed(0))
 
-The file holds everything and fetches nothing; it is `page.html` with a JSON of what was recorded.
+The file is self-contained: `page.html` with the recorded data as JSON.
 """
 
 import base64
@@ -20,13 +20,13 @@ from ..attention_maps import AttentionMaps, attention_maps
 from ..image import to_pil
 from ..pipeline import StableDiffusionPipeline, guide
 
-FRAME = 256  # the longest side of a frame of the film, in pixels
+FRAME = 256  # the longer side of each shown step, in pixels
 
 
 @torch.no_grad()
 def explain(pipe: StableDiffusionPipeline, prompt: str, path: str | Path, **settings: Any) -> Image.Image:
-    """Draw one picture and write the page that explains it to `path`. `settings` are those of `pipe.denoise`."""
-    calls: list[tuple[Tensor, Tensor]] = []  # of the UNet: its latents, what it predicts
+    """Draw one image, write the page that explains it to `path`, and return the image. `settings` are those of `pipe.denoise`."""
+    calls: list[tuple[Tensor, Tensor]] = []  # per UNet call: its latents and its prediction
     hook = pipe.unet.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0].float(), output.sample.float())))
     try:
         with attention_maps(pipe) as maps:
@@ -59,14 +59,14 @@ def explain(pipe: StableDiffusionPipeline, prompt: str, path: str | Path, **sett
 
 
 def tokens(pipe: StableDiffusionPipeline, prompt: str) -> list[dict[str, Any]]:
-    """Start, the prompt's tokens and end, with their ids; what stands behind the first end is padding."""
+    """The start token, the prompt's tokens and the end token, with their ids, without padding."""
     names, ids = {id: token for token, id in pipe.tokenizer.vocab.items()}, pipe.tokenizer(prompt).input_ids[0].tolist()
     ids = ids[: ids.index(pipe.tokenizer.end_id, 1) + 1]
     return [{"id": id, "text": names[id].removesuffix("</w>").strip("<|>")} for id in ids]
 
 
 def guidance(prediction: Tensor, scale: float) -> dict[str, float] | None:
-    """Lengths of the predictions without and with the prompt and of the guided one, and the angle of the first two in degrees."""
+    """Norms of the unconditional, conditional and guided predictions, and the angle between the first two in degrees."""
     if len(prediction) != 2:
         return None
     uncond, cond = prediction.flatten(1)
@@ -81,7 +81,7 @@ def guidance(prediction: Tensor, scale: float) -> dict[str, float] | None:
 
 
 def word_maps(maps: AttentionMaps, step: int, words: int) -> list[dict[str, Any]]:
-    """For each level the maps of the first `words` tokens as bytes; a byte times `unit` is the share of attention."""
+    """The maps of the first `words` tokens at each level, as bytes; a byte times `unit` is the share of attention."""
     levels = []
     for level in maps.levels:
         values = maps.at(step, level)[-1, :words]  # (words, h, w)
@@ -108,7 +108,7 @@ def encoded(data: bytes) -> str:
 
 
 def described(settings: dict[str, Any]) -> dict[str, str]:
-    """Settings as text; a generator as its seed."""
+    """Settings as text; a generator is shown as its seed."""
     seed = lambda value: value.initial_seed() if isinstance(value, torch.Generator) else getattr(value, "seed", value)  # noqa: E731
     return {name: str(seed(value)) for name, value in settings.items() if not isinstance(value, Tensor)}
 

@@ -1,1 +1,1 @@
-"""The same numbers in less time, beside the plain formulas of the networks: nothing here has to be read to understand them."""
+"""The same results in less time or memory. You do not need this package to understand the networks."""

@@ -1,4 +1,4 @@
-"""Convolutions that compute in Winograd's form where that is faster: on a CPU, in float32, between many channels."""
+"""Convolutions that use Winograd's algorithm where it is faster: on a CPU, in float32, between many channels."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from .winograd import transform_weight, winograd
 
-CHANNELS = 192  # fewer on either side, and the sums cost more than the products that they save
+CHANNELS = 192  # with fewer input or output channels, the extra sums cost more than the saved products
 
 
 class FastConv2d(nn.Conv2d):
-    """A 3×3 convolution. Its weights are transformed at the first call, and again when they have changed."""
+    """A 3×3 convolution that transforms its weights in the first call and again after they change."""
 
-    transformed: tuple[tuple[float, ...], Tensor] | None = None  # the state of the weights then, and what they became
+    transformed: tuple[tuple[float, ...], Tensor] | None = None  # the state of the weights, and their transform
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.pays(x):
@@ -25,17 +25,18 @@ class FastConv2d(nn.Conv2d):
         return winograd(x, self.transformed[1], self.bias)
 
     def state(self) -> tuple[float, ...]:
-        """What tells that weights have changed. PyTorch does not count changes by `weight.data`: a number of each channel does."""
+        """Detects changes of the weights. PyTorch's counter misses changes through `weight.data`; a sample of values shows them."""
         return self.weight.data_ptr(), self.weight._version, *self.weight[:, :, 1, 1].diagonal().tolist()
 
     def __getstate__(self) -> dict:
-        return {**vars(self), "transformed": None}  # a copy makes its own
+        return {**vars(self), "transformed": None}  # a copy computes it again
 
     def _apply(self, *arguments: Any, **options: Any) -> "FastConv2d":
-        self.transformed = None  # weights that move to another device or dtype leave nothing behind
+        self.transformed = None  # not kept when the weights move to another device or dtype
         return super()._apply(*arguments, **options)
 
     def pays(self, x: Tensor) -> bool:
+        """Whether Winograd's algorithm is faster for this input."""
         plain_tensors = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and not self.weight.is_inference()
         gradients = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
@@ -44,7 +45,7 @@ class FastConv2d(nn.Conv2d):
 
 
 def speed_up(network: nn.Module):
-    """Let a network's large convolutions run in Winograd's form. Their weights keep their names and their numbers."""
+    """Run a network's large convolutions with Winograd's algorithm. Names and values of the weights do not change."""
     for module in network.modules():
         if type(module) is nn.Conv2d and is_large(module):
             module.__class__ = FastConv2d

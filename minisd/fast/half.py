@@ -1,4 +1,4 @@
-"""Half precision in memory and float32 in arithmetic, for CPUs that have to emulate products of half precision."""
+"""Weights in half precision but arithmetic in float32, for CPUs that emulate half-precision products."""
 
 import time
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 HALF = (torch.float16, torch.bfloat16)
-MANY_TIMES = 4  # slower than float32; emulation is 15 to 200 times slower, and real instructions are faster
+MANY_TIMES = 4  # slower than float32; emulation is 15 to 200 times slower, hardware support is faster
 
 
 class InFloat32(TorchFunctionMode):
-    """Inside, every function of PyTorch computes in float32 what it would compute in half precision."""
+    """A context in which PyTorch's functions compute half-precision inputs in float32."""
 
     def __torch_function__(self, function: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.__name__ in ("__get__", "to"):  # a property, or a cast
+        if function.__name__ in ("__get__", "to"):  # a property or a cast
             return function(*args, **(kwargs or {}))
         args, kwargs = ([widened(a) for a in args], {name: widened(a) for name, a in (kwargs or {}).items()})
         return function(*args, **kwargs)
@@ -30,17 +30,17 @@ def widened(argument: Any) -> Any:
 
 
 def arithmetic(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """In which to draw: `InFloat32` where a CPU emulates this dtype."""
+    """The context for drawing: `InFloat32` if the device is a CPU that emulates this dtype, otherwise none."""
     return InFloat32() if device.type == "cpu" and dtype in HALF and emulates(dtype) else nullcontext()
 
 
 def emulates(dtype: torch.dtype) -> bool:
-    """Whether this CPU emulates products of a dtype, found by trying."""
+    """Whether this CPU emulates products of a dtype, measured."""
     return seconds(dtype) > MANY_TIMES * seconds(torch.float32)
 
 
 def seconds(dtype: torch.dtype) -> float:
-    """The least time that a product of two matrices takes in three."""
+    """The shortest time of three for a product of two matrices."""
     matrix, times = torch.ones(256, 256, dtype=dtype, device="cpu"), []
     for _ in range(3):
         started = time.perf_counter()

@@ -1,6 +1,6 @@
-"""A large image through the VAE in overlapping tiles: it takes the memory of one tile, and the seams are blended.
+"""Runs the VAE on overlapping tiles of a large image, with the memory of one tile, and blends the seams.
 
-The image is nearly the same. Group normalisation and attention see one tile at a time, so colours may shift a little between tiles.
+The image is nearly the same. Group normalisation and attention see one tile at a time, so colours may shift slightly between tiles.
 """
 
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-OVERLAP = 0.25  # of a tile with the next one, as in diffusers
+OVERLAP = 0.25  # the overlap of neighbouring tiles, as a share of a tile, as in diffusers
 
 
 def in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, out_tile: int) -> Tensor:
-    """`function` on every tile of x (B, C, h, w), `tile` wide, which it turns into one `out_tile` wide, all put together."""
+    """Apply `function` to tiles of x (B, C, h, w), each `tile` wide, and join its outputs, each `out_tile` wide."""
     stride, seam = int(tile * (1 - OVERLAP)), int(out_tile * OVERLAP)
     rows: list[list[Tensor]] = []
     for top in range(0, x.shape[-2], stride):
@@ -30,7 +30,7 @@ def in_tiles(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, out_til
 
 
 def fade(before: Tensor, piece: Tensor, dim: int, seam: int):
-    """Let a tile begin as its neighbour ends, and turn into itself over the width of the seam."""
+    """Blend the start of a tile with the end of its neighbour, linearly over the width of the seam."""
     seam = min(seam, before.shape[dim], piece.shape[dim])
     share = torch.arange(seam, dtype=piece.dtype, device=piece.device) / seam
     share = share if dim == -1 else share[:, None]

@@ -1,13 +1,13 @@
-"""A 3×3 convolution with 16 multiplications where its definition has 36 (Winograd 1980; Lavin & Gray 2016, §4.1).
+"""A 3×3 convolution with 16 multiplications per 2×2 outputs instead of 36 (Winograd 1980; Lavin & Gray 2016, §4.1).
 
-Two outputs of a convolution by three numbers g share most of their inputs d, and four products are enough for both:
+Two outputs of a convolution with three weights g share most of their inputs d, and four products are enough for both:
 
     d₀g₀ + d₁g₁ + d₂g₂ = m₀ + m₁ + m₂      m₀ = (d₀ − d₂) g₀                 m₂ = (d₂ − d₁)(g₀ − g₁ + g₂)/2
     d₁g₀ + d₂g₁ + d₃g₂ = m₁ − m₂ − m₃      m₁ = (d₁ + d₂)(g₀ + g₁ + g₂)/2    m₃ = (d₁ − d₃) g₂
 
-In two dimensions this is done along the rows and along the columns: 4×4 pixels of input make a tile of 2×2 pixels of output by
-4·4 products instead of 4·9. What is done to d and m costs sums only, and what is done to g is done once. The products run over all
-channels, which makes them 16 matrix products.
+In two dimensions, this applies to rows and columns: a tile of 4×4 input pixels gives 2×2 output pixels with 4·4 products instead of
+4·9. The transforms of d and m need only sums, and the transform of g is done once. Summed over all channels, the products are 16
+matrix products.
 """
 
 import math
@@ -15,12 +15,12 @@ import math
 import torch
 from torch import Tensor
 
-TILES = 512  # that are computed at once: their numbers stay in the processor's cache
+TILES = 512  # tiles computed at a time, few enough to fit into the processor's cache
 
 
 def transform_weight(weight: Tensor) -> Tensor:
     """G g Gᵀ: weights (O, C, 3, 3) → (16, C, O)."""
-    g = weight.permute(3, 2, 1, 0).contiguous()  # columns and rows first, then (C, O)
+    g = weight.permute(3, 2, 1, 0).contiguous()  # (columns, rows, C, O)
     for _ in range(2):  # along the columns, then along the rows
         ends, middle = (g[0] + g[2]) / 2, g[1] / 2
         g = torch.stack([g[0], ends + middle, ends - middle, g[2]], dim=1)
@@ -37,19 +37,19 @@ def transform_input(d: Tensor, out: Tensor):
 
 
 def transform_products(m: Tensor) -> tuple[Tensor, Tensor]:
-    """Aᵀ m: the two outputs of the four products m (4, …)."""
+    """Aᵀ m: the two outputs from the four products m (4, …)."""
     return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
 
 
 def winograd(x: Tensor, transformed_weight: Tensor, bias: Tensor) -> Tensor:
     """x (B, C, h, w), transformed weights (16, C, O), bias (O,) → (B, O, h, w), channels last in memory."""
     B, C, h, w = x.shape
-    rows, columns = math.ceil(h / 2), math.ceil(w / 2)  # of tiles
+    rows, columns = math.ceil(h / 2), math.ceil(w / 2)  # numbers of tiles
     out_channels = len(bias)
     padded = x.new_zeros(B, 2 * rows + 2, 2 * columns + 2, C)
     padded[:, 1 : h + 1, 1 : w + 1] = x.permute(0, 2, 3, 1)
     y = x.new_empty(B, rows, 2, columns, 2, out_channels)
-    strip = max(1, TILES // (B * columns))  # rows of tiles at once
+    strip = max(1, TILES // (B * columns))  # rows of tiles at a time
     for row in range(0, rows, strip):
         r = min(strip, rows - row)
         d = padded[:, 2 * row : 2 * (row + r) + 2]

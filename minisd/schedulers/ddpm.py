@@ -33,6 +33,7 @@ class DDPMScheduler(Scheduler):
         *,
         timesteps: Sequence[int] | Tensor | None = None,
     ):
+        """Start a trajectory of n steps or through a falling list of integer `timesteps`."""
         self.begin(spaced_or_given(self, num_inference_steps, timesteps), device, num_inference_steps)
 
     def step(

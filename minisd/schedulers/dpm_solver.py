@@ -21,6 +21,8 @@ class DPMSolverConfig(MultistepConfig):
 
 
 class DPMSolverMultistepScheduler(MultistepScheduler):
+    """Linear extrapolation of x0 from the last two predictions; the first step is DDIM's."""
+
     config_class = DPMSolverConfig
     choices = {
         "solver_order": (1, 2),

@@ -1,4 +1,4 @@
-"""The next edition of the built-in model: its world and its trainings, until it replaces `minisd.tiny`.
+"""The next edition of the built-in model, its world and its training, which will replace `minisd.tiny`.
 
-`picture_book` makes scenes, `captions` describes them, `drawing` draws them in the four styles of `styles`.
+`picture_book` samples scenes, `captions` describes them, and `drawing` draws them in one of the four `styles`.
 """

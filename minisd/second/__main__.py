@@ -1,4 +1,4 @@
-"""`python -m minisd.second …`: the second edition from nothing. A stopped training, started again, continues.
+"""`python -m minisd.second …`: trains the second edition from scratch. Run the same command again to resume.
 
     python -m minisd.second clip                 # the text encoder
     python -m minisd.second features             # the network of the perceptual loss
@@ -7,7 +7,7 @@
     python -m minisd.second unet                 # needs clip and vae
     python -m minisd.second pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
 
-`torchrun --nproc-per-node N -m minisd.second …` shares every batch among N processes.
+`torchrun --nproc-per-node N -m minisd.second …` splits every batch among N processes.
 """
 
 import argparse
@@ -28,16 +28,18 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m minisd.second", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("part", choices=[*TRAININGS, "pack"])
-    p.add_argument("--folder", type=user_path, default=Path("runs2"), help="where checkpoints, logs and sheets go (default: runs2)")
-    p.add_argument("--steps", type=int, metavar="N", help="how many steps in all (default: the recipe's)")
-    p.add_argument("--to", type=user_path, metavar="FOLDER", help="the new folder that `pack` writes")
+    p.add_argument(
+        "--folder", type=user_path, default=Path("runs2"), help="folder of checkpoints, logs and sheets (default: runs2)"
+    )
+    p.add_argument("--steps", type=int, metavar="N", help="total number of steps (default: the recipe's)")
+    p.add_argument("--to", type=user_path, metavar="FOLDER", help="new folder for the packed model")
     return p
 
 
 def run(args: argparse.Namespace):
     if args.part == "pack":
         if args.to is None:
-            raise ValueError("say where the packed model goes, for example: python -m minisd.second pack --to my-model")
+            raise ValueError("name a folder for the packed model, for example: python -m minisd.second pack --to my-model")
         unet.pack(args.folder, args.to)
     else:
         part = TRAININGS[args.part]
@@ -45,7 +47,7 @@ def run(args: argparse.Namespace):
 
 
 def command(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status, as that of minisd.train."""
+    """Run the command and return its exit status, as in minisd.train."""
     return main(arguments, parser, run)
 
 

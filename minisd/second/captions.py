@@ -1,4 +1,4 @@
-"""The language of the picture book: what a caption says of a scene, and the many ways to say it."""
+"""The captions of the picture book: what a caption mentions of a scene, and the many ways to phrase it."""
 
 import random
 import re
@@ -20,7 +20,7 @@ PLACE_WORDS = {
     "snow": ("in the snow", "on the snow"),
     "meadow": ("on the grass", "in a meadow"),
 }
-RELATION_WORDS = {  # the ways to say it from the first thing to the second, and from the second to the first
+RELATION_WORDS = {  # phrases from the first thing to the second, and from the second to the first
     "left": (("to the left of", "left of"), ("to the right of", "right of")),
     "above": (("above", "over"), ("below", "under")),
     "next": (("next to", "beside"), ("next to", "beside")),
@@ -40,7 +40,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def mention(scene: Scene, rng: random.Random) -> Request:
-    """What a caption says of a scene: a tenth of them only what is to be seen, a tenth everything, the others some of it."""
+    """What a caption mentions: one in ten only the kinds and the relation, one in ten everything, the others a random part."""
     talk = rng.choices((0.0, 1.0, None), (10, 10, 80))[0]
     told = lambda value, chance: value if value and rng.random() < (chance if talk is None else talk) else None  # noqa: E731
     return Request(
@@ -55,7 +55,7 @@ def mention(scene: Scene, rng: random.Random) -> Request:
 
 
 def phrase(request: Request, rng: random.Random) -> str:
-    """One of the ways to say a request."""
+    """One of the ways to phrase a request."""
     nouns = [noun_phrase(*traits, rng) for traits in zip(request.kinds, request.colors, request.sizes, request.looks)]
     text = nouns[0]
     if request.relation:
@@ -72,7 +72,7 @@ def phrase(request: Request, rng: random.Random) -> str:
 
 
 def noun_phrase(kind: str, color: str | None, size: str | None, looks: str | None, rng: random.Random) -> str:
-    """One thing with what is said of it, now and then without its article."""
+    """One thing with its mentioned attributes, sometimes without an article."""
     noun = SYNONYM[kind] if kind in SYNONYM and rng.random() < 0.2 else kind
     words = " ".join(word for word in (size, color, noun) if word)
     words = words if rng.random() < 0.1 else with_article(words)
@@ -84,7 +84,7 @@ def with_article(words: str) -> str:
 
 
 def words_of_the_world() -> list[str]:
-    """Every word that a caption can have, without its punctuation."""
+    """All words that captions can contain, without punctuation."""
     texts = [*THINGS, *SYNONYM.values(), *COLORS, *SIZES, *LOOKS_WORDS, "a an on background left right"]
     for ways in (*STYLE_WORDS.values(), *PLACE_WORDS.values(), *(way for both in RELATION_WORDS.values() for way in both)):
         texts += ways

@@ -1,7 +1,7 @@
-"""Training the text encoder: captions and pictures learn to find each other (Radford et al. 2021, figure 3).
+"""Trains the text encoder: contrastive learning matches captions and images (Radford et al. 2021, figure 3).
 
-A picture stands in a batch beside its twin (see `twins`). Captions leave things unsaid, so a caption may also be true of other
-pictures of the batch. Such a pair is no negative, and the loss leaves it out.
+Each image's twin (see `twins`) is in the same batch. Captions are incomplete, so a caption may also be true of other images in the
+batch. Such pairs are not negatives, and the loss excludes them.
 """
 
 import random
@@ -30,8 +30,8 @@ from .twins import RESPECTS, mentions, picture, scene_and_twin, truth_of
 from .words import learn_tokenizer
 
 RECIPE = Recipe(steps=4000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
-PAIRS = 30_000  # of scenes and their twins, drawn once; their captions are made anew every time
-TEST_PAIRS = 100  # in each respect
+PAIRS = 30_000  # of scenes and their twins, drawn once; their captions are regenerated every time
+TEST_PAIRS = 100  # per respect
 VISION = TINY_VISION
 
 SHEET = [
@@ -49,18 +49,18 @@ def test_pair(i: int) -> tuple[Scene, Scene, str]:
 
 
 def seeds_of_all(recipe: Recipe, step: int) -> list[random.Random]:
-    """One source of randomness for each pair of the whole batch, in the order in which `of_all` joins the processes' shares."""
+    """One random generator for each pair of the whole batch, in the order in which `of_all` joins the shares of the processes."""
     world, pairs = rank_and_world()[1], recipe.batch_size // 2
     return [random.Random(f"{recipe.seed}/{step}/{i}") for rank in range(world) for i in range(rank, pairs, world)]
 
 
 def small(pictures: np.ndarray) -> Tensor:
-    """Pictures in the size that the vision tower looks at."""
+    """Images at the input size of the image encoder."""
     return F.avg_pool2d(as_tensor(pictures), pictures.shape[1] // VISION.image_size)
 
 
 def masked(similarity: Tensor, truth: Tensor) -> Tensor:
-    """Similarities without the pairs in which a caption is true of another's picture: they are neither right nor wrong."""
+    """Mask the similarities of pairs in which a caption is true of another's image, which are neither positives nor negatives."""
     others = truth & ~torch.eye(len(truth), dtype=torch.bool, device=truth.device)
     return similarity.masked_fill(others, -torch.inf)
 
@@ -86,14 +86,14 @@ def loss_with(pictures: np.ndarray, tokenizer: CLIPTokenizer, recipe: Recipe = R
 
 
 def accuracy(similarity: Tensor) -> dict[str, float]:
-    """How often a picture's own caption comes before all that are not true of it, and before its twin's."""
+    """How often an image's own caption ranks before all captions that are not true of it, and before its twin's."""
     here = torch.arange(len(similarity), device=similarity.device)
     first = (similarity.argmax(dim=1) == here).float().mean()
     return {"first": float(first), "before_twin": float(told_apart(similarity).float().mean())}
 
 
 def told_apart(similarity: Tensor) -> Tensor:
-    """For each picture, whether its own caption is more similar to it than its twin's."""
+    """For each image, whether its own caption is more similar to it than its twin's."""
     here = torch.arange(len(similarity), device=similarity.device)
     return similarity[here, here] > similarity[here, here ^ 1]
 
@@ -105,7 +105,7 @@ def show_with(pictures: np.ndarray, tokenizer: CLIPTokenizer):
 
     @torch.inference_mode()
     def show(model: CLIP, path: Path) -> dict[str, float]:
-        """How often a twin is told apart in each respect; and a sheet of the pictures that are most similar to some captions."""
+        """How often twins are distinguished in each respect; writes a sheet of the images most similar to some captions."""
         features = partial(features_of, model, tokenizer)
         parts = [features(pictures[i : i + 100], captions[i : i + 100]) for i in range(0, len(captions), 100)]
         of_pictures, of_captions = (torch.cat(part) for part in zip(*parts))
@@ -128,7 +128,7 @@ def features_of(model: CLIP, tokenizer: CLIPTokenizer, pictures: np.ndarray, cap
 
 
 def sheet(captions: list[str], rows: list[list[np.ndarray]]) -> Image.Image:
-    """A row of pictures below each caption."""
+    """A row of images below each caption."""
     side, line = 64, 14
     page = Image.new("RGB", (side * len(rows[0]), (side + line) * len(rows)), "white")
     for i, (caption, row) in enumerate(zip(captions, rows)):

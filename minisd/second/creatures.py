@@ -1,13 +1,13 @@
 """The picture book's living things, each a list of parts in its own square: x to the right, y down, both from -1 to 1.
 
-Creatures that have a direction look right here; `drawing` mirrors them.
+Creatures with a direction look to the right here; `drawing` mirrors them.
 """
 
 from .shapes import blob, box, dot, oval, polygon, stroke
 
 
 def eye(x, y, size=1.0):
-    """A round eye that glances to the right."""
+    """A round eye that looks to the right."""
     return [
         dot(x, y, 0.135 * size, "white"),
         dot(x + 0.035 * size, y + 0.01 * size, 0.085 * size, "ink"),

@@ -1,8 +1,8 @@
-"""Training the decoder further while the encoder stays, now against a discriminator (Rombach et al. 2022, §3.1 and appendix G).
+"""Fine-tunes the decoder with a frozen encoder and a discriminator (Rombach et al. 2022, §3.1 and appendix G).
 
-Whole pictures instead of crops, and latents with a little noise on them, since those that a UNet makes are not perfect either.
-The discriminator comes late, as in the original: while pictures are blurred everywhere it would win without effort. That the
-encoder no longer changes saves half the work, and lets the UNet be trained at the same time.
+It trains on whole images instead of crops, with a little noise on the latents, because a UNet's latents are not perfect either. The
+discriminator starts late, as in the original, since it would win easily while all images are blurred. The frozen encoder saves half
+of the computation and allows the UNet to be trained at the same time.
 """
 
 from pathlib import Path
@@ -24,9 +24,9 @@ from .twins import picture
 from .vae import PERCEPTUAL_WEIGHT, VAE, psnr
 
 RECIPE = Recipe(steps=8000, batch_size=4, learning_rate=8e-4, ema=0.999, decay=0.6)
-NOISE = 0.05  # in units of the latents
-ADVERSARIAL_FROM = 1000  # the discriminator learns alone before
-ADVERSARIAL_WEIGHT = 0.5  # of its pull on the last layer, beside the reconstruction's
+NOISE = 0.05  # standard deviation, in units of the latents
+ADVERSARIAL_FROM = 1000  # before this step, only the discriminator learns
+ADVERSARIAL_WEIGHT = 0.5  # of the adversarial gradient in the last layer, relative to the reconstruction's
 
 
 def loss_with(pictures: np.ndarray, eyes: Features, recipe: Recipe = RECIPE):
@@ -56,7 +56,7 @@ def show(model: Duel, path: Path) -> dict[str, float]:
 
 
 def decoding_half(autoencoder: AutoencoderKL) -> AutoencoderKL:
-    """The same autoencoder, of which only the decoder learns."""
+    """The same autoencoder with all parameters frozen except the decoder's."""
     autoencoder.requires_grad_(False)
     autoencoder.decoder.requires_grad_(True)
     autoencoder.post_quant_conv.requires_grad_(True)

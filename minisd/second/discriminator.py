@@ -1,7 +1,7 @@
-"""The adversary of the autoencoder: a network that judges patches as drawn or as decoded (Isola et al. 2017; Esser et al. 2021).
+"""The autoencoder's discriminator, a network that classifies patches as real or decoded (Isola et al. 2017; Esser et al. 2021).
 
-The mean of many possible edges is a blurred edge, and a loss that measures distances asks for the mean. The discriminator knows
-how edges look, wherever they are, and so asks for one of the possible edges.
+The mean of many possible edges is a blurred edge, and a distance loss is minimal at the mean. The discriminator knows what edges
+look like, wherever they are, and so favours one of the possible edges.
 """
 
 import torch
@@ -12,13 +12,13 @@ from ..processes import from_all
 from ..vae import AutoencoderKL
 
 WIDTHS = (24, 48, 96)
-GROUP = 8  # channels a group
+GROUP = 8  # channels per group
 
 
 class Discriminator(nn.Module):
-    """Pictures (B, 3, H, W) → a logit for each patch of 34 × 34 pixels: positive where it looks drawn.
+    """Images (B, 3, H, W) → a logit for each patch of 34 × 34 pixels, positive if it looks real.
 
-    PatchGAN has BatchNorm, which makes a sample's logits depend on the other samples of its batch. GroupNorm does not.
+    PatchGAN uses BatchNorm, which makes the logits of an image depend on the rest of its batch. GroupNorm does not.
     """
 
     def __init__(self):
@@ -34,10 +34,10 @@ class Discriminator(nn.Module):
 
 
 class Duel(nn.Module):
-    """The autoencoder and its discriminator as one model of the training loop.
+    """The autoencoder and its discriminator as a single model for the training loop.
 
-    The papers alternate between two optimisers. One does the same for both in one step, since Adam treats every parameter by
-    itself, if neither network's loss has a gradient for the other's parameters.
+    The papers alternate between two optimisers. A single step of one optimiser is equivalent, since Adam treats each parameter
+    separately, if neither network's loss has a gradient with respect to the other's parameters.
     """
 
     def __init__(self, autoencoder: AutoencoderKL):
@@ -46,7 +46,7 @@ class Duel(nn.Module):
 
 
 def to_deceive(discriminator: Discriminator, y: Tensor) -> Tensor:
-    """The autoencoder's adversarial loss: decoded patches should look drawn. The discriminator gets no gradient from it."""
+    """The autoencoder's adversarial loss: decoded patches should look real. The discriminator gets no gradient from it."""
     discriminator.requires_grad_(False)
     loss = -discriminator(y).mean()
     discriminator.requires_grad_(True)
@@ -54,13 +54,13 @@ def to_deceive(discriminator: Discriminator, y: Tensor) -> Tensor:
 
 
 def to_tell(discriminator: Discriminator, y: Tensor, x: Tensor) -> Tensor:
-    """The discriminator's hinge loss (Lim & Ye 2017): drawn patches above 1, decoded ones below -1. `y` gets no gradient."""
+    """The discriminator's hinge loss (Lim & Ye 2017): real patches above 1, decoded ones below -1. `y` gets no gradient."""
     drawn, decoded = discriminator(x), discriminator(y.detach())
     return (F.relu(1 - drawn).mean() + F.relu(1 + decoded).mean()) / 2
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """The factor that makes the adversarial loss pull as strongly as the reconstruction (Esser et al. 2021, eq. 7)."""
+    """The factor by which the adversarial gradient gets the norm of the reconstruction's (Esser et al. 2021, eq. 7)."""
 
     def pull(loss: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(loss, last_layer, retain_graph=True)

@@ -1,4 +1,4 @@
-"""From a scene to its picture: places the parts on the page and hands them to the renderer of the scene's style."""
+"""From a scene to its image: places the parts on the page and passes them to the renderer of the scene's style."""
 
 import random
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .styles import book, pencil, photo, watercolour
 THINGS = CREATURES | OBJECTS
 RENDERERS = {style.__name__.split(".")[-1]: style.render for style in (book, pencil, watercolour, photo)}
 
-PAINTS = {  # what is always the same
+PAINTS = {  # fixed colours
     "white": (255, 254, 250), "ink": (44, 42, 50), "gold": (250, 206, 84), "cream": (250, 238, 212), "rose": (228, 112, 120),
     "blush": (248, 176, 176), "leaf": (112, 176, 92), "wood": (150, 108, 74), "cocoa": (98, 72, 64), "glass": (180, 218, 240),
     "steel": (172, 180, 194), "sky": (120, 176, 226), "visor": (88, 128, 184), "skin": (250, 214, 184), "brick": (196, 116, 96),
@@ -27,7 +27,7 @@ PAINTS = {  # what is always the same
 
 @dataclass(frozen=True, eq=False)
 class Shape:
-    """A part on the page: its outline in fractions of the page, its colour, and half its width at its thickest."""
+    """A part on the page: its outline in fractions of the page, its colour, and half of its maximum width."""
 
     points: np.ndarray
     color: Color
@@ -37,7 +37,7 @@ class Shape:
 
 @cache
 def palette(color: str) -> dict[str, Color]:
-    """Every paint, for a thing of the given colour. White and black cannot be lit and shaded like the rest."""
+    """All paints for a thing of the given colour. White and black need different highlights and shades."""
     body = COLORS[color]
     shades = {
         "body": body,
@@ -55,7 +55,7 @@ def palette(color: str) -> dict[str, Color]:
 
 
 def thickness(points: np.ndarray) -> float:
-    """About the radius of the largest circle inside an outline: of a disc exactly, of a long bar half its width."""
+    """Approximately the radius of the largest circle inside an outline: exact for a disc, half the width for a long bar."""
     following = np.roll(points, -1, axis=0)
     area = abs(np.sum(points[:, 0] * following[:, 1] - points[:, 1] * following[:, 0])) / 2
     around = np.hypot(*(following - points).T).sum()
@@ -66,7 +66,7 @@ THICKNESS = {kind: [thickness(part.points) for part in parts] for kind, parts in
 
 
 def on_page(thing) -> list[Shape]:
-    """The shapes of one thing, back to front."""
+    """The shapes of one thing, from back to front."""
     paints = palette(thing.color)
     turn = np.array([[cos(thing.angle), sin(thing.angle)], [-sin(thing.angle), cos(thing.angle)]]) * thing.scale
     if thing.looks == "left":
@@ -81,7 +81,7 @@ def as_shape(part: Part) -> Shape:
 
 
 def draw(scene, size: int = 128) -> Image.Image:
-    """The picture of a scene, `size` pixels a side. The same scene always gives the same picture."""
+    """The image of a scene, `size` × `size` pixels. The same scene always gives the same image."""
     rng = random.Random(scene.seed)
     ground = [as_shape(part) for part in backdrop(scene.place, rng)]
     figures = [on_page(thing) for thing in scene.things[::-1]]  # a rider is in front of its mount

@@ -1,9 +1,9 @@
-"""The eyes of the perceptual loss: a small VGG that has learnt to tell what a crop of a picture shows.
+"""The network of the perceptual loss: a small VGG, trained to classify crops of images.
 
-Two pictures can differ little in their pixels and much to the eye: a blurred outline costs a few grey values. The features of a
-network trained to recognise things differ where the eye sees a difference (Zhang et al. 2018). Stable Diffusion takes VGG's
-features, trained on photographs. CLIP's image tower would do, but sees patches of 8 × 8 pixels, which are too coarse for outlines.
-So this world gets a VGG of its own: convolutions from fine to coarse, trained to name kind, colour, style and place.
+Two images can be close in pixel values but look different: a blurred outline changes only a few grey levels. The features of a
+network trained for recognition differ where people see a difference (Zhang et al. 2018). Stable Diffusion uses VGG's features,
+trained on photographs. CLIP's image encoder sees patches of 8 × 8 pixels, which are too coarse for outlines. So this world has its
+own VGG: convolutions from fine to coarse, trained to classify kind, colour, style and place.
 """
 
 import random
@@ -31,7 +31,7 @@ ANSWERS = {"kind": list(THINGS), "color": list(COLORS), "style": list(STYLES), "
 
 
 class Features(nn.Module):
-    """Pictures (B, 3, H, W) → a feature map from each level, the finest first; every level has half the size of the one before."""
+    """Images (B, 3, H, W) → one feature map per level, finest first; each level has half the size of the previous one."""
 
     def __init__(self):
         super().__init__()
@@ -41,7 +41,7 @@ class Features(nn.Module):
         ]
         self.levels = nn.ModuleList(levels)
         for conv in (layer for level in levels for layer in level if isinstance(layer, nn.Conv2d)):
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # PyTorch's own start loses the signal in eight layers
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")  # the default loses the signal over eight layers
             nn.init.zeros_(conv.bias)
         self.heads = nn.ModuleDict({question: nn.Linear(WIDTHS[-1], len(answers)) for question, answers in ANSWERS.items()})
 
@@ -53,18 +53,18 @@ class Features(nn.Module):
         return maps
 
     def answers(self, x: Tensor) -> dict[str, Tensor]:
-        """For each question the logits of its answers."""
+        """The logits of the classes for each question (kind, colour, style, place)."""
         coarsest = self(x)[-1].amax(dim=(2, 3))
         return {question: head(coarsest) for question, head in self.heads.items()}
 
     def distance(self, y: Tensor, x: Tensor) -> Tensor:
-        """The mean squared distance of the feature vectors, each divided by its length (Zhang et al. 2018, eq. 1, without w)."""
+        """The mean squared distance of the normalised feature vectors (Zhang et al. 2018, eq. 1, without w)."""
         pairs = zip(self(y), self(x))
         return sum((F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1).mean() for a, b in pairs) / len(WIDTHS)
 
 
 def crop_near(thing: Thing, picture: np.ndarray, rng: random.Random) -> np.ndarray:
-    """A square of the picture with the thing, or most of it, in it."""
+    """A square crop that contains the thing or most of it."""
     corner = [int((at + rng.uniform(-0.2, 0.2)) * SIDE - CROP / 2) for at in (thing.y, thing.x)]
     top, left = (min(max(at, 0), SIDE - CROP) for at in corner)
     return picture[top : top + CROP, left : left + CROP]
@@ -97,7 +97,7 @@ def loss_with(pictures: np.ndarray, recipe: Recipe = RECIPE):
 def show_with(pictures: np.ndarray):
     @torch.inference_mode()
     def show(model: Features, path: Path) -> dict[str, float]:
-        """Eight pictures above how strongly each level sees something in them."""
+        """A sheet of eight images above the strength of each level's features."""
         x = as_tensor(pictures[:16:2]).to(device())
         rows = [x, *(strength(level, SIDE) for level in model(x))]
         image_grid(to_pil(torch.cat(rows)), len(rows), 8).save(path)
@@ -107,7 +107,7 @@ def show_with(pictures: np.ndarray):
 
 
 def strength(level: Tensor, side: int) -> Tensor:
-    """The length of the feature vectors, as grey pictures."""
+    """The norms of the feature vectors, as grey images."""
     length = level.norm(dim=1, keepdim=True)
     grey = 2 * length / length.amax(dim=(2, 3), keepdim=True).clamp(min=1e-6) - 1
     return F.interpolate(grey.float(), size=side).expand(-1, 3, -1, -1)

@@ -1,8 +1,8 @@
-"""Muon: every matrix of weights moves by the orthogonal matrix nearest to its momentum (Jordan et al. 2024).
+"""Muon: updates each weight matrix by the orthogonal matrix nearest to its momentum (Jordan et al. 2024).
 
-A gradient is mostly a few strong directions. Orthogonalised, all directions get equally long steps, also the weak ones, which
-would take Adam many steps to learn. Vectors and embeddings keep Adam, as in the original, and so does a layer with so few outputs
-that it has few directions.
+A few strong directions dominate a gradient. Orthogonalisation gives all directions steps of equal length, including weak ones,
+which Adam would take many steps to learn. Vectors and embeddings use Adam, as in the original, and so do layers with few outputs,
+which have few directions.
 """
 
 import torch
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from ..train.loop import Recipe
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the polynomial whose repeated use drives singular values towards 1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of a polynomial that, iterated, drives singular values towards 1
 MOMENTUM, BETAS, EPS = 0.95, (0.9, 0.99), 1e-8
 FEW = 4  # outputs: the colours of the decoder, the noise of the UNet, the logit of the discriminator
 
 
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
-    """About U Vᵀ, where the matrix is U S Vᵀ: five Newton–Schulz steps, which are matrix products only."""
+    """Approximately U Vᵀ for a matrix U S Vᵀ, by five Newton–Schulz steps, which need only matrix products."""
     a, b, c = NEWTON_SCHULZ
     x = matrix / (matrix.norm() + 1e-7)
     wide = x.shape[0] <= x.shape[1]
@@ -28,10 +28,10 @@ def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Two groups of parameters: matrices, and others for Adam.
+    """An optimiser with two groups of parameters: matrices, and others for Adam.
 
-    The factor 0.2 √max(rows, columns) gives a matrix steps of the size that Adam's usually have (Liu et al. 2025, eq. 4), so
-    that both groups share a learning rate.
+    The factor 0.2 √max(rows, columns) gives steps of the same typical size as Adam's (Liu et al. 2025, eq. 4), so that both groups
+    share a learning rate.
     """
 
     def __init__(self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, weight_decay: float):
@@ -50,8 +50,8 @@ class Muon(torch.optim.Optimizer):
     def orthogonal_direction(self, gradient: Tensor, state: dict) -> Tensor:
         momentum = state.setdefault("momentum", torch.zeros_like(gradient))
         momentum.lerp_(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
-        flat = ahead.flatten(1)  # a convolution's kernel is a matrix: outputs × everything that each of them sees
+        ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov momentum
+        flat = ahead.flatten(1)  # a convolution kernel as a matrix: outputs × inputs of each output
         return 0.2 * max(flat.shape) ** 0.5 * orthogonal(flat).view_as(gradient)
 
     def adam_direction(self, gradient: Tensor, state: dict) -> Tensor:

@@ -7,7 +7,7 @@ from .shapes import blob, box, dot, oval, polygon, ring, stroke
 
 
 def face(x, y, size):
-    """Two button eyes and a smile."""
+    """Two round eyes and a smile."""
     return [
         dot(x - 0.2 * size, y - 0.1 * size, 0.085 * size, "line"),
         dot(x + 0.2 * size, y - 0.1 * size, 0.085 * size, "line"),

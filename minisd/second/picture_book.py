@@ -1,11 +1,11 @@
 """The world of the built-in model: scenes of one or two things, and what a caption may say of them.
 
-    scene = sample(random.Random(0))      # what is to be seen, exactly
+    scene = sample(random.Random(0))      # the exact content of an image
     draw(scene).save("scene.png")         # 128×128 pixels, by `drawing`
     caption(scene, random.Random(0))      # "a watercolour of a small red ball to the left of a horse at night", by `captions`
 
-What a caption does not say is drawn by lot: colour, place, size, direction and style. So one caption has many pictures.
-A few combinations are held out: `sample` never makes them, and a trained model that draws one has learnt to combine.
+Colour, place, size, direction and style are random if the caption does not mention them, so one caption fits many images. A few
+combinations are held out: `sample` never returns them, so they test whether a trained model generalises.
 """
 
 import random
@@ -15,23 +15,23 @@ from .drawing import THINGS
 from .places import COLORS, SCENERY
 
 STYLES = ("book", "pencil", "watercolour", "photo")
-RELATIONS = ("left", "above", "next", "riding")  # the first thing is to the left of the second, above it, next to it, or rides it
+RELATIONS = ("left", "above", "next", "riding")  # the first thing is left of the second, above it, next to it, or rides it
 SIZES = ("small", "", "big")
 DIRECTED = ("cat", "dog", "bird", "fish", "horse", "dragon", "car", "boat")  # these look left or right
-AIRBORNE = ("star", "heart", "moon", "balloon", "rocket", "bird", "butterfly", "fish")  # these need no ground under them
+AIRBORNE = ("star", "heart", "moon", "balloon", "rocket", "bird", "butterfly", "fish")  # these need not stand on the ground
 
-HALF_SIDES = {  # half a thing's side, as a fraction of the page
+HALF_SIDES = {  # half the side of a thing, as a fraction of the page
     "alone": {"small": (0.17, 0.2), "": (0.26, 0.32), "big": (0.38, 0.42)},
     "pair": {"small": (0.125, 0.145), "": (0.175, 0.195), "big": (0.215, 0.23)},
     "rider": {"small": (0.125, 0.14), "": (0.18, 0.195), "big": (0.205, 0.215)},
     "mount": {"small": (0.2, 0.22), "": (0.28, 0.31), "big": (0.32, 0.34)},
 }
 RIDERS = ("astronaut", "cat", "bird", "robot", "dog")
-SEATS = {  # mount: where a rider sits, in the mount's own square
+SEATS = {  # mount: the position of a rider, in the mount's own square
     "horse": (-0.2, -0.14), "dragon": (-0.24, 0.06), "fish": (0.1, -0.5), "car": (-0.1, -0.5), "boat": (-0.3, 0.3),
 }  # fmt: skip
 
-# Never drawn for training: a colour of each thing, a style of every second thing, a mount of each rider, and a tenth of the
+# Held out of training: one colour of each thing, one style of every second thing, one mount of each rider, and a tenth of the
 # ordered pairs of things.
 HELD_OUT_COLORS = {(kind, list(COLORS)[(3 * i + 4) % 10]) for i, kind in enumerate(THINGS)}
 HELD_OUT_STYLES = {(kind, STYLES[i // 2 % 4]) for i, kind in enumerate(THINGS) if i % 2 == 0}
@@ -41,7 +41,7 @@ HELD_OUT_PAIRS = {(a, b) for i, a in enumerate(THINGS) for j, b in enumerate(THI
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing on the page: what it is and where, as fractions of the page's side (`scale` is half its own side)."""
+    """One thing on the page. Positions are fractions of the page's side; `scale` is half the side of the thing."""
 
     kind: str
     color: str
@@ -55,8 +55,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is to be seen: one or two things, how the first stands to the second, the place (a scenery or a colour), the
-    style, and a seed for everything that has no name, such as where the clouds are."""
+    """The whole content of an image: one or two things, their relation, the place (a scenery or a colour), the style, and a seed
+    for everything else, such as the positions of clouds."""
 
     things: tuple[Thing, ...]
     relation: str
@@ -67,7 +67,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Request:
-    """What a caption says: kinds and relation always, the rest or None. Colours, sizes and directions are one for each thing."""
+    """What a caption says: kinds and relation always, the rest or None. Colours, sizes and directions have one entry per thing."""
 
     kinds: tuple[str, ...]
     colors: tuple[str | None, ...] = (None, None)
@@ -82,7 +82,7 @@ class Request:
             object.__setattr__(self, name, tuple(getattr(self, name))[: len(self.kinds)])
 
     def holds(self, scene: Scene) -> bool:
-        """Whether everything said is true of the scene. Two things next to each other may stand either way round."""
+        """Whether the request is true of the scene. Two things next to each other can be in either order."""
         if self.relation != scene.relation or len(self.kinds) != len(scene.things):
             return False
         if not said(self.place, scene.place) or not said(self.style, scene.style):
@@ -91,7 +91,7 @@ class Request:
         return any(all(map(self.describes, range(len(things)), things)) for things in orders)
 
     def describes(self, i: int, thing: Thing) -> bool:
-        """Whether everything said of the `i`-th thing is true of this one."""
+        """Whether everything said about thing `i` is true of this one."""
         traits = (self.colors[i], thing.color), (self.sizes[i], thing.size), (self.looks[i], thing.looks)
         return self.kinds[i] == thing.kind and all(said(asked, seen) for asked, seen in traits)
 
@@ -101,9 +101,9 @@ def said(asked: str | None, seen: str) -> bool:
 
 
 def is_held_out(scene: Scene | Request) -> bool:
-    """Whether a scene has, or a request asks for, such a combination.
+    """Whether a scene has, or a request asks for, a held-out combination.
 
-    Two things next to each other are held out in one order only, and drawn all the same in the other.
+    Two things next to each other are held out in one order only; training still has the other order, whose image is the same.
     """
     kinds = scene.kinds if isinstance(scene, Request) else tuple(thing.kind for thing in scene.things)
     colors = scene.colors if isinstance(scene, Request) else tuple(thing.color for thing in scene.things)
@@ -115,7 +115,7 @@ def is_held_out(scene: Scene | Request) -> bool:
 
 
 def sample(rng: random.Random, held_out: bool = False) -> Scene:
-    """A random scene, from outside the held-out combinations or, if asked, from inside."""
+    """A random scene without held-out combinations or, with `held_out`, with one."""
     while True:
         relation = rng.choices(["", *RELATIONS], [38, 18, 18, 9, 17])[0]
         if relation == "riding":
@@ -128,7 +128,7 @@ def sample(rng: random.Random, held_out: bool = False) -> Scene:
 
 
 def compose(request: Request, rng: random.Random) -> Scene:
-    """A scene of which the request is true; everything it does not say is drawn by lot."""
+    """A scene of which the request is true; everything else is random."""
     places = rng.sample([*COLORS], 10) if rng.random() < 0.45 else rng.sample([*SCENERY], 5)
     place = request.place or next(place for place in places if place not in request.colors)
     colors = free_colors(request.colors, place, rng)
@@ -143,7 +143,7 @@ def compose(request: Request, rng: random.Random) -> Scene:
 
 
 def free_colors(asked, place: str, rng: random.Random) -> list[str]:
-    """What is not asked for differs from the page and from the other thing, so that neither is lost."""
+    """Choose the unrequested colours, different from the page and from the other thing, so that both things stay visible."""
     colors = list(asked)
     for i, color in enumerate(colors):
         colors[i] = color or rng.choice([name for name in COLORS if name != place and name not in colors])
@@ -151,11 +151,11 @@ def free_colors(asked, place: str, rng: random.Random) -> list[str]:
 
 
 def layout(request: Request, sizes: list[str], rng: random.Random) -> tuple[list[str], list[tuple[float, float, float]]]:
-    """Which way each thing looks, and its (x, y, scale)."""
+    """The direction of each thing, and its (x, y, scale)."""
     lots = [rng.choice(("left", "right")) if kind in DIRECTED else "" for kind in request.kinds]
     looks = [asked or lot for asked, lot in zip(request.looks, lots)]
     if request.relation == "riding":
-        if request.kinds[0] in DIRECTED and not request.looks[0]:  # a rider looks where it rides
+        if request.kinds[0] in DIRECTED and not request.looks[0]:  # a rider looks ahead
             looks[0] = looks[1]
         return looks, riding_spots(request.kinds[1], sizes, looks[1], rng)
     if request.relation:
@@ -166,7 +166,7 @@ def layout(request: Request, sizes: list[str], rng: random.Random) -> tuple[list
 
 
 def height(kind: str, scale: float, rng: random.Random) -> float:
-    """Where the middle of a thing is: somewhere in the air, or such that it stands on the ground."""
+    """The y of a thing's centre: somewhere in the air, or such that the thing stands on the ground."""
     if kind in AIRBORNE:
         return 0.48 + rng.uniform(-1, 1) * min(0.47 - scale, 0.14)
     return max(rng.uniform(0.84, 0.93) - scale, scale + 0.03)
@@ -187,6 +187,6 @@ def pair_spots(request: Request, sizes, rng: random.Random):
         middle = near(0.5, 0.14)
         return [(near(middle, 0.06), near(0.26, 0.01), scales[0]), (near(middle, 0.06), near(0.74, 0.01), scales[1])]
     spots = [(near(x, 0.01), near(0.62, 0.06), scale) for x, scale in zip((0.26, 0.74), scales)]
-    if request.relation == "next" and rng.random() < 0.5:  # either way round
+    if request.relation == "next" and rng.random() < 0.5:  # in either order
         spots = [(1 - x, y, scale) for x, y, scale in spots]
     return spots

@@ -1,4 +1,4 @@
-"""Pictures drawn once and kept on disk, because drawing one takes longer than training on it."""
+"""Images drawn once and cached on disk, because drawing an image takes longer than training on it."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ BYTES = SIDE * SIDE * 3
 
 
 def rendered(file: Path, count: int, scene: Callable[[int], Scene]) -> np.ndarray:
-    """Pictures 0 to `count` - 1 of `scene`, (count, 128, 128, 3) in 8 bits, read from `file`; missing ones are appended first."""
+    """Images 0 to `count` - 1 of `scene`, (count, 128, 128, 3) in 8 bits, read from `file`; missing ones are appended first."""
     if rank_and_world()[0] == 0:
         append_missing(file, count, scene)
     wait_for_all()
@@ -28,7 +28,7 @@ def rendered(file: Path, count: int, scene: Callable[[int], Scene]) -> np.ndarra
 
 
 def append_missing(file: Path, count: int, scene: Callable[[int], Scene]):
-    """Draw what `file` lacks. A picture that a kill cut short is drawn again."""
+    """Draw the images that `file` lacks. An image that is incomplete after a kill is drawn again."""
     file.parent.mkdir(parents=True, exist_ok=True)
     known = file.stat().st_size // BYTES if file.exists() else 0
     if known < count:
@@ -39,7 +39,7 @@ def append_missing(file: Path, count: int, scene: Callable[[int], Scene]):
 
 
 def drawn(scene: Callable[[int], Scene], numbers: Sequence[int]) -> Iterator[bytes]:
-    """The pictures of these scenes, in order, drawn by as many processes as this one may use cores."""
+    """The images of these scenes, in order, drawn by one process per available core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ProcessPoolExecutor(cores) as pool:
         yield from pool.map(partial(pixels, scene), numbers, chunksize=32)
@@ -50,5 +50,5 @@ def pixels(scene: Callable[[int], Scene], i: int) -> bytes:
 
 
 def as_tensor(pictures: np.ndarray) -> Tensor:
-    """(B, H, W, 3) in 8 bits as (B, 3, H, W) in [-1, 1]."""
+    """(B, H, W, 3) in 8 bits → (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1

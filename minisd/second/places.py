@@ -1,6 +1,6 @@
 """The places of the picture book, made of the same parts as its things, in fractions of the page.
 
-The paler and quieter a place is, the better its things can be seen; what lies where is drawn by lot, so no two beaches are alike.
+Places are pale and plain, so that things stand out. Their details are random, so no two beaches are alike.
 """
 
 import random
@@ -14,12 +14,12 @@ COLORS = {
     "red": (219, 62, 56), "orange": (244, 142, 44), "yellow": (250, 212, 66), "green": (72, 164, 84), "blue": (58, 118, 212),
     "purple": (140, 84, 186), "pink": (246, 152, 190), "white": (250, 249, 246), "black": (50, 48, 56), "brown": (142, 94, 58),
 }  # fmt: skip
-PAPER_TINT = {"white": 0.0, "black": 0.12}  # how far a plain page is lightened, so that nothing on it is lost
+PAPER_TINT = {"white": 0.0, "black": 0.12}  # how much a plain page is lightened, so that things on it stay visible
 MOONLIGHT = (250, 240, 190)
 
 
 def backdrop(place: str, rng: random.Random) -> list[Part]:
-    """The parts of a place, back to front. The first covers the page, and is the whole of a plain page."""
+    """The parts of a place, from back to front. The first covers the page; a plain page has no others."""
     if place in COLORS:
         return [whole_page(mix(COLORS[place], (255, 255, 255), PAPER_TINT.get(place, 0.32)))]
     return SCENERY[place](rng)
@@ -44,7 +44,7 @@ def cloud(rng: random.Random, y: float, color: Color) -> list[Part]:
 
 
 def sprinkle(rng: random.Random, count: int, top: float, bottom: float, radius: float, color: Color) -> list[Part]:
-    """Dots in a loose grid: evenly spread, and yet different on every page."""
+    """Dots in a jittered grid: evenly spread but different on every page."""
     columns = [(i + rng.uniform(0.15, 0.85)) / count for i in range(count)]
     return [oval(x, rng.uniform(top, bottom), r, r, color, fine=True) for x in columns if (r := radius * rng.uniform(0.75, 1.25))]
 

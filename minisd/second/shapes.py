@@ -1,6 +1,6 @@
-"""Parts: the closed outlines that everything in the picture book is made of.
+"""Parts: the closed outlines that make up everything in the picture book.
 
-A part has points and a paint, and nothing else. Each style decides what it makes of that: an outline, a wash, a volume.
+A part has only points and a paint. Each style decides how to render it: as an outline, a wash or a volume.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ def mix(a: Color, b: Color, amount: float) -> Color:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A closed outline (N × 2) and its paint: a colour, or the name of one that depends on the thing's own colour.
+    """A closed outline (N, 2) and its paint: a colour, or the name of a paint derived from the thing's colour.
 
-    `fine` marks details such as eyes and spots, which get neither an outline nor a volume of their own.
+    `fine` marks details such as eyes and spots, which get no outline and no volume.
     """
 
     points: np.ndarray
@@ -29,7 +29,7 @@ class Part:
 
 
 def polygon(points, paint, fine=False) -> Part:
-    """A polygon. Long sides are divided, so that a style can bend them."""
+    """A polygon. Long sides are subdivided, so that a style can bend them."""
     points = np.asarray(points, float)
     sides = zip(points, np.roll(points, -1, axis=0))
     dense = [np.linspace(a, b, 1 + int(np.hypot(*(b - a)) / 0.15), endpoint=False) for a, b in sides]
@@ -67,7 +67,7 @@ def blob(points, paint, fine=False) -> Part:
 
 
 def stroke(points, paint, width, end_width=None, fine=False) -> Part:
-    """A smooth line with round ends, as wide as `width` (and `end_width` at its end)."""
+    """A smooth line with round ends; its width is `width`, or changes from `width` to `end_width`."""
     path = curve(points, closed=False)
     along = np.gradient(path, axis=0)
     along /= np.maximum(np.hypot(*along.T), 1e-6)[:, None]

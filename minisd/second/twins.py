@@ -1,7 +1,7 @@
-"""Twins: two scenes whose captions differ in one respect, and neither caption is true of the other's picture.
+"""Twins: two scenes whose captions differ in one respect, and neither caption is true of the other's image.
 
-The contrast between twins is what teaches the text encoder word order, direction and style. So a twin must be a true one: a
-pair whose captions fit both pictures would teach CLIP to tell apart what cannot be told apart.
+The contrast between twins teaches the text encoder word order, direction and style. If the captions of a pair fitted both images,
+CLIP would be trained to distinguish what cannot be distinguished.
 """
 
 import random
@@ -10,7 +10,7 @@ from dataclasses import replace
 from .captions import mention
 from .picture_book import COLORS, DIRECTED, RIDERS, SCENERY, SEATS, STYLES, THINGS, Request, Scene, compose, is_held_out, sample
 
-# How often each respect is asked for, among those that the scene has. Who is who is the hardest to learn.
+# How often each respect is chosen, among those that the scene has. The roles of the two things are hardest to learn.
 RESPECTS = {
     "color": 2, "kind": 2, "place": 2, "style": 2, "looks": 3, "size": 2, "swapped colors": 4, "order": 4, "relation": 6,
 }  # fmt: skip
@@ -18,7 +18,7 @@ OPPOSITE = {"left": "right", "right": "left", "small": "big", "big": "small"}
 
 
 def all_of(scene: Scene) -> Request:
-    """The request that says everything that a caption can say of a scene."""
+    """The request that mentions everything that a caption can say about a scene."""
     things = scene.things
     return Request(
         kinds=tuple(thing.kind for thing in things),
@@ -32,7 +32,7 @@ def all_of(scene: Scene) -> Request:
 
 
 def changed(request: Request, respect: str, rng: random.Random) -> Request:
-    """The same request with another value in one respect, or with the same one where there is no other."""
+    """The request with another value in one respect, or the same value if there is no other."""
     which = rng.randrange(len(request.kinds))
     riding = request.relation == "riding"
 
@@ -51,7 +51,7 @@ def changed(request: Request, respect: str, rng: random.Random) -> Request:
     if respect == "style":
         return replace(request, style=rng.choice(STYLES))
     if respect == "looks":
-        looks = tuple(OPPOSITE.get(look) for look in request.looks)  # a rider looks where its mount does
+        looks = tuple(OPPOSITE.get(look) for look in request.looks)  # a rider looks in the direction of its mount
         return replace(request, looks=looks if riding else with_new(request.looks, looks[which]))
     if respect == "size":
         return replace(request, sizes=with_new(request.sizes, OPPOSITE.get(request.sizes[which])))
@@ -63,12 +63,12 @@ def changed(request: Request, respect: str, rng: random.Random) -> Request:
 
 
 def turned(request: Request) -> Request:
-    """The first thing, with everything said of it, in the place of the second, and the second in the place of the first."""
+    """Swap the two things, with everything said about each."""
     return replace(request, **{name: getattr(request, name)[::-1] for name in ("kinds", "colors", "sizes", "looks")})
 
 
 def readings(scene: Scene) -> list[Scene]:
-    """The scene as its picture can be understood: "next to" looks like "to the left of" one way or the other."""
+    """All readings of the scene's image: "next to" looks like "to the left of" in one of the two orders."""
     if scene.relation not in ("left", "next"):
         return [scene]
     from_left = tuple(sorted(scene.things, key=lambda thing: thing.x))
@@ -76,18 +76,18 @@ def readings(scene: Scene) -> list[Scene]:
 
 
 def is_true(request: Request, scene: Scene) -> bool:
-    """Whether a caption that says this fits the scene's picture."""
+    """Whether a caption with this content fits the scene's image."""
     return any(request.holds(reading) for reading in readings(scene))
 
 
 def truth_of(requests: list[Request], scenes: list[Scene]) -> list[list[bool]]:
-    """For each scene (rows), which requests are true of its picture."""
+    """For each scene (rows), which requests (columns) are true of its image."""
     read = [readings(scene) for scene in scenes]
     return [[any(request.holds(reading) for reading in ways) for request in requests] for ways in read]
 
 
 def scene_and_twin(i: int, respect: str | None = None) -> tuple[Scene, Scene, str]:
-    """The `i`-th pair of scenes of the training, and in which respect they differ; with `respect`, one that differs in that."""
+    """Training pair `i` and the respect in which it differs; `respect` requires a certain one."""
     rng = random.Random(f"twins/{respect}/{i}")
     while True:
         scene, asked = sample(rng), respect or rng.choices(list(RESPECTS), list(RESPECTS.values()))[0]
@@ -101,12 +101,12 @@ def scene_and_twin(i: int, respect: str | None = None) -> tuple[Scene, Scene, st
 
 
 def picture(i: int) -> Scene:
-    """The scene of picture `i` of the training: scenes have even numbers, and their twins the odd ones."""
+    """The scene of training image `i`: scenes have even numbers, their twins odd ones."""
     return scene_and_twin(i // 2)[i % 2]
 
 
 def said_alike(request: Request, everything: Request) -> Request:
-    """What `everything` says, as far as `request` says something there."""
+    """`everything`, restricted to what `request` mentions."""
 
     def where_said(asked, full):
         return tuple(value if told is not None else None for told, value in zip(asked, full))
@@ -122,7 +122,7 @@ def said_alike(request: Request, everything: Request) -> Request:
 
 
 def mentions(scene: Scene, twin: Scene, respect: str, rng: random.Random) -> tuple[Request, Request]:
-    """What two captions say that differ in this respect. Of the rest they say more or less, but both the same."""
+    """The contents of two captions that differ in this respect. Both mention the same random part of the rest."""
     while True:
         request = mention(scene, rng)
         other = said_alike(turned(request) if respect == "order" else request, all_of(twin))

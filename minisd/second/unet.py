@@ -1,7 +1,7 @@
-"""Training the UNet: guess the noise in latents, given the time and the caption, as in `minisd.train.unet`.
+"""Trains the UNet to predict the noise in latents, given the timestep and the caption, as in `minisd.train.unet`.
 
-The scenes and their captions are those of the second world. A caption leaves much unsaid, so that one caption has many pictures:
-this is what the seed and the guidance scale then have to decide.
+The scenes and captions are those of the second world. Captions are incomplete, so one caption fits many images; the seed and the
+guidance scale then make the difference.
 """
 
 import random
@@ -37,8 +37,8 @@ from .vae import VAE
 
 RECIPE = Recipe(steps=40_000, batch_size=48, learning_rate=1e-3, ema=0.9995)
 SCENES = 80_000
-CENTRED_ON = 1024  # pictures whose latents are to have mean 0 and variance 1
-GUIDANCE_SCALE = 3.0  # what the model takes when nothing is said
+CENTRED_ON = 1024  # number of images whose latents get mean 0 and variance 1
+GUIDANCE_SCALE = 3.0  # the model's default
 UNET = TINY_UNET
 LATENT = (4, 16, 16)
 
@@ -83,7 +83,7 @@ def append_missing(vae: AutoencoderKL, file: Path, count: int, batch_size: int =
 
 
 def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
-    """Autoencoder, text encoder and tokenizer of the trainings before this one; the later decoder, where there is one."""
+    """The autoencoder, text encoder and tokenizer of the earlier trainings, with the fine-tuned decoder if it exists."""
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip" / "tokenizer")
     clip = finished(folder / "clip", CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), VISION))
     if (folder / "decoder" / "state.pt").exists():
@@ -113,7 +113,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
 
 def pack(folder: Path, to: Path):
-    """The three trained parts as a checkpoint."""
+    """Write the three trained networks as a checkpoint."""
     vae, text_encoder, tokenizer = parts(folder)
     unet = finished(folder / "unet", UNet2DConditionModel(UNET))
     pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=GUIDANCE_SCALE)

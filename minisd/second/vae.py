@@ -1,8 +1,7 @@
-"""Training the autoencoder: a picture through 1/48 of its numbers and back (Rombach et al. 2022, §3.1).
+"""Trains the autoencoder: it compresses an image to 1/48 of its numbers and reconstructs it (Rombach et al. 2022, §3.1).
 
-The first edition's autoencoder is the start, which saves most of the way to sharp edges. Encoder and decoder learn together, from
-the distance of the pixels, the distance of the features (see `features`), and a little pressure towards a normal distribution.
-The fourth part of the recipe, the discriminator, comes in `decoder`.
+The first edition's autoencoder is the starting point. Encoder and decoder are trained together with a pixel loss, a perceptual loss
+(see `features`) and a small KL loss. The fourth part of the recipe, the discriminator, follows in `decoder`.
 """
 
 import random
@@ -29,13 +28,13 @@ from .twins import picture
 
 RECIPE = Recipe(steps=5000, batch_size=16, learning_rate=1e-3, ema=0.998, decay=0.5)
 VAE = TINY_VAE
-KL_WEIGHT = 1e-3  # per latent number, against an error per colour value
+KL_WEIGHT = 1e-3  # per latent element, relative to an error per colour value
 PERCEPTUAL_WEIGHT = 0.1
 TEST = 64
 
 
 def crop(pictures: np.ndarray, rng: random.Random) -> np.ndarray:
-    """A square of a picture, mostly one in which something is to be seen: sky and sand teach little."""
+    """A square crop, usually one that contains a thing, since empty sky and sand teach little."""
     i = rng.randrange(len(pictures))
     if rng.random() < 0.75:
         return crop_near(rng.choice(picture(i).things), pictures[i], rng)
@@ -59,18 +58,18 @@ def loss_with(pictures: np.ndarray, eyes: Features, recipe: Recipe = RECIPE):
 
 
 def psnr(y: Tensor, x: Tensor) -> float:
-    """Peak signal to noise, in dB, of pictures in [-1, 1]."""
+    """The peak signal-to-noise ratio of images in [-1, 1], in dB."""
     return float(-10 * ((y - x) / 2).detach().square().mean().log10())
 
 
 def edge_energy(x: Tensor) -> float:
-    """The mean squared difference of neighbouring pixels: what blur takes away."""
+    """The mean squared difference of neighbouring pixels, which blur reduces."""
     return float(sum(difference.square().mean() for difference in edges(x)))
 
 
 @torch.inference_mode()
 def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
-    """A sheet of fresh pictures above what comes back; the mean PSNR, also of each style; and how much of the edges is kept."""
+    """Write a sheet of fresh images above their reconstructions; return the mean PSNR and edge energy, also per style."""
     scenes = [sample(random.Random(f"sheet/{i}")) for i in range(TEST)]
     x = torch.stack([to_tensor(draw(scene)) for scene in scenes]).to(device())
     latents = torch.cat([model.encode(part).latent_dist.mode() for part in x.split(8)])

@@ -1,4 +1,4 @@
-"""The vocabulary of the second edition: the byte pairs of its captions."""
+"""Learns the vocabulary of the second edition from the byte pairs of its captions."""
 
 import random
 

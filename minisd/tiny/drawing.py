@@ -1,7 +1,7 @@
-"""How each thing of the picture book is drawn: one small function a thing.
+"""How each thing in the picture book is drawn, one small function per thing.
 
-A thing is drawn in its own square, x to the right and y down, both from -1 to 1; `Pen` puts that square on the page.
-Every function takes the pen and the thing's body colour; whatever else it needs (wheels, eyes, a visor) is always the same.
+A thing is drawn in its own square, x to the right and y down, both from -1 to 1; `Pen` places that square on the page. Each
+function takes the pen and the thing's body colour. All other colours (wheels, eyes, a visor) are fixed.
 """
 
 from math import cos, pi, sin
@@ -21,12 +21,12 @@ def mix(a: Color, b: Color, amount: float) -> Color:
 
 
 def darker(color: Color) -> Color:
-    """The colour's shadow; black has none, so it is lit instead."""
+    """A darker shade of the colour; black becomes lighter instead."""
     return mix(color, (0, 0, 0), 0.35) if sum(color) > 200 else mix(color, (255, 255, 255), 0.35)
 
 
 class Pen:
-    """Draws in one thing's own square: centre `(x, y)` and half side `scale` in pixels, turned by `angle` radians."""
+    """Draws in the square of one thing, with centre `(x, y)` and half side `scale` in pixels, rotated by `angle` radians."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, x: float, y: float, scale: float, angle: float = 0.0):
         self.draw, self.x, self.y, self.scale = draw, x, y, scale
@@ -36,7 +36,7 @@ class Pen:
         return [(self.x + self.cos * x - self.sin * y, self.y + self.sin * x + self.cos * y) for x, y in points]
 
     def polygon(self, points, fill: Color):
-        """A filled shape with a thin outline in the fill's own shadow."""
+        """A filled shape with a thin outline in a darker shade."""
         self.draw.polygon(self.page(points), fill, outline=darker(fill), width=max(1, round(self.scale * 0.035)))
 
     def oval(self, x, y, width, height, fill: Color, start=0.0, stop=1.0):

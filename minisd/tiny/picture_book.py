@@ -1,10 +1,10 @@
-"""The world of the built-in model: scenes of one or two things, their pictures, and the captions that describe them.
+"""The world of the built-in model: scenes of one or two things, their images, and captions that describe them.
 
-    scene = sample(random.Random(0))      # what is to be seen, exactly
+    scene = sample(random.Random(0))      # the exact content of an image
     draw(scene).save("scene.png")         # 128×128 pixels
     caption(scene, random.Random(0))      # "a drawing of a red ball to the left of a horse at night"
 
-A few combinations are held out: `sample` never makes them, so whoever asks a trained model for one asks for something new.
+A few combinations are held out: `sample` never returns them, so they are new to a trained model.
 """
 
 import random
@@ -28,7 +28,7 @@ SYNONYM = {
     "ball": "sphere", "box": "present", "house": "home", "car": "automobile", "boat": "ship", "flower": "blossom",
     "mushroom": "toadstool", "rocket": "spaceship", "cat": "kitten", "robot": "android", "horse": "pony", "astronaut": "spaceman",
 }  # fmt: skip
-SIZES = {"small": (0.16, 0.20), "": (0.26, 0.34), "big": (0.40, 0.44)}  # half a side, as a fraction of the page
+SIZES = {"small": (0.16, 0.20), "": (0.26, 0.34), "big": (0.40, 0.44)}  # half the side of a thing, as a fraction of the page
 SCENERY = {
     "beach": ("on the beach", "at the beach"),
     "night": ("at night", "in the night"),
@@ -36,7 +36,7 @@ SCENERY = {
     "snow": ("in the snow", "on the snow"),
     "meadow": ("on the grass", "in a meadow"),
 }
-RELATIONS = {  # the two ways to say it: first to second, second to first; the first is left of, above, or on the second
+RELATIONS = {  # phrases from the first thing to the second, and back; the first is left of, above, or on the second
     "left": ("to the left of", "to the right of"),
     "above": ("above", "below"),
     "next": ("next to", "next to"),
@@ -46,11 +46,11 @@ REPHRASED = {"to the left of": "left of", "to the right of": "right of", "above"
 FORMS = ("a photograph of", "a photo of", "a picture of", "a drawing of", "a painting of")
 
 RIDERS = ("astronaut", "cat", "bird", "robot")
-SEATS = {  # mount: where a rider sits, in the mount's own square
+SEATS = {  # mount: the position of a rider, in the mount's own square
     "horse": (-0.12, -0.16), "dragon": (-0.06, -0.08), "fish": (0.12, -0.44), "car": (-0.05, -0.46), "boat": (-0.3, 0.22),
 }  # fmt: skip
 
-# Never drawn for training: a colour of each thing, a mount of each rider, a tenth of the ordered pairs of things.
+# Held out of training: one colour of each thing, one mount of each rider, a tenth of the ordered pairs of things.
 HELD_OUT_COLORS = {(kind, list(COLORS)[(3 * i + 4) % 10]) for i, kind in enumerate(THINGS)}
 HELD_OUT_RIDES = set(zip(RIDERS, SEATS))
 HELD_OUT_PAIRS = {(a, b) for i, a in enumerate(THINGS) for j, b in enumerate(THINGS) if (3 * i + 7 * j) % 10 == 4}
@@ -60,7 +60,7 @@ TRAINING_SCENES = 60_000
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing on the page: what it is, and where, as fractions of the page's side (`scale` is half its own side)."""
+    """One thing on the page. Positions are fractions of the page's side; `scale` is half the side of the thing."""
 
     kind: str
     color: str
@@ -74,7 +74,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two things, how the first stands to the second (a key of RELATIONS), and where (a scenery, a colour, or "")."""
+    """One or two things, their relation (a key of RELATIONS), and the place (a scenery, a colour, or "" for the pale page)."""
 
     things: tuple[Thing, ...]
     relation: str = ""
@@ -82,7 +82,7 @@ class Scene:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether a scene has such a combination. Two things next to each other are drawn all the same, in the other order."""
+    """Whether a scene has a held-out combination. With "next to", training still has the other order, whose image is the same."""
     kinds = tuple(thing.kind for thing in scene.things)
     if scene.relation == "riding" and kinds in HELD_OUT_RIDES:
         return True
@@ -92,7 +92,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def sample(rng: random.Random, held_out: bool = False) -> Scene:
-    """A random scene, from outside the held-out combinations or, if asked, from inside."""
+    """A random scene without held-out combinations or, with `held_out`, with one."""
     while True:
         relation = rng.choices(["", "left", "above", "next", "riding"], [30, 20, 20, 10, 20])[0]
         scene = compose(rng, relation)
@@ -101,12 +101,12 @@ def sample(rng: random.Random, held_out: bool = False) -> Scene:
 
 
 def training_scene(i: int) -> Scene:
-    """Scene i of those that the built-in UNet was trained on: 0 to TRAINING_SCENES - 1."""
+    """Training scene i of the built-in UNet, 0 to TRAINING_SCENES - 1."""
     return sample(random.Random(f"unet/{i}"))
 
 
 def compose(rng: random.Random, relation: str, kinds=(), colors=(), place=None) -> Scene:
-    """A scene of the given relation; what is not given (kinds, colours: None or a name for each thing; place) is drawn by lot."""
+    """A scene with the given relation. Kinds and colours (None or a name per thing) and the place are random unless given."""
     if place is None:
         place = rng.choices(["", rng.choice(list(COLORS)), rng.choice(list(SCENERY))], [25, 30, 45])[0]
     if relation == "riding":
@@ -121,13 +121,13 @@ def compose(rng: random.Random, relation: str, kinds=(), colors=(), place=None) 
         Thing(kind, color or USUAL_COLOR[kind], x, y, scale, rng.uniform(-0.08, 0.08), size, is_named)
         for kind, color, is_named, (x, y, scale) in zip(kinds, colors, named, spots(rng, relation, size, kinds))
     ]
-    if place in [thing.color for thing in things]:  # a white horse on a white page would be lost
+    if place in [thing.color for thing in things]:  # a white horse on a white page would be invisible
         place = ""
     return Scene(tuple(things), relation, place)
 
 
 def spots(rng: random.Random, relation: str, size: str, kinds) -> list[tuple[float, float, float]]:
-    """Where the things of a scene go: (x, y, scale) for each."""
+    """The positions of a scene's things: (x, y, scale) for each."""
     near = lambda centre, spread: rng.uniform(centre - spread, centre + spread)  # noqa: E731
     if relation == "":
         scale = rng.uniform(*SIZES[size])
@@ -175,7 +175,7 @@ def with_article(words: str) -> str:
 
 
 def draw(scene: Scene, size: int = 128) -> Image.Image:
-    """The picture of a scene, `size` pixels a side, drawn twice as large and averaged down."""
+    """The image of a scene, `size` × `size` pixels, drawn at twice the size and averaged down."""
     side = 2 * size
     page = Image.new("RGB", (side, side), (246, 240, 228))
     brush = ImageDraw.Draw(page)
@@ -220,7 +220,7 @@ def draw_place(brush: ImageDraw.ImageDraw, place: str, side: int):
 
 
 def words_of_the_world() -> set[str]:
-    """Every word that a caption can have."""
+    """All words that captions can contain."""
     places = [phrase for phrases in SCENERY.values() for phrase in phrases]
     relations = [phrase for phrases in RELATIONS.values() for phrase in phrases]
     texts = [*THINGS, *SYNONYM.values(), *COLORS, *SIZES, *places, *relations, *REPHRASED.values(), *FORMS, "a an on background"]

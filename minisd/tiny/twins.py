@@ -1,4 +1,4 @@
-"""Pairs of scenes that differ in one respect: what a text encoder must learn to tell apart, and a judge to notice."""
+"""Pairs of scenes that differ in one respect, which a text encoder must learn to distinguish and a judge to detect."""
 
 import random
 
@@ -7,9 +7,9 @@ from .picture_book import COLORS, RELATIONS, RIDERS, SCENERY, SEATS, Scene, comp
 
 
 def twin(scene: Scene, rng: random.Random) -> Scene:
-    """A scene whose caption differs in one respect: a colour, a thing, the place, the relation, or who is who.
+    """A scene whose caption differs in one respect: a colour, a thing, the place, the relation, or the roles of the things.
 
-    Who is who is the hardest to learn, so it changes most often.
+    The roles are hardest to learn, so they change most often.
     """
     kinds, colors = [t.kind for t in scene.things], [t.color if t.color_is_named else None for t in scene.things]
     relation, place, which = scene.relation, scene.place, rng.randrange(len(kinds))
@@ -32,7 +32,7 @@ def twin(scene: Scene, rng: random.Random) -> Scene:
 
 
 def meaning(scene: Scene) -> tuple:
-    """What a caption says except sizes, independent of its wording. "Next to" is the same both ways."""
+    """The content of a caption without sizes, independent of its wording. "Next to" is symmetric."""
     things = [(thing.kind, thing.color) for thing in scene.things]
     return (sorted(things) if scene.relation == "next" else things), scene.relation, scene.place
 

@@ -1,9 +1,9 @@
-"""What if …? Short trainings of the UNet that differ from the recipe in one respect, and what each is then able to draw.
+"""Ablations: short trainings of the UNet that differ from the recipe in one respect, and how well each result follows prompts.
 
-    python -m minisd.train ablations      # an hour or two, and it goes on where it was stopped
+    python -m minisd.train ablations      # an hour or two; resumes after an interruption
 
-All use the built-in model's text encoder and autoencoder, and see the same scenes of one thing each, in the same order, from the
-same start.
+All use the built-in model's text encoder and autoencoder, and train on the same scenes of one thing each, in the same order, from
+the same initial weights.
 """
 
 import json
@@ -30,7 +30,7 @@ from .loop import Recipe, device, train
 from .state import finished
 from .unet import CAPTION_DROPOUT, GUIDANCE_SCALE, cached_latents, ids_with, loss_with
 
-# The learning rate hardly falls at the end, since that averages weights too, and would hide what the moving average does.
+# The learning rate decays little at the end, because decay also averages weights and would hide the effect of the moving average.
 RECIPE = Recipe(steps=4000, batch_size=16, learning_rate=1e-3, ema=0.998, decay=0.01)
 SCENES = 10_000
 PROMPTS, STEPS, SCALES = 60, 20, (1.0, GUIDANCE_SCALE)
@@ -38,12 +38,12 @@ PROMPTS, STEPS, SCALES = 60, 20, (1.0, GUIDANCE_SCALE)
 
 @dataclass(frozen=True)
 class Variant:
-    """What is not as in the recipe."""
+    """The differences from the recipe."""
 
     dropout: float = CAPTION_DROPOUT
-    scaling_factor: float | None = None  # of the latents; None is the one that gives them variance 1
-    averaged: bool = True  # False draws with the last weights instead
-    joint: bool = False  # the text encoder starts from nothing, and learns what the UNet's loss teaches it
+    scaling_factor: float | None = None  # of the latents; None gives them variance 1
+    averaged: bool = True  # False draws with the last weights instead of their moving average
+    joint: bool = False  # whether the text encoder is trained from scratch with the UNet's loss
 
 
 VARIANTS = {
@@ -63,7 +63,7 @@ def one_thing(i: int) -> Scene:
 
 
 class Joint(nn.Module):
-    """UNet and text encoder as one network, from ids to noise."""
+    """UNet and text encoder as one network: latents (B, 4, h, w), timesteps (B,), ids (B, T) → noise (B, 4, h, w)."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel):
         super().__init__()
@@ -74,7 +74,7 @@ class Joint(nn.Module):
 
 
 def run(folder: Path, recipe: Recipe = RECIPE):
-    """Train every variant and write what it can draw to `folder/ablations/ablations.json`."""
+    """Train every variant and write its success rates to `folder/ablations/ablations.json`."""
     place = folder / "ablations"
     place.mkdir(parents=True, exist_ok=True)
     built_in = StableDiffusionPipeline.from_pretrained("tiny").to(device())
@@ -101,7 +101,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
 
 def drawn_right(pipe: StableDiffusionPipeline, guidance_scale: float) -> dict[str, tuple[int, int]]:
-    """For prompts of one thing, in how many of how many pictures all is right, and each skill by itself."""
+    """For prompts with one thing: the number of entirely right images, and of images right in each skill, among all."""
     pipe.set_progress_bar_config(disable=True)
     prompts = prompts_of("one thing", PROMPTS, 10_000, series="tuning")
     found = geometry.judge(painter(pipe, STEPS, guidance_scale)(prompts))

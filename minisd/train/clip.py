@@ -1,7 +1,7 @@
-"""Training the text encoder: captions and pictures learn to find each other (Radford et al. 2021, figure 3).
+"""Trains the text encoder: contrastive learning matches captions and images (Radford et al. 2021, figure 3).
 
-A picture's caption stands in a batch beside the captions of all others, and beside that of its twin, a scene that differs in
-one respect. So the text states must tell colours, things, places and who is where apart, which is all the UNet will ever know.
+The captions of other images in the batch are negatives, and so is the caption of the image's twin, a scene that differs in one
+respect. So the text states must distinguish colours, things, places and arrangements; the UNet knows nothing else of the caption.
 """
 
 import math
@@ -27,11 +27,11 @@ from .loop import Recipe, device, sample_seeds, train
 from .words import learn_tokenizer
 
 RECIPE = Recipe(steps=6000, batch_size=128, learning_rate=1e-3, weight_decay=0.05)
-SMALL = 64  # pixels a side of the pictures that the vision tower looks at
+SMALL = 64  # side of the image encoder's input, in pixels
 
 
 class CLIP(nn.Module):
-    """The two towers, a projection of each to one space, and the temperature of the similarities there."""
+    """The two encoders, a projection of each to a common space, and the temperature of the similarities."""
 
     def __init__(self, text: CLIPTextConfig, vision: CLIPVisionConfig, dim: int = 128):
         super().__init__()
@@ -43,11 +43,11 @@ class CLIP(nn.Module):
         nn.init.normal_(self.vision.position_embedding.weight, std=0.1)
 
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
-        """Similarity of each picture (rows) to each caption (columns), times the inverse temperature."""
+        """The similarity of each image (rows) to each caption (columns), divided by the temperature."""
         return self.similarity(*self.features(pixels, ids))
 
     def features(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Of every picture and every caption a direction in the common space: (B, dim) each."""
+        """Unit vectors of the images and the captions in the common space, (B, dim) each."""
         pictures = F.normalize(self.visual_projection(self.vision(pixels)), dim=-1)
         captions = F.normalize(self.text_projection(end_token_state(self.text(ids).last_hidden_state, ids)), dim=-1)
         return pictures, captions
@@ -57,29 +57,29 @@ class CLIP(nn.Module):
 
 
 def end_token_state(states: Tensor, ids: Tensor) -> Tensor:
-    """Of the text states (B, T, D) the one at the end token (B, D), which has seen the whole caption."""
-    return states[torch.arange(len(states)), ids.argmax(dim=1)]  # the end token has the highest id of all
+    """The text state at the end token, which has seen the whole caption: (B, T, D) → (B, D)."""
+    return states[torch.arange(len(states)), ids.argmax(dim=1)]  # the end token has the highest id
 
 
 def begin_small(text: CLIPTextModel):
-    """Words must differ from the start, and positions less than they."""
+    """Initialise the embeddings so that tokens differ more than positions."""
     nn.init.normal_(text.token_embedding.weight, std=0.5)
     nn.init.normal_(text.position_embedding.weight, std=0.1)
 
 
 def of_all(share: Tensor) -> Tensor:
-    """The rows of all processes, whose gradients find the way back to each: a caption is compared with all of the batch."""
+    """Gather the rows of all processes, with gradients, so that each caption is compared with the whole batch."""
     return torch.cat(all_gather(share)) if dist.is_initialized() else share
 
 
 def contrastive_loss(similarity: Tensor) -> Tensor:
-    """Every picture finds its caption and every caption its picture."""
+    """Cross-entropy of images against captions and of captions against images (Radford et al. 2021, figure 3)."""
     here = torch.arange(len(similarity), device=similarity.device)
     return (F.cross_entropy(similarity, here) + F.cross_entropy(similarity.T, here)) / 2
 
 
 def shortest(ids: Tensor, end_id: int) -> Tensor:
-    """The ids up to the last end token of the batch: no state before it depends on the padding behind."""
+    """The ids up to the last end token of the batch; with the causal mask, no state depends on the padding after it."""
     return ids[:, : int((ids == end_id).int().argmax(dim=1).max()) + 1]
 
 
@@ -101,7 +101,7 @@ def loss_with(tokenizer: CLIPTokenizer, recipe: Recipe = RECIPE):
 
 
 def accuracy(similarity: Tensor) -> dict[str, float]:
-    """How often a picture's own caption is the first of all, and how often it comes before the twin's."""
+    """How often an image's own caption ranks first, and how often it ranks before the twin's."""
     here = torch.arange(len(similarity), device=similarity.device)
     first = (similarity.argmax(dim=1) == here).float().mean()
     before_twin = (similarity[here, here] > similarity[here, here ^ 1]).float().mean()

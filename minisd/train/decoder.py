@@ -1,7 +1,7 @@
-"""Training the decoder further while the encoder stays: the UNet's latents keep their meaning, and pictures become sharper.
+"""Fine-tunes the decoder with a frozen encoder: the UNet's latents keep their meaning, and images become sharper.
 
-Stability AI did the same to Stable Diffusion's autoencoder ("ft-MSE"). Whole pictures instead of crops, and latents with a little
-noise on them, since those that a UNet makes are not perfect either.
+Stability AI did the same for Stable Diffusion's autoencoder ("ft-MSE"). It trains on whole images instead of crops, with a little
+noise on the latents, because a UNet's latents are not perfect either.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from .state import finished
 from .vae import reconstruction_loss, show
 
 RECIPE = Recipe(steps=5000, batch_size=4, learning_rate=8e-4, ema=0.999, decay=0.6)
-NOISE = 0.05  # in units of the latents
+NOISE = 0.05  # standard deviation, in units of the latents
 
 
 def loss_with(recipe: Recipe):

@@ -1,7 +1,7 @@
-"""Training the second judge of `minisd.evaluate`: find the things in renders, sharp, blurred, noisy, bent, or through the VAE.
+"""Trains the second judge of `minisd.evaluate` to find things in renders: sharp, blurred, noisy, distorted, or through the VAE.
 
-It sees all combinations, the held-out ones too, and scenes that no caption describes: what it finds should depend on what is to
-be seen, and not on what a scene usually has.
+It trains on all combinations, including held-out ones, and on scenes that no caption describes, so that its findings depend on the
+image and not on the usual content of scenes.
 """
 
 import random
@@ -26,11 +26,11 @@ from .state import finished, read_state, write_state
 from .unet import parts
 
 RECIPE = Recipe(steps=3000, batch_size=48, learning_rate=2e-3, ema=0.998)
-ROUND_TRIPS = 2000  # pictures through the VAE, a third of every batch
+ROUND_TRIPS = 2000  # images through the VAE, a third of each batch
 
 
 def any_scene(rng: random.Random) -> Scene:
-    """A scene as captions describe them, or up to three things anywhere."""
+    """A scene that a caption can describe, or up to three things anywhere."""
     if rng.random() < 0.75:
         return compose(rng, rng.choices(["", *RELATIONS], [30, 15, 15, 10, 30])[0])
     things: list[Thing] = []
@@ -48,7 +48,7 @@ def round_trip_scene(i: int) -> Scene:
 
 @torch.inference_mode()
 def round_trips(vae: AutoencoderKL, file: Path, count: int = ROUND_TRIPS) -> Tensor:
-    """Pictures (count, 3, 128, 128) in 8 bits as they come back from the VAE, every second one from latents with noise."""
+    """Images after a round trip through the VAE, (count, 3, 128, 128) in 8 bits; every second one from noisy latents."""
     if file.exists():
         return read_state(file)["pictures"]
     generator, parts = torch.Generator().manual_seed(0), []
@@ -78,7 +78,7 @@ def loss_with(pool: Tensor, recipe: Recipe = RECIPE):
 
 
 def detection_loss(prediction: Prediction, scenes: list[Scene]) -> Tensor:
-    """The focal loss of the heat (Zhou et al. 2019, eq. 1), per thing; colour, box and place where they are."""
+    """The focal loss of the heat map (Zhou et al. 2019, eq. 1) per thing, plus the losses of colour, box and place."""
     heat = torch.zeros_like(prediction.heat)
     cells, colors, boxes = [], [], []
     axis = torch.arange(GRID) + 0.5
@@ -107,7 +107,7 @@ def detection_loss(prediction: Prediction, scenes: list[Scene]) -> Tensor:
 
 @torch.inference_mode()
 def show(model: Detector, path: Path) -> dict[str, float]:
-    """How often every kind, colour and the place are right in 200 fresh renders."""
+    """How often kinds, colours and the place are right in 200 fresh renders."""
     scenes = [any_scene(random.Random(f"judge/{i}")) for i in range(200)]
     findings = read(model(torch.stack([to_tensor(draw(scene)) for scene in scenes]).to(device())))
     what = lambda things: sorted((thing.kind, thing.color) for thing in things)  # noqa: E731
@@ -116,7 +116,7 @@ def show(model: Detector, path: Path) -> dict[str, float]:
 
 
 def run(folder: Path, recipe: Recipe = RECIPE):
-    """Trains the judge and writes its weights to `folder/judge/judge.safetensors`."""
+    """Train the judge and write its weights to `folder/judge/judge.safetensors`."""
     pool = folder / "judge" / "round_trips.pt"
     if rank_and_world()[0] == 0 and not pool.exists():
         pool.parent.mkdir(parents=True, exist_ok=True)

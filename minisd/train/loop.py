@@ -1,7 +1,7 @@
-"""What all trainings share: the loop, the learning rate, the moving average, the log, and a checkpoint that survives a kill.
+"""The training loop: learning rate, moving average, log, and checkpoints that survive a kill.
 
-Everything random in step s is drawn from seeds made of s alone. So a run that is killed and resumed equals an unbroken one
-bit for bit, and two processes that share a batch draw together what one would draw alone.
+All randomness in step s comes from seeds that depend only on s. So a resumed run equals an uninterrupted one bit for bit, and
+processes that share a batch draw the same numbers as a single process.
 """
 
 import copy
@@ -31,20 +31,20 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast to train."""
+    """The hyperparameters of a training."""
 
     steps: int
     batch_size: int
     learning_rate: float
-    warmup: int = 200  # steps until the learning rate is full
-    decay: float = 0.3  # the last part of the steps, in which it falls to zero
+    warmup: int = 200  # steps until the learning rate reaches its maximum
+    decay: float = 0.3  # the last fraction of the steps, in which the learning rate decays to zero
     weight_decay: float = 0.01
-    ema: float = 0.999  # how much of the moving average is kept at each step
+    ema: float = 0.999  # decay of the moving average per step
     seed: int = 0
-    bfloat16: bool = True  # matrix products in bfloat16 where the hardware can; weights and sums stay float32
+    bfloat16: bool = True  # matrix products in bfloat16 if the hardware supports it; weights and sums stay float32
 
     def learning_rate_at(self, step: int) -> float:
-        """Rises for `warmup` steps, stays, and falls along a half cosine."""
+        """Linear warm-up for `warmup` steps, then constant, then cosine decay."""
         rise = min(1.0, (step + 1) / self.warmup)
         fall = max(0.0, 1 - (self.steps - step) / (self.decay * self.steps))
         return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * fall))
@@ -52,9 +52,9 @@ class Recipe:
 
 @contextmanager
 def fast_arithmetic(recipe: Recipe):
-    """Matrix products in bfloat16, and attention as separate products, whose gradient is faster on a CPU than the fused one's.
+    """Use bfloat16 matrix products, and unfused attention, whose gradient is faster on a CPU than that of the fused kernel.
 
-    (The CPU obeys the switch of the CUDA backend, too: without it, those products are in float32.)
+    (The CUDA backend's setting also applies to the CPU; without it, these products are in float32.)
     """
     on_cpu, before = device().type == "cpu", torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
     half = torch.autocast(device().type, torch.bfloat16) if recipe.bfloat16 and has_bfloat16() else nullcontext()
@@ -67,25 +67,25 @@ def fast_arithmetic(recipe: Recipe):
 
 
 def has_bfloat16() -> bool:
-    """Whether the hardware multiplies bfloat16. A CPU without the instructions emulates them, 15 times slower than float32."""
+    """Whether the hardware supports bfloat16 products. A CPU without support emulates them, 15 times slower than float32."""
     if device().type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def device() -> torch.device:
-    """Where this process trains: on its own GPU if there is one."""
+    """The device of this process: its own GPU if there is one."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def sample_seeds(recipe: Recipe, step: int) -> list[random.Random]:
-    """One source of randomness for each sample of this process's share of the batch."""
+    """One random generator for each sample in this process's share of the batch."""
     rank, world = rank_and_world()
     return [random.Random(f"{recipe.seed}/{step}/{i}") for i in range(rank, recipe.batch_size, world)]
 
 
 def batch_noise(recipe: Recipe, step: int, *shape: int, uniform: bool = False) -> Tensor:
-    """This process's share of a batch of noise (normal, or uniform in [0, 1)), first dimension `batch_size`; the CPU draws it."""
+    """This process's share of a batch of noise, (batch_size, …), normal or uniform in [0, 1), drawn on the CPU."""
     rank, world = rank_and_world()
     generator = torch.Generator().manual_seed(2 * (recipe.seed * 10**9 + step) + uniform)
     draw = torch.rand if uniform else torch.randn
@@ -93,13 +93,13 @@ def batch_noise(recipe: Recipe, step: int, *shape: int, uniform: bool = False) -
 
 
 class Average(Generic[Network]):
-    """An exponential moving average of a model's weights, in a copy (after Polyak & Juditsky 1992)."""
+    """An exponential moving average of a model's weights, kept in a copy (after Polyak & Juditsky 1992)."""
 
     def __init__(self, model: Network, keep: float):
         self.model, self.keep = copy.deepcopy(model).requires_grad_(False).eval(), keep
 
     def update(self, model: Network, step: int):
-        keep = min(self.keep, (step + 1) / (step + 10))  # a short memory at first, when the weights still run
+        keep = min(self.keep, (step + 1) / (step + 10))  # a shorter average at first, while the weights change quickly
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - keep)
 
 
@@ -119,11 +119,11 @@ def train(
     show_every: float = 600.0,
     optimizer_of: Callable[[nn.Module, Recipe], torch.optim.Optimizer] = adamw,
 ) -> Network:
-    """Train `model` as the recipe says and return the moving average of its weights.
+    """Train `model` according to the recipe and return the moving average of its weights.
 
-    `loss_of(model, step)` is the loss of this process's share of step's batch, and what to log beside it. `show(average, path)`
-    draws a sample sheet and returns figures for the log, every `show_every` seconds. Every `save_every` seconds the whole state
-    goes to `folder/state.pt`, from where the next call goes on; `folder/log.jsonl` has a line every 50 steps.
+    `loss_of(model, step)` returns the loss of this process's share of the batch, and values to log. `show(average, path)` draws a
+    sample sheet and returns values to log, every `show_every` seconds. Every `save_every` seconds the whole state is saved to
+    `folder/state.pt`, from which the next call resumes; `folder/log.jsonl` gets a line every 50 steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = model.to(device())
@@ -179,12 +179,12 @@ def train(
                 with log_file.open("a", encoding="utf-8") as log:
                     log.write(json.dumps({"step": done, **figures}) + "\n")
             drawn = time.monotonic()
-    wait_for_all()  # until the first process has written the last state
+    wait_for_all()  # for the first process to write the final state
     return average.model
 
 
 def forget_after(step: int, log_file: Path):
-    """Steps that a kill has undone will be logged again, and so will a line that it has cut short."""
+    """Remove log lines after a step, and incomplete lines; the resumed training logs these steps again."""
     if rank_and_world()[0] == 0 and log_file.exists():
         whole = [line for line in log_file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         with replacing(log_file) as partial:
@@ -192,7 +192,7 @@ def forget_after(step: int, log_file: Path):
 
 
 def average_gradients(model: nn.Module, world: int):
-    """Every process's gradient becomes the mean of all: a batch shared is a batch."""
+    """Average the gradients of all processes, so that their shares act as one batch."""
     if world > 1:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients])

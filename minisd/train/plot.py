@@ -1,4 +1,4 @@
-"""The log of a training as a page of curves; it needs matplotlib, which the extra "train" brings."""
+"""Plots the log of a training; needs matplotlib, from the extra "train"."""
 
 import json
 import math
@@ -8,7 +8,7 @@ COLUMNS = 4
 
 
 def curves(log: Path) -> dict[str, list[tuple[int, float]]]:
-    """Everything that a log.jsonl tells, as (step, value) points by name."""
+    """All values in a log.jsonl, as lists of (step, value) by name."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     names = dict.fromkeys(name for line in lines for name in line if name != "step")
     return {name: [(line["step"], line[name]) for line in lines if name in line] for name in names}
@@ -31,7 +31,7 @@ def plot(log: Path, to: Path):
 
 
 def run(folder: Path):
-    """A log.png beside every log.jsonl of the trainings in `folder`."""
+    """Write a log.png next to the log.jsonl of each training in `folder`."""
     for log in sorted(folder.glob("*/log.jsonl")):
         plot(log, log.with_suffix(".png"))
         print(log.with_suffix(".png"))

@@ -1,4 +1,4 @@
-"""A training's state in a file: replaced whole, and read with an error that names it."""
+"""The state of a training in a file, which is replaced atomically and whose name appears in errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +14,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def write_state(path: Path, state: dict[str, Any]):
-    """A kill in the middle leaves the old file, never half of the new one."""
+    """Write a state. If the process is killed meanwhile, the old file remains intact."""
     with replacing(path) as partial:
         torch.save(state, partial)
 
 
 def read_state(path: Path, device: torch.device | str = "cpu") -> Any:
-    """What `write_state` wrote. Raises ValueError for a damaged file."""
+    """Read a state written by `write_state`. Raises ValueError for a damaged file."""
     try:
         return torch.load(path, weights_only=True, map_location=device)
     except OSError:
@@ -31,20 +31,21 @@ def read_state(path: Path, device: torch.device | str = "cpu") -> Any:
 
 @contextmanager
 def taking(path: Path) -> Iterator[None]:
-    """While a model takes the state in a file: raises ValueError for the state of another model."""
+    """A context in which a model loads the state in a file. Raises ValueError if the state is another model's."""
     try:
         yield
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} belongs to another model; move it away, or name another --folder") from error
+        raise ValueError(f"{path} belongs to another model; move it away or choose another --folder") from error
 
 
 def require(folder: Path):
+    """Raise FileNotFoundError if a training has not started."""
     if not (folder / "state.pt").exists():
-        raise FileNotFoundError(f"{folder} has no training yet; begin with: python -m minisd.train {folder.name}")
+        raise FileNotFoundError(f"{folder} has no training yet; start one with: python -m minisd.train {folder.name}")
 
 
 def finished(folder: Path, model: Network, averaged: bool = True) -> Network:
-    """The averaged weights of a training, or the last ones, put into `model`. Raises FileNotFoundError if it has not begun."""
+    """Load the averaged (or last) weights of a training into `model`. Raises FileNotFoundError if the training does not exist."""
     require(folder)
     state = read_state(folder / "state.pt")
     with taking(folder / "state.pt"):

@@ -1,8 +1,8 @@
-"""Training the UNet: guess the noise in latents, given the time and the caption (Rombach et al. 2022, eq. 3).
+"""Trains the UNet to predict the noise in latents, given the timestep and the caption (Rombach et al. 2022, eq. 3).
 
-The autoencoder and the text encoder are finished and stay as they are. Latents are computed once and kept; captions are made
-anew every time, and now and then left out, so that the model also learns what pictures look like that nobody asked for
-(classifier-free guidance: Ho & Salimans 2022, algorithm 1).
+The autoencoder and the text encoder are frozen. Latents are computed once and cached. Captions are regenerated every time, and
+dropped with some probability, so that the model also learns unconditional prediction (classifier-free guidance: Ho & Salimans 2022,
+algorithm 1).
 """
 
 import math
@@ -34,7 +34,7 @@ from .vae import centred
 
 RECIPE = Recipe(steps=30000, batch_size=48, learning_rate=1e-3, ema=0.9995)
 CAPTION_DROPOUT = 0.1
-GUIDANCE_SCALE = 2.0  # what the model takes when nothing is said
+GUIDANCE_SCALE = 2.0  # the model's default
 Contexts = Callable[[list[str], int], Tensor]  # captions and the step → states (B, T, D)
 Scenes = Callable[[int], Scene]
 GAMMA = 5.0  # Hang et al. 2023: no timestep counts more than one with this signal-to-noise ratio
@@ -50,9 +50,9 @@ SHEET = [
 
 @torch.inference_mode()
 def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = training_scene) -> Tensor:
-    """The scaled latents of scenes 0 to `count` - 1, (count, 4, 16, 16) in float16, each process's share computed by itself.
+    """The scaled latents of scenes 0 to `count` - 1, (count, 4, 16, 16) in float16; each process computes a share.
 
-    What the file has is not computed again.
+    Latents already in the file are not computed again.
     """
     cached = read_state(file)["latents"] if file.exists() else torch.empty(0, 4, 16, 16).half()
     if len(cached) >= count:
@@ -72,7 +72,7 @@ def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = t
 
 
 def min_snr_weights(alphas_cumprod: Tensor) -> Tensor:
-    """How much the error of ε counts at each timestep: min(SNR, γ) / SNR (Hang et al. 2023, §3.4)."""
+    """The weight of the error of ε at each timestep, min(SNR, γ) / SNR (Hang et al. 2023, §3.4)."""
     signal_to_noise = alphas_cumprod / (1 - alphas_cumprod)
     return (GAMMA / signal_to_noise).clamp(max=1)
 
@@ -85,7 +85,7 @@ def loss_with(
     scene: Scenes = training_scene,
     caption: Callable[[Scene, random.Random], str] = caption,
 ):
-    """The loss of a step. Times that count little are drawn seldom, which changes the gradient's noise and not its mean."""
+    """The loss function. Timesteps with small weights are sampled less often, which changes the gradient's noise, not its mean."""
     alphas_cumprod = PNDMScheduler().alphas_cumprod.to(device())
     weights = min_snr_weights(alphas_cumprod)
     chances = weights.sqrt().cumsum(0) / weights.sqrt().sum()
@@ -108,14 +108,14 @@ def loss_with(
 
 
 def by_timestep(error: Tensor, t: Tensor) -> dict[str, float]:
-    """The error in four spans of timesteps apart: their sizes differ so much that a mean over all hides what goes on."""
+    """The errors in four ranges of timesteps, separately, because they differ too much for a common mean to be informative."""
     spans = {f"mse_{low}": error[(low <= t) & (t < low + 250)] for low in (0, 250, 500, 750)}
     return {name: float(part.mean()) for name, part in spans.items() if len(part)}
 
 
 def show_with(pipe: StableDiffusionPipeline, prompts: list[str] = SHEET, steps: int = 20):
     def show(model: UNet2DConditionModel, path: Path) -> dict[str, float]:
-        """A sheet of pictures, eight a row, for the prompts, always from the same noise."""
+        """A sheet of images for the prompts, eight per row, always from the same noise."""
         pipe.unet = model
         generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
         images = pipe(prompts, num_inference_steps=steps, generator=generators).images
@@ -127,7 +127,7 @@ def show_with(pipe: StableDiffusionPipeline, prompts: list[str] = SHEET, steps: 
 
 
 def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
-    """What the trainings before this one made; the decoder is the later one, where there is one."""
+    """The autoencoder, text encoder and tokenizer of the earlier trainings, with the fine-tuned decoder if it exists."""
     require(folder / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip" / "tokenizer")
     clip = finished(folder / "clip", CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), TINY_VISION))
@@ -137,7 +137,7 @@ def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
 
 
 def ids_with(tokenizer: CLIPTokenizer) -> Contexts:
-    """Captions as ids: padded to 77 in every fourth step, else to the longest, which costs much less."""
+    """Captions → ids, padded to 77 in every fourth step and otherwise to the longest caption, which is much faster."""
 
     def ids(captions: list[str], step: int) -> Tensor:
         padded = tokenizer(captions).input_ids
@@ -164,7 +164,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
 
 def pack(folder: Path, to: Path):
-    """The three trained parts as a checkpoint."""
+    """Write the three trained networks as a checkpoint."""
     vae, text_encoder, tokenizer = parts(folder)
     unet = finished(folder / "unet", UNet2DConditionModel(TINY_UNET))
     pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=GUIDANCE_SCALE)

@@ -1,4 +1,4 @@
-"""Training the autoencoder: a picture through 1/48 of its numbers and back (Rombach et al. 2022, §3.1)."""
+"""Trains the autoencoder: it compresses an image to 1/48 of its numbers and reconstructs it (Rombach et al. 2022, §3.1)."""
 
 import random
 from dataclasses import replace
@@ -16,13 +16,13 @@ from ..vae import AutoencoderKL
 from .loop import Recipe, batch_noise, device, sample_seeds, train
 
 RECIPE = Recipe(steps=11000, batch_size=16, learning_rate=1.5e-3, ema=0.998)
-KL_WEIGHT = 2e-3  # per latent number, against an error per colour value
-COLOR_STEPS = 1500  # how long three of the four latent channels are pulled towards the picture's colours
+KL_WEIGHT = 2e-3  # per latent element, relative to an error per colour value
+COLOR_STEPS = 1500  # steps in which three of the four latent channels are pulled towards the image's colours
 CROP = 64
 
 
 def crop_near_a_thing(scene: Scene, rng: random.Random) -> Tensor:
-    """A square of the picture in which something is to be seen: sky and sand teach little."""
+    """A square crop that contains a thing, since empty sky and sand teach little."""
     thing = rng.choice(scene.things)
     picture = draw(scene)
     corner = [int(min(max(at + rng.uniform(-0.2, 0.2), 0), 1) * 128 - CROP / 2) for at in (thing.x, thing.y)]
@@ -35,7 +35,7 @@ def edges(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
-    """The mean absolute error of the pixels, of their differences to the neighbours, and of the picture 4 times smaller."""
+    """The mean absolute error of the pixels, of differences between neighbouring pixels, and of the images downsampled by 4."""
     pixels = (y - x).abs().mean()
     outlines = sum((a - b).abs().mean() for a, b in zip(edges(y), edges(x)))
     blobs = (F.avg_pool2d(y, 4) - F.avg_pool2d(x, 4)).abs().mean()
@@ -63,7 +63,7 @@ def loss_with(recipe: Recipe):
 
 @torch.inference_mode()
 def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
-    """A sheet of fresh pictures above what comes back, and the mean PSNR of 64 of them, in dB."""
+    """A sheet of fresh images above their reconstructions, and the mean PSNR of 64 images, in dB."""
     x = torch.stack([to_tensor(draw(sample(random.Random(f"sheet/{i}")))) for i in range(64)]).to(device())
     moments = [model.encode(part).latent_dist for part in x.split(8)]
     y = torch.cat([model.decode(m.mean).sample for m in moments]).clamp(-1, 1)
@@ -75,16 +75,16 @@ def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
 
 
 def centred(model: AutoencoderKL, pictures: int = 512) -> AutoencoderKL:
-    """The same autoencoder with latents of mean 0 and variance 1, measured on this many scenes."""
+    """The autoencoder with latents of mean 0 and variance 1, measured on this many scenes."""
     scenes = (sample(random.Random(f"scale/{i}")) for i in range(pictures))
     return centred_on(torch.stack([to_tensor(draw(scene)) for scene in scenes]), model)
 
 
 @torch.no_grad()
 def centred_on(x: Tensor, model: AutoencoderKL) -> AutoencoderKL:
-    """The same autoencoder with latents of mean 0 for the pictures `x`, and with the scaling factor that gives them variance 1.
+    """The autoencoder with latents of mean 0 for the images `x`, and with the scaling factor that gives them variance 1.
 
-    A mean taken off behind the encoder's last 1×1 convolution is put back before the decoder's first: only biases change.
+    The mean is subtracted after the encoder's last 1×1 convolution and added back before the decoder's first: only biases change.
     """
     latents = torch.cat([model.encode(part).latent_dist.mode() for part in x.split(16)])
     mean = latents.mean(dim=(0, 2, 3))

@@ -1,4 +1,4 @@
-"""Learning the built-in model's vocabulary: the byte pairs of its captions, in the form of CLIP's own (Sennrich et al. 2016)."""
+"""Learns the built-in model's vocabulary from the byte pairs of its captions, in CLIP's format (Sennrich et al. 2016)."""
 
 import json
 import random
@@ -11,13 +11,13 @@ from ..tokenizer import END, START, CLIPTokenizer, byte_pair_encoding
 
 
 def learn_tokenizer(captions: int = 20_000, vocab_size: int = 1000) -> CLIPTokenizer:
-    """Ids as in CLIP: 256 bytes, the same at a word's end, the merges in the order they were learnt, start and end."""
+    """Learn a tokenizer. Ids are as in CLIP: 256 bytes, the same bytes at the end of a word, merges in learnt order, start, end."""
     rng = random.Random("vocabulary")
     return tokenizer_of((caption(sample(rng), rng) for _ in range(captions)), vocab_size)
 
 
 def tokenizer_of(texts: Iterable[str], vocab_size: int) -> CLIPTokenizer:
-    """The tokenizer that fits the texts best, with at most `vocab_size` tokens."""
+    """The tokenizer learnt from these texts, with at most `vocab_size` tokens."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     base = letters + [letter + "</w>" for letter in letters]
     bpe = byte_pair_encoding({token: i for i, token in enumerate([*base, START, END])}, [])

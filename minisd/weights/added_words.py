@@ -1,4 +1,4 @@
-"""The words that a tokenizer's files add to its vocabulary, special ones included. Precedence and numbers are transformers'."""
+"""The words that tokenizer files add to the vocabulary, including special tokens, with transformers' precedence and numbering."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from .vetting import Settings, check, get, refuse_unless, required
 
 ADDED, SPECIAL, CONFIG, WHOLE = "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "tokenizer.json"
 DECODER = "added_tokens_decoder"
-FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # how an added word is found in a text
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # how an added word is matched in a text
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 EXTRA, OLD_EXTRA = "extra_special_tokens", "additional_special_tokens"
 IMPLEMENTED = {
@@ -22,39 +22,39 @@ IMPLEMENTED = {
 
 
 def parsed(texts: Mapping[str, str], file: str, where: str) -> dict[str, Any]:
-    """A file that need not be there."""
+    """An optional JSON file, parsed; empty if missing."""
     return parse_json(texts.get(file, "{}"), f"in {where}, {file}")
 
 
 def tokenizer_settings(texts: Mapping[str, str], where: str) -> dict[str, Any]:
-    """What tokenizer_config.json sets, and special_tokens_map.json over it; the first alone if it also lists the added words.
+    """The settings of tokenizer_config.json, overridden by special_tokens_map.json unless the former lists the added words.
 
-    Raises UnsupportedConfig for another way to tokenize than CLIP's.
+    Raises UnsupportedConfig for a tokenizer other than CLIP's.
     """
     settings, special = parsed(texts, CONFIG, where), parsed(texts, SPECIAL, where)
     if not settings.get(EXTRA):
         settings[EXTRA] = settings.pop(OLD_EXTRA, None)
-    files = [settings] if DECODER in settings else [settings, special]  # in the official v2 folders the second is right
+    files = [settings] if DECODER in settings else [settings, special]  # in the official v2 folders, the second is right
     settings = {name: value for file in files for name, value in file.items() if value is not None}
     for side in ("padding", "truncation"):
         direction = get(get(parsed(texts, WHOLE, where), side, dict | None, None) or {}, "direction", str, "right")
         settings.setdefault(f"{side}_side", direction.lower())
     plain = {name: word(name, value).content if name in NAMED else value for name, value in settings.items()}
     refuse_unless(plain, IMPLEMENTED)
-    if isinstance(length := plain.get("model_max_length"), int) and length < 2**20:  # more stands for no limit
+    if isinstance(length := plain.get("model_max_length"), int) and length < 2**20:  # larger values mean no limit
         refuse_unless(plain, {"model_max_length": 77})
     return settings
 
 
 def word(name: str, entry: Any, **flags: bool) -> AddedToken:
-    """An added word from its entry in a file, which is its text or an object that also has its flags."""
+    """An added word from its entry in a file: a string, or an object with the text and flags."""
     entry = entry if isinstance(check(name, entry, str | dict), dict) else {"content": entry}
     flags = {flag: get(entry, flag, bool, False) for flag in FLAGS if flag in entry} | flags
     return AddedToken(required(entry, "content", str), **flags)
 
 
 def special_words(settings: Settings) -> Iterator[AddedToken]:
-    """The words with a task, as the one that pads, and those that files list as special."""
+    """Special tokens: those with a role, such as padding, and those that the files list as special."""
     others = [name for name, value in settings.items() if name.endswith("_token") and isinstance(value, str)]
     for name in dict.fromkeys([*NAMED, *others]):
         if settings.get(name):
@@ -66,7 +66,7 @@ def special_words(settings: Settings) -> Iterator[AddedToken]:
 
 
 def declared_words(texts: Mapping[str, str], settings: Settings, where: str) -> dict[int, AddedToken]:
-    """The words that have a number in these files: in tokenizer_config.json, or else in the two files that old programs wrote."""
+    """The words with an id in the files: in tokenizer_config.json, or else in the two files of old transformers versions."""
     if DECODER in settings:
         entries = [(id, word(DECODER, entry)) for id, entry in get(settings, DECODER, dict[str, dict], {}).items()]
     else:
@@ -82,9 +82,9 @@ def declared_words(texts: Mapping[str, str], settings: Settings, where: str) -> 
 def read_words(
     texts: Mapping[str, str], settings: Settings, vocab: Mapping[str, int], where: str
 ) -> tuple[list[AddedToken], dict[str, int]]:
-    """All added words, and the vocabulary with them. Those that are new to it are numbered from its end on.
+    """All added words, and the vocabulary extended by them. New words get ids from the end of the vocabulary on.
 
-    Raises CheckpointError where a file gives a word another number: transformers would not keep to it, either.
+    Raises CheckpointError if a file gives a word another id, which transformers would ignore too.
     """
     declared = sorted(declared_words(texts, settings, where).items(), key=lambda entry: entry[0])
     words = {token.content: token for _, token in declared if token.content}
@@ -95,7 +95,7 @@ def read_words(
     for id, token in declared:
         if ids.get(token.content, id) != id:
             raise CheckpointError(
-                f"in {where}, the added word {token.content!r:.80} is numbered {id}, and its place is {ids[token.content]}: added "
-                "words follow the vocabulary one by one; correct the files"
+                f"in {where}, the added word {token.content!r:.80} has id {id} instead of {ids[token.content]}; "
+                "correct the files so that added words follow the vocabulary without gaps"
             )
     return list(words.values()), ids

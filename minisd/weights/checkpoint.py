@@ -1,4 +1,4 @@
-"""A whole checkpoint, read from a folder or from a single file, before any network is filled: pipeline and converter start here."""
+"""A whole checkpoint, read from a folder or a single file, for pipelines and the converter. No network is filled yet."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -29,16 +29,16 @@ from .texts import json_text, parse_json, read_text
 from .vocabulary import padding_token, read_tokenizer, tokenizer_texts, vocabulary_files
 
 N = TypeVar("N", bound=nn.Module)
-NO_AVERAGE = "{} holds no moving average; --averaged is for original single files"
+NO_AVERAGE = "{} has no moving average; --averaged is for original single files"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All parts of a Stable Diffusion. Every name, shape and dtype has been checked, and no weight has been read.
+    """All components of a Stable Diffusion checkpoint. All names, shapes and dtypes have been checked; no weight has been read.
 
-    `files` are the small files of a diffusers folder, each a text by its path; `networks` are the empty networks of its parts;
-    `tensors` are their weights by minisd's names, the part in front ("unet.conv_in.weight"), mapped into memory; `decided` says
-    how ε or v was decided.
+    `files` are the texts of the small files of a diffusers folder, by path. `networks` are empty networks. `tensors` are their
+    weights, memory-mapped, by minisd's names with the component in front ("unet.conv_in.weight"). `decided` says how the prediction
+    type was determined.
     """
 
     source: Path
@@ -52,7 +52,7 @@ class Checkpoint:
         return list(self.networks)
 
     def json(self, path: str) -> dict[str, Any]:
-        """One of the files, parsed."""
+        """One of the files, parsed. Raises CheckpointError if it is missing or damaged."""
         where = f"{self.source}/{path}" if self.source.is_dir() else f"the checkpoint's {path}"
         if path not in self.files:
             raise CheckpointError(f"{where} is missing")
@@ -63,15 +63,15 @@ class Checkpoint:
         return self.json(SCHEDULER).get("prediction_type", "epsilon")
 
     def with_prediction(self, prediction: str | None) -> "Checkpoint":
-        """The checkpoint with another prediction type in its scheduler's file, if one is given."""
+        """The checkpoint with another prediction type in its scheduler config, if one is given."""
         if prediction is None:
             return self
         scheduler = {**self.json(SCHEDULER), "prediction_type": prediction}
-        return replace(self, files={**self.files, SCHEDULER: json_text(scheduler)}, decided="as asked")
+        return replace(self, files={**self.files, SCHEDULER: json_text(scheduler)}, decided="as requested")
 
     @property
     def tokenizer_files(self) -> dict[str, str]:
-        """Those of the tokenizer, by their names in its folder."""
+        """The tokenizer's files, by file name."""
         return {path.removeprefix("tokenizer/"): text for path, text in self.files.items() if path.startswith("tokenizer/")}
 
     @property
@@ -79,7 +79,7 @@ class Checkpoint:
         return bool(vocabulary_files(self.files, ["tokenizer/"]))
 
     def with_vocabulary(self, folder: Path) -> "Checkpoint":
-        """The checkpoint with the vocabulary in a folder instead of its own; how it pads remains its own."""
+        """The checkpoint with the vocabulary of a folder, but its own padding token. Raises CheckpointError if it does not fit."""
         found = vocabulary_files(listing(folder), ["", "tokenizer/"])
         if not found:
             raise CheckpointError(f"{folder} has neither vocab.json and merges.txt nor tokenizer.json")
@@ -88,13 +88,13 @@ class Checkpoint:
         tokenizer = read_tokenizer(CLIPTokenizer, texts, str(folder), pad)
         size, known = len(tokenizer.vocab), self.tensors.get("text_encoder.token_embedding.weight")
         if known is not None and size != len(known):
-            text_encoder = f"the text encoder of {self.source} one of {len(known):,}"
-            raise CheckpointError(f"{folder} has a vocabulary of {size:,}, and {text_encoder}")
+            text_encoder = f"the text encoder of {self.source} has {len(known):,}"
+            raise CheckpointError(f"{folder} has a vocabulary of {size:,} tokens, but {text_encoder}")
         rest = {path: text for path, text in self.files.items() if not path.startswith("tokenizer/")}
         return replace(self, files=rest | {f"tokenizer/{name}": text for name, text in tokenizer_texts(tokenizer).items()})
 
     def with_network(self, part: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> "Checkpoint":
-        """The checkpoint with another network for one of its parts."""
+        """The checkpoint with one network replaced."""
         config: Any = network.config
         files = {**self.files, f"{part}/config.json": json_text(config_json(config))}
         rest = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(f"{part}.")}
@@ -102,14 +102,15 @@ class Checkpoint:
         return replace(self, files=files, networks={**self.networks, part: network}, tensors=rest)
 
     def take(self, part: str) -> dict[str, Tensor]:
-        """The tensors of one part by their names in its network; the checkpoint lets go of them."""
+        """Remove and return the tensors of one component, by their names in its network."""
         return {name.removeprefix(f"{part}."): self.tensors.pop(name) for name in list(self.tensors) if name.startswith(f"{part}.")}
 
 
 def read_any(source: Path, prediction: str | None = None, averaged: bool = False, given: Collection[str] = ()) -> Checkpoint:
-    """A folder, a single file, or a pickle (.ckpt, .bin), which only the converter reads.
+    """Read a folder, a single file, or a pickle (.ckpt, .bin), which only the converter reads.
 
-    Of each part of a folder it takes the plain weights, else the variant "fp16", else a pickle. Options as of `read_single_file`.
+    In a folder, plain weights take precedence over the variant "fp16", and both over pickles. The options are those of
+    `read_single_file`.
     """
     if source.is_dir():
         if averaged:
@@ -125,7 +126,7 @@ def read_any(source: Path, prediction: str | None = None, averaged: bool = False
 
 
 def read_whole_folder(folder: Path, given: Collection[str] = ()) -> Checkpoint:
-    """Everything in a diffusers folder but the networks that are `given`, what cannot be drawn with included."""
+    """Read everything in a diffusers folder except the networks that are `given`, even components that minisd cannot run."""
     kind = pipeline_of(parse_json(read_text(folder / INDEX), str(folder / INDEX)), str(folder))
     if kind not in PIPELINES:
         raise CheckpointError(f"{folder} is a {kind:.50}; only Stable Diffusion v1 and v2 can be converted")
@@ -138,11 +139,13 @@ def read_whole_folder(folder: Path, given: Collection[str] = ()) -> Checkpoint:
 
 
 def read_folder(folder: Path, needed: Needed) -> Checkpoint:
-    """What is needed of a diffusers folder."""
+    """Read the needed files of a diffusers folder."""
     selection = select_in(folder, needed)
     if selection.missing:
         raise CheckpointError(selection.missing)
-    checkpoint = Checkpoint(folder, {name: read_text(folder / name) for name in selection.texts}, {}, {}, f"{SCHEDULER} says so")
+    checkpoint = Checkpoint(
+        folder, {name: read_text(folder / name) for name in selection.texts}, {}, {}, f"according to {SCHEDULER}"
+    )
     for part, files in selection.weights.items():
         checkpoint.networks[part], tensors = read_part(NETWORKS[part].network, folder, part, files)
         checkpoint.tensors.update({f"{part}.{name}": tensor for name, tensor in tensors.items()})
@@ -150,7 +153,7 @@ def read_folder(folder: Path, needed: Needed) -> Checkpoint:
 
 
 def read_part(kind: type[N], folder: Path, subfolder: str, files: list[str]) -> tuple[N, dict[str, Tensor]]:
-    """The empty network that a part's config.json describes, and its tensors, which fit it."""
+    """The empty network that a component's config.json describes, and its tensors, checked."""
     config = folder / subfolder / "config.json"
     network = described(kind, parse_json(read_text(config), str(config)), str(config))
     tensors: dict[str, Tensor] = {}
@@ -165,13 +168,14 @@ def read_part(kind: type[N], folder: Path, subfolder: str, files: list[str]) -> 
 def read_single_file(
     path: Path, prediction: str | None = None, averaged: bool = False, given: Collection[str] = (), hashed: bool = False
 ) -> Checkpoint:
-    """A .safetensors file in minisd's or the original layout.
+    """Read a .safetensors file in minisd's or the original layout.
 
-    `prediction` ("epsilon" or "v_prediction") overrides what the file says or suggests; `averaged` takes the moving average of the
-    UNet that some original files hold beside it; networks that are `given` need not be in it; `hashed` reads the whole file where
-    its sha256 would tell ε from v.
-    Raises CheckpointError, also for Stable Diffusion XL, LoRAs, and everything else that is not Stable Diffusion v1 or v2. It does
-    not look for NaN, as that would read everything: writing does, and `inspect --full`.
+    `prediction` ("epsilon" or "v_prediction") overrides the file's prediction type. `averaged` selects the moving average of the
+    UNet, which some original files also contain. The file may lack networks that are `given`. `hashed` reads the whole file if its
+    sha256 would tell ε from v.
+
+    Raises CheckpointError for anything other than Stable Diffusion v1 or v2, such as XL or a LoRA. It does not check for NaN, which
+    would read the whole file; writing a checkpoint and `inspect --full` do.
     """
     return from_tensors(path, read_header(path), read_tensors(path), prediction, averaged, given, hashed)
 
@@ -185,13 +189,13 @@ def from_tensors(
     given: Collection[str],
     hashed: bool,
 ) -> Checkpoint:
-    """A checkpoint from the tensors of a single file."""
+    """A checkpoint from the tensors of a single file. Raises CheckpointError, as `read_single_file`."""
     try:
         layout = layout_of(header, given)
     except (CheckpointError, UnsupportedConfig) as error:
         raise type(error)(f"{path} is {error}") from None
     if layout.findings.refused:
-        kind = f"Stable Diffusion {layout.generation or 'as it describes itself'}"
+        kind = f"Stable Diffusion {layout.generation}" if layout.generation else "its own description"
         raise CheckpointError(f"{path} does not fit {kind}: {layout.findings}")
     layout.findings.warn(str(path))
     if not layout.generation:
@@ -202,11 +206,11 @@ def from_tensors(
     places = {native: layout.places[native] for native in layout.shapes}
     places = averaged_places(places) if averaged else places
     if absent := next((place.name for place in places.values() if place.name not in tensors), None):
-        raise CheckpointError(f"{path} holds no moving average of the UNet: {absent} is not in it")
+        raise CheckpointError(f"{path} has no moving average of the UNet: it lacks {absent}")
     if averaged and (findings := compare(header, places, (), layout.shapes, str)).refused:
         raise CheckpointError(f"{path} does not fit Stable Diffusion {layout.generation}: {findings}")
     native = arranged(tensors, places, layout.shapes)
-    predicts, decided = (prediction, "as asked") if prediction else prediction_type(path, layout.generation, native, hashed)
+    predicts, decided = (prediction, "as requested") if prediction else prediction_type(path, layout.generation, native, hashed)
     generation = GENERATIONS[layout.generation]
     configs = generation.configs(layout.in_channels, predicts)
     networks = {
@@ -217,15 +221,15 @@ def from_tensors(
 
 
 def self_described(path: Path, header: Header, layout: Layout, tensors: Mapping[str, Tensor]) -> Checkpoint:
-    """A minisd file, which describes itself in its header."""
+    """A checkpoint from a minisd file, which describes itself in its header."""
     about = description(header)
     return Checkpoint(path, about["files"], layout.networks, arranged(tensors, layout.places, layout.shapes), about["decided"])
 
 
 def check_schedule(path: Path, tensors: Mapping[str, Tensor]):
-    """Original files hold the noise schedule of their training. Raises CheckpointError if it is not Stable Diffusion's."""
+    """Raise CheckpointError if an original file contains a noise schedule other than Stable Diffusion's."""
     if "alphas_cumprod" in tensors:
         config, stored = SD1_SCHEDULER, tensors["alphas_cumprod"].double()
         betas = schedule.betas(config.beta_schedule, config.beta_start, config.beta_end, config.num_train_timesteps)
         if stored.shape != betas.shape or not torch.allclose(stored, (1 - betas.double()).cumprod(0), rtol=0.01, atol=1e-3):
-            raise CheckpointError(f"{path} was trained with another noise schedule (alphas_cumprod) than Stable Diffusion's")
+            raise CheckpointError(f"{path} was trained with a noise schedule (alphas_cumprod) other than Stable Diffusion's")

@@ -1,4 +1,4 @@
-"""The tensors of a file against those that networks expect, by names, shapes and dtypes. No weight is read."""
+"""Compares the tensors of a file with those that networks expect, by name, shape and dtype, without reading weights."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -10,13 +10,13 @@ from .names import Place
 from .safetensors import Header
 
 Shapes = Mapping[str, tuple[int, ...]]
-Spell = Callable[[str], str]  # minisd's name for a tensor → the file's
+Spell = Callable[[str], str]  # minisd's name of a tensor → the file's name
 
 WEIGHTS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")  # dtypes of weights; the last three are rare
 
 
 class Findings(NamedTuple):
-    """How a file differs from what was expected, in the file's own names."""
+    """The differences between a file and the expected tensors, under the file's names."""
 
     missing: list[str]
     unexpected: list[str]
@@ -25,17 +25,15 @@ class Findings(NamedTuple):
 
     @property
     def refused(self) -> bool:
-        """Unexpected tensors do no harm: a network that has all of its own computes what it should."""
+        """Whether the file does not fit. Unexpected tensors are harmless, since the network has all of its own."""
         return bool(self.missing or self.misshaped or self.mistyped)
 
     def warn(self, where: str):
         if self.unexpected:
-            warnings.warn(
-                f"{where} holds tensors that nothing here needs, and they are left out: {listed(self.unexpected)}", stacklevel=1
-            )
+            warnings.warn(f"{where} has tensors that are not needed and are ignored: {listed(self.unexpected)}", stacklevel=1)
 
     def __str__(self) -> str:
-        heads = ("it lacks", "it has unexpected", "shapes differ:", "these are no weights:")
+        heads = ("it lacks", "it has unexpected", "shapes differ:", "not stored as weights:")
         return "; ".join(f"{head} {listed(names)}" for head, names in zip(heads, self) if names)
 
 
@@ -45,13 +43,13 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 
 def compare(header: Header, places: Mapping[str, Place], unexpected: Iterable[str], expected: Shapes, spell: Spell) -> Findings:
-    """The tensors of a file, found at `places` by minisd's names, against the `expected` shapes, by the same names.
+    """Compare a file's tensors, at `places` by minisd's names, with the `expected` shapes by the same names.
 
-    `unexpected` are the file's names that have no place.
+    `unexpected` are the names in the file that have no place.
     """
     missing = {spell(native) for native in expected.keys() - places.keys()}
     extra = {*unexpected, *(place.name for native, place in places.items() if native not in expected)}
-    misshaped, mistyped = {}, {}  # by name, as q, k and v may be one tensor in the file
+    misshaped, mistyped = {}, {}  # by the file's name, since q, k and v may be one tensor there
     for native, (name, third) in places.items():
         if native not in expected:
             continue
@@ -65,7 +63,7 @@ def compare(header: Header, places: Mapping[str, Place], unexpected: Iterable[st
 
 
 def arranged(tensors: Mapping[str, Tensor], places: Mapping[str, Place], shapes: Shapes) -> dict[str, Tensor]:
-    """The tensors by minisd's names, in the shapes that the networks have: views, except of odd pickles."""
+    """The tensors by minisd's names, in the networks' shapes. All are views, except for non-contiguous tensors of pickles."""
     natives = {}
     for native, shape in shapes.items():
         name, third = places[native]

@@ -1,5 +1,5 @@
-"""The one error of everything that reads or writes checkpoints."""
+"""The error raised when reading or writing checkpoints."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be found, read, or made to fit; nothing was loaded or written."""
+    """A checkpoint cannot be found or read, or does not fit. Nothing was loaded or written."""

@@ -1,6 +1,6 @@
-"""Networks without numbers, on the meta device, and filling them with the tensors of a file: strictly, and without a copy.
+"""Builds empty networks on the meta device and fills them with the tensors of a file, strictly and without copying.
 
-An empty network is also the table of contents of its file: the names and shapes that a configuration asks for.
+An empty network also lists the contents of its file: the names and shapes that follow from a configuration.
 """
 
 from collections.abc import Mapping
@@ -31,14 +31,14 @@ N = TypeVar("N", bound=nn.Module)
 
 
 class NetworkKind(NamedTuple):
-    """A network and how it is saved; `weights` is how its file of weights is named in a diffusers folder."""
+    """A network class and how it is saved; `weights` is the stem of its weight file in a diffusers folder."""
 
     network: type[nn.Module]
     config: type
     weights: str
 
 
-# By the name of the part in a pipeline, which is that of its folder.
+# By the name of the component in a pipeline, which is also the name of its folder.
 NETWORKS = {
     "unet": NetworkKind(UNet2DConditionModel, UNetConfig, "diffusion_pytorch_model"),
     "vae": NetworkKind(AutoencoderKL, VAEConfig, "diffusion_pytorch_model"),
@@ -53,12 +53,12 @@ KINDS = NETWORKS | ALONE
 
 
 def part_of(network: type[nn.Module]) -> str:
-    """The name in KINDS of a class, or of the class that it is derived from."""
+    """The name in KINDS of a network class or of its base class."""
     return next(part for part, kind in KINDS.items() if issubclass(network, kind.network))
 
 
 class Unfilled(TorchFunctionMode):
-    """Networks made inside have shapes and no numbers: they are on the meta device, and no initial weights are drawn."""
+    """Networks built in this context are on the meta device, with shapes but without values; initialisation is skipped."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -75,7 +75,7 @@ def unfilled(network: type[N], config: Any) -> N:
 
 
 def described(network: type[N], settings: Settings, where: str) -> N:
-    """The empty network that a config.json describes. Raises UnsupportedConfig, which names the file."""
+    """The empty network that a config.json describes. Raises UnsupportedConfig, naming the file."""
     with named(where):
         config: Any = read_config(KINDS[part_of(network)].config, settings)
         kind: Any = GuidedUNet if isinstance(config, GuidedUNetConfig) else network
@@ -89,7 +89,7 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def fitted(
     tensors: Mapping[str, Tensor], places: Mapping[str, Place], unexpected: list[str], network: nn.Module, spell: Spell, where: str
 ) -> dict[str, Tensor]:
-    """The tensors by the network's names. Raises CheckpointError unless all are there, with their shapes and dtypes."""
+    """The tensors by the network's names. Raises CheckpointError unless all are present with the right shapes and dtypes."""
     shapes = shapes_of(network)
     findings = compare(header_of(tensors), places, unexpected, shapes, spell)
     if findings.refused:
@@ -99,22 +99,22 @@ def fitted(
 
 
 def from_diffusers(part: str, tensors: Mapping[str, Tensor], network: nn.Module, where: str) -> dict[str, Tensor]:
-    """The tensors of a folder's "unet", "vae", … by the network's names, checked."""
+    """The tensors of a diffusers component ("unet", "vae", …) by the network's names, checked."""
     places, repeated = diffusers_places(part, tensors)
     return fitted(tensors, places, repeated, network, partial(diffusers_name, part), where)
 
 
 def fill(network: N, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> N:
-    """Assign checked tensors to a network, cast to `dtype`; uncast ones share their memory. Empties the dict."""
+    """Assign checked tensors to a network, cast to `dtype`; tensors without a cast share their memory. Empties the dict."""
     weights = {name: tensors.pop(name) for name in list(tensors)}
     for name, tensor in weights.items():
-        weights[name] = tensor.to(dtype or tensor.dtype)  # one at a time: the old and the new never exist together
+        weights[name] = tensor.to(dtype or tensor.dtype)  # one at a time, so that the weights never exist twice
     network.load_state_dict(weights, assign=True)
     speed_up(network)
     return network.eval().requires_grad_(False)
 
 
 def load_strictly(network: N, tensors: Mapping[str, Tensor], where: str) -> N:
-    """Fill a network with tensors that have its own names."""
+    """Fill a network with tensors under its own names. Raises CheckpointError unless they match exactly."""
     places = {name: Place(name) for name in tensors}
     return fill(network, fitted(tensors, places, [], network, str, where))

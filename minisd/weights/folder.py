@@ -1,4 +1,4 @@
-"""A diffusers folder: which of its files are needed, as data, and which of them are there."""
+"""A diffusers folder: which files are needed, as data, and which of them exist."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,30 +17,30 @@ SMALL_FILES = r"(model_index|defaults|\w+/config|scheduler/\w+|tokenizer/\w+|fea
 
 @dataclass(frozen=True)
 class Needed:
-    """What a loader needs of a checkpoint."""
+    """The files that a loader needs from a checkpoint."""
 
-    texts: tuple[str, ...] = ()  # small files, by their paths
-    optional: tuple[str, ...] = ()  # those that are taken if they are there
-    vocabulary: tuple[str, ...] = ()  # the folders, "tokenizer/", in one of which a vocabulary must be
-    networks: Mapping[str, str] = field(default_factory=dict)  # by folder ("" for the checkpoint's own), how weights are named
-    variants: tuple[str | None, ...] = (None,)  # of weights: of each network the first that is there
-    variant_somewhere: bool = False  # at least one network must have the first of the variants
-    pickles: bool = False  # weights may be pickles where there is no safetensors file
+    texts: tuple[str, ...] = ()  # required small files, by path
+    optional: tuple[str, ...] = ()  # small files that are used if they exist
+    vocabulary: tuple[str, ...] = ()  # folders such as "tokenizer/", one of which must have a vocabulary
+    networks: Mapping[str, str] = field(default_factory=dict)  # folder ("" for the top one) → stem of the weight file
+    variants: tuple[str | None, ...] = (None,)  # variants of weights; each network uses the first that exists
+    variant_somewhere: bool = False  # whether at least one network must have the first variant
+    pickles: bool = False  # whether pickles are accepted if there is no safetensors file
 
     @property
     def depth(self) -> int:
-        """How many folders deep the files are, 2 in the usual layout."""
+        """The depth of the files in the folder, 2 in the usual layout."""
         files = [*self.texts, *self.optional, *self.vocabulary, *(f"{part}/" for part in self.networks)]
         return max(2, *(file.count("/") + 1 for file in files))
 
 
 class Selection(NamedTuple):
-    """The needed files among those of a checkpoint; `missing` is a sentence about the first that is not there, or empty."""
+    """The needed files of a checkpoint; `missing` is a sentence about the first missing file, or empty."""
 
     texts: list[str]
-    weights: dict[str, list[str]]  # of each network
-    manifests: list[str]  # of sharded weights
-    absent: list[str]  # files that would be taken if they were there
+    weights: dict[str, list[str]]  # per network
+    manifests: list[str]  # index files of sharded weights
+    absent: list[str]  # optional files that do not exist
     missing: str
 
     @property
@@ -49,13 +49,13 @@ class Selection(NamedTuple):
 
 
 def listing(folder: Path, depth: int = 2) -> list[str]:
-    """The files in a folder and in the folders in it, "unet/config.json"."""
+    """The files in a folder and its subfolders, such as "unet/config.json"."""
     found = (path for i in range(depth) for path in folder.glob("*/" * i + "*"))
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
 def select(names: Collection[str], needed: Needed, where: str, read: Callable[[str], str]) -> Selection:
-    """The needed files among `names`, which are those that `where` has; `read` reads a manifest."""
+    """Select the needed files among `names`, the files in `where`. `read` reads a manifest."""
     texts = [*needed.texts, *(name for name in needed.optional if name in names)]
     texts += vocabulary_files(names, needed.vocabulary)
     texts += [within(part, "config.json") for part in needed.networks]
@@ -74,7 +74,7 @@ def select(names: Collection[str], needed: Needed, where: str, read: Callable[[s
 
 
 def select_in(folder: Path, needed: Needed, where: str | None = None) -> Selection:
-    """The needed files in a folder, which messages call `where`."""
+    """Select the needed files in a folder; messages call it `where`."""
     return select(listing(folder, needed.depth), needed, where or str(folder), lambda name: read_text(folder / name))
 
 
@@ -87,36 +87,36 @@ def folder_of(stem: str) -> str:
 
 
 def network_weights(names: Collection[str], stem: str, needed: Needed) -> list[str]:
-    """The file of a network's weights or the manifest of its shards; empty if there is none."""
+    """The weight file of a network or the manifest of its shards; empty if there is none."""
     found = (weight_file(names, stem, variant) for variant in needed.variants)
     pickles = [name for name in (f"{stem}.bin", f"{folder_of(stem)}pytorch_model.bin") if name in names]
     return next(filter(None, found), pickles[:1] if needed.pickles else [])
 
 
 def weight_file(names: Collection[str], stem: str, variant: str | None = None) -> list[str]:
-    """The manifest of "unet/diffusion_pytorch_model"'s shards, else the file of its weights; empty if neither is there."""
+    """For a stem such as "unet/diffusion_pytorch_model": the manifest of its shards, else its weight file, else empty."""
     dot = f".{variant}" if variant else ""
     return [name for name in (*manifests_of(stem, variant), f"{stem}{dot}.safetensors") if name in names][:1]
 
 
 def manifests_of(stem: str, variant: str | None) -> list[str]:
-    """How a manifest is called now, and how diffusers called that of a variant before."""
+    """The names of a manifest: the current one, and diffusers' former one for variants."""
     if variant is None:
         return [f"{stem}.safetensors.index.json"]
     return [f"{stem}.safetensors.index.{variant}.json", f"{stem}.safetensors.{variant}.index.json"]
 
 
 def shards(manifest: str, text: str, where: str) -> list[str]:
-    """The files that a manifest names."""
+    """The files that a manifest names. Raises CheckpointError if it is damaged."""
     with named(f"{where}/{manifest}", CheckpointError):
         files = sorted(set(required(parse_json(text, f"{where}/{manifest}"), "weight_map", dict[str, str]).values()))
     if not files or not all(re.fullmatch(r"[\w.-]+\.safetensors", file) for file in files):
-        raise CheckpointError(f"{where}/{manifest} is damaged: it must name .safetensors files beside it, not {files!r:.80}")
+        raise CheckpointError(f"{where}/{manifest} is damaged: it must name .safetensors files in its folder, not {files!r:.80}")
     return [folder_of(manifest) + file for file in files]
 
 
 def missing(names: Collection[str], needed: Needed, weights: Mapping[str, list[str]], where: str) -> Iterator[str]:
-    """A sentence about each needed file that is not there."""
+    """A sentence about each needed file that is missing."""
     for name in needed.texts:
         if name not in names:
             yield f"{where}/{name} is missing: is {where} a checkpoint?"
@@ -127,7 +127,7 @@ def missing(names: Collection[str], needed: Needed, weights: Mapping[str, list[s
     if needed.variant_somewhere and not any(weight_file(names, stem, variant) for stem in stems.values()):
         yield f'{where} has no variant "{variant}"; leave it out'
     if "safety_checker" in stems and not any(name.startswith("safety_checker/") for name in names):
-        yield f"the safety checker of {where} is missing; do without it by safety_checker=None"
+        yield f"the safety checker of {where} is missing; pass safety_checker=None to load without it"
     for part, stem in stems.items():
         for name in [within(part, "config.json"), *weights[part]]:
             if name not in names:
@@ -138,17 +138,17 @@ def missing(names: Collection[str], needed: Needed, weights: Mapping[str, list[s
 
 
 def alternative(names: Collection[str], where: str, stem: str) -> str:
-    """What could be read in place of missing weights."""
+    """What could be used instead of missing weights."""
     if weight_file(names, stem):
         return "there are only weights without a variant; leave it out"
     for name in names:
         if match := re.fullmatch(re.escape(stem) + r"\.(\w+)\.safetensors", name):
-            return f'there is {name}; ask for it by variant="{match[1]}"'
+            return f'there is {name}; request it with variant="{match[1]}"'
         if match := re.fullmatch(re.escape(stem) + r"(?:\.(\w+))?-\d+-of-\d+\.safetensors", name):
-            return f"there are shards, {name} and others, without their index; get {manifests_of(stem, match[1])[0]} too"
+            return f"there are shards, such as {name}, without their index; get {manifests_of(stem, match[1])[0]} too"
     if any(name.startswith(folder_of(stem)) and name.endswith((".bin", ".ckpt")) for name in names):
         return (
-            "there are only pickles, which can run code; convert them safely by "
+            "there are only pickles, which can run code; convert them safely with "
             f"`python -m weights_convert {where} NEW_FOLDER --to diffusers`"
         )
     return f"is {where} a checkpoint with safetensors weights?"

@@ -1,4 +1,4 @@
-"""Stable Diffusion v1 and v2: the configurations of the official models, which original single files do not hold."""
+"""Stable Diffusion v1 and v2: the configurations of the official models, which original single files do not contain."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +16,7 @@ from .vocabulary import special_tokens
 
 
 class Generation(NamedTuple):
-    """What the official models of a generation share. The UNet's configuration depends on what it predicts."""
+    """The configurations that the official models of a generation share. The UNet's depends on the prediction type."""
 
     unets: Mapping[str, UNetConfig]
     vae: VAEConfig
@@ -24,12 +24,12 @@ class Generation(NamedTuple):
     pad: str
 
     def configs(self, in_channels: int, prediction_type: str = EPSILON) -> dict[str, UNetConfig | VAEConfig | CLIPTextConfig]:
-        """The configuration of each network; `tasks.TASKS` says what `in_channels` are for."""
+        """The configuration of each network; `tasks.TASKS` lists the values of `in_channels`."""
         unet = replace(self.unets[prediction_type], in_channels=in_channels)
         return {"unet": unet, "vae": self.vae, "text_encoder": self.text_encoder}
 
     def texts(self, in_channels: int, prediction_type: str) -> dict[str, str]:
-        """The small files of a diffusers folder, by their paths."""
+        """The texts of the small files of a diffusers folder, by path."""
         sampler = "DDIMScheduler" if prediction_type == V else "PNDMScheduler"
         classes = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
         classes |= {"tokenizer": "CLIPTokenizer", "scheduler": sampler}

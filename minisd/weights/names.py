@@ -1,4 +1,4 @@
-"""A diffusers folder's names for the tensors of each network, and minisd's: pairs of fragments that are read either way."""
+"""Tensor names in diffusers folders and in minisd: pairs of name fragments that translate in both directions."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,7 +62,7 @@ RULES = {
     ],
 }
 
-# Other spellings of the same names: the official float32 VAEs have the first, text encoders come with and without a prefix.
+# Other spellings of the same names: the official float32 VAEs use the first; text encoders exist with and without a prefix.
 SPELLINGS = {
     "unet": [],
     "controlnet": [],
@@ -72,7 +72,7 @@ SPELLINGS = {
     "safety_checker": [(r"^vision_model\.(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.vision_model.\1.")],
 }
 
-# Tensors that no network here needs: the numbers 0 to 76 or 0 to 256, and the other half of a full CLIP.
+# Tensors that no network here needs: the position ids 0 to 76 or 0 to 256, and the other half of a full CLIP.
 NOT_NEEDED = {
     "unet": "",
     "controlnet": "",
@@ -82,7 +82,7 @@ NOT_NEEDED = {
     "safety_checker": r"vision_model\.vision_model\.embeddings\.position_ids",
 }
 
-# Stored as 1×1 convolutions in v1 checkpoints and as linear layers in v2's, with the same numbers.
+# Stored as 1×1 convolutions in v1 checkpoints and as linear layers in v2 checkpoints, with the same weights.
 CONVOLUTIONS = re.compile(r"attentions\.\d+\.proj_(in|out)\.weight$")
 
 
@@ -109,16 +109,16 @@ def diffusers_name(part: str, native: str) -> str:
 
 
 class Place(NamedTuple):
-    """Where a tensor is: under which name, and, where q, k and v are stored as one, in which third of it."""
+    """The location of a tensor in a file: its name and, if q, k and v are stored as one tensor, its third."""
 
     name: str
     third: int | None = None
 
 
 def diffusers_places(part: str, names: Iterable[str]) -> tuple[dict[str, Place], list[str]]:
-    """minisd's names for the tensors of a folder's "unet", "vae", …, each with its place, and the names that repeat another.
+    """minisd's names for the tensors of a diffusers component ("unet", "vae", …), each with its place, and duplicate names.
 
-    Names that are minisd's already stay as they are.
+    Names that are already minisd's are kept.
     """
     places: dict[str, Place] = {}
     repeated = []
@@ -133,7 +133,7 @@ def diffusers_places(part: str, names: Iterable[str]) -> tuple[dict[str, Place],
 
 
 def to_diffusers(part: str, tensors: Mapping[str, Tensor], convolutions: bool = False) -> dict[str, Tensor]:
-    """The way back; `convolutions` stores a UNet's or ControlNet's proj_in and proj_out as v1 checkpoints do."""
+    """The inverse; `convolutions` stores proj_in and proj_out of a UNet or ControlNet as 1×1 convolutions, as in v1."""
     named = {diffusers_name(part, name): tensor for name, tensor in tensors.items()}
     if part in ("unet", "controlnet") and convolutions:
         named = {n: t[:, :, None, None] if CONVOLUTIONS.search(n) else t for n, t in named.items()}

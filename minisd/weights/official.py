@@ -1,4 +1,4 @@
-"""The official files, by size and by the first 16 digits of their sha256, as their repositories' Git LFS pointers have them."""
+"""The official files, by size and by the first 16 digits of their sha256, from the Git LFS pointers of their repositories."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class OfficialFile(NamedTuple):
-    """A size of 0 was not published. `prediction_type` is set where a file of this kind could have either."""
+    """A size of 0 means that it was not published. `prediction_type` is set if files of this kind can have either."""
 
     name: str
     size: int
@@ -56,13 +56,13 @@ OFFICIAL = [
 
 
 def sha256_for_free(path: Path) -> str | None:
-    """The name that the Hub's cache gave the file; for any other file the sha256 costs reading it."""
+    """The sha256 of a file in the Hub's cache, which names files by it; None for other files."""
     name = path.resolve().name
     return name if re.fullmatch("[0-9a-f]{64}", name) else None
 
 
 def sha256(path: Path) -> str:
-    """Of the whole file; takes seconds for each gigabyte, unless the cache knows it."""
+    """The sha256 of a file; takes seconds per gigabyte, unless the Hub's cache has it."""
     if free := sha256_for_free(path):
         return free
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""The names in the single files of CompVis, Runway and Stability AI, and minisd's: pairs of fragments that are read either way.
+"""Tensor names in the single files of CompVis, Runway and Stability AI, and in minisd: pairs of fragments for both directions.
 
-minisd's own single files have the part before the name: `unet.conv_in.weight`. The originals count blocks in the order of
-execution, where minisd has levels of blocks: input_blocks.4.0 is the first ResNet block of the second level.
+minisd's own single files put the component in front of the name: `unet.conv_in.weight`. The originals number blocks in order of
+execution, whereas minisd groups them by level: input_blocks.4.0 is the first ResNet block of the second level.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from .names import RULES, TRANSFORMER, Place, rename, rename_back, usual_name
 
-LEVELS, LAYERS = 4, 2  # of every Stable Diffusion v1 and v2; a level has one layer more on the way up
+LEVELS, LAYERS = 4, 2  # in every Stable Diffusion v1 and v2; up levels have one layer more
 
 
 def unet_blocks() -> list[tuple[str, str]]:
@@ -21,7 +21,7 @@ def unet_blocks() -> list[tuple[str, str]]:
             pairs.append((f"input_blocks.{n}.0.", f"down_blocks.{level}.resnets.{layer}."))
             pairs.append((f"input_blocks.{n}.1.", f"down_blocks.{level}.attentions.{layer}."))
         pairs.insert(0, (f"input_blocks.{first + LAYERS + 1}.0.op.", f"down_blocks.{level}.downsample.conv."))
-        # The last block of a level ends with the upsampling, after the attention (the first level, the deepest, has none).
+        # The last block of a level ends with upsampling, after the attention (which the first, deepest level lacks).
         pairs.insert(0, (f"output_blocks.{first + LAYERS}.{1 if level == 0 else 2}.conv.", f"up_blocks.{level}.upsample.conv."))
         for layer in range(LAYERS + 1):
             pairs.append((f"output_blocks.{first + layer}.0.", f"up_blocks.{level}.resnets.{layer}."))
@@ -60,7 +60,7 @@ CONTROLNET = [
 ]
 VAE = [
     *((f"encoder.down.{i}.", f"encoder.down_blocks.{i}.") for i in range(LEVELS)),
-    # The decoder's levels are numbered from the image; minisd numbers them as they are executed, towards it.
+    # The originals number the decoder's levels from the image; minisd numbers them in order of execution.
     *((f"decoder.up.{i}.", f"decoder.up_blocks.{LEVELS - 1 - i}.") for i in range(LEVELS)),
     (".block.", ".resnets."),
     (".mid.block_1.", ".mid_block.resnet_1."),
@@ -84,7 +84,7 @@ OPENCLIP = [
     (".mlp.c_proj.", ".fc2."),
 ]
 
-# The prefix of each part's names, and the rules for the rest of them. v1's text encoder is named as in diffusers.
+# The prefix of each component's names, and the rules for the rest. v1's text encoder has the same names as in diffusers.
 IMAGES = {
     "unet": ("model.diffusion_model.", UNET),
     "vae": ("first_stage_model.", VAE),
@@ -98,13 +98,13 @@ SCHEDULE = (
     "betas|(sqrt_)?alphas_cumprod|alphas_cumprod_prev|(sqrt|log)_one_minus_alphas_cumprod|sqrt_recip(m1)?_alphas_cumprod"
     "|posterior_(variance|log_variance_clipped|mean_coef[12])|logvar|lvlb_weights|scale_factor"
 )
-# What training and other programs leave behind: moving averages, losses, learnt words, and the half of CLIP that compares.
+# Left over from training and other programs: moving averages, losses, trained words, and CLIP's image encoder.
 LEFTOVERS = (
     rf"{SCHEDULE}|model_ema\..*|embedding_manager\..*|first_stage_model\.(loss|model_ema)\..*"
     r"|cond_stage_model\.((transformer|model)\.)?(text_projection(\.weight)?|logit_scale)"
 )
-# Tensors that no network here needs. Of OpenCLIP's 24 blocks Stable Diffusion v2 was trained on the states after the 23rd, and its
-# projection is for comparing texts with images.
+# Tensors that no network here needs. Stable Diffusion v2 uses the states after block 23 of OpenCLIP's 24, and does not use the
+# projection, which is for comparing texts with images.
 NOT_NEEDED = {
     "v1": rf"{LEFTOVERS}|cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids",
     "v2": rf"{LEFTOVERS}|cond_stage_model\.model\.(transformer\.(resblocks\.23\..*|text_model\.embeddings\..*)|attn_mask)",
@@ -112,7 +112,7 @@ NOT_NEEDED = {
 
 
 def original_places(names: Iterable[str], generation: str) -> tuple[dict[str, Place], list[str]]:
-    """minisd's names for the tensors of a single file of "v1" or "v2", each with its place, and the names without one."""
+    """minisd's names for the tensors of a single file of "v1" or "v2", each with its place, and all names without a place."""
     places: dict[str, Place] = {}
     unexpected = []
     for name in names:
@@ -137,7 +137,7 @@ def native_names(name: str, generation: str) -> dict[str, Place]:
 
 
 def original_name(native: str, generation: str) -> str:
-    """The way back, for one name; q, k and v of v2's text encoder share theirs."""
+    """The inverse, for one name; q, k and v of v2's text encoder share one name."""
     part, inside = native.split(".", 1)
     prefix, rules = LAYOUTS[generation][part]
     if rules is OPENCLIP:
@@ -146,7 +146,7 @@ def original_name(native: str, generation: str) -> str:
 
 
 def averaged_places(places: Mapping[str, Place]) -> dict[str, Place]:
-    """The places, but the UNet's are those of its moving average: `model_ema.` and the usual names without their dots."""
+    """The places with the UNet's moving average instead of the UNet: `model_ema.` and the usual names without dots."""
     return {
         native: Place("model_ema." + place.name.removeprefix("model.").replace(".", "")) if native.startswith("unet.") else place
         for native, place in places.items()

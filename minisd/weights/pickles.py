@@ -1,4 +1,4 @@
-"""Pickles of tensors (.ckpt, .bin, .pt), read without running anything: for `weights_convert`, adapters and ControlNets only."""
+"""Pickles of tensors (.ckpt, .bin, .pt), read without running code. Only `weights_convert`, adapters and ControlNets use this."""
 
 import re
 import zipfile
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 
-# What official .ckpt files hold of their training: the class that wrote them, and numbers of NumPy.
+# Leftovers of training in official .ckpt files: the class that wrote them, and NumPy scalars.
 TRAINING = [
     ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"),
     ("numpy.core.multiarray", "scalar"),
@@ -20,7 +20,7 @@ TRAINING = [
 
 
 def begins_a_pickle(start: bytes) -> bool:
-    """By the first bytes, which can also be the length of a safetensors header; but its ninth byte is a brace."""
+    """Whether the first bytes are a pickle's. The length of a safetensors header can look alike, but a brace follows it."""
     return start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
 
 
@@ -30,7 +30,7 @@ def is_pickle(path: Path) -> bool:
 
 
 class Inert:
-    """A stand-in that a pickle may call and set the state of: it keeps nothing, and nothing happens."""
+    """A stand-in for a class in a pickle: construction and state changes have no effect."""
 
     def __init__(self, *args: object):
         pass
@@ -40,22 +40,22 @@ class Inert:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .ckpt or .bin file. Raises CheckpointError as `content_of` does, and where there are none."""
+    """The tensors of a .ckpt or .bin file. Raises the errors of `content_of`, and CheckpointError if there are no tensors."""
     content = content_of(path)
     content = content.get("state_dict", content) if isinstance(content, dict) else content
     items = content.items() if isinstance(content, dict) else []
     tensors = {name: value for name, value in items if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise CheckpointError(f"{path} holds no tensors by name")
+        raise CheckpointError(f"{path} contains no named tensors")
     return tensors
 
 
 def content_of(path: Path) -> Any:
-    """What a pickle holds, by PyTorch's reader of weights, which builds tensors and containers and runs nothing.
+    """The content of a pickle, read by PyTorch's weights-only loader, which builds tensors and containers and runs no code.
 
-    Names in TRAINING become an Inert object. Raises CheckpointError for a pickle that asks for anything else, and names it.
+    Names in TRAINING become Inert objects. Raises CheckpointError if the pickle references anything else, naming it.
     """
-    # The reader goes by the names of these classes
+    # The loader identifies these classes by name
     stand_ins: list[Any] = [type(name, (Inert,), {"__module__": module}) for module, name in TRAINING]
     try:
         with torch.serialization.safe_globals([*stand_ins, torch.nn.ParameterDict]):
@@ -63,7 +63,7 @@ def content_of(path: Path) -> Any:
     except Exception as error:  # a damaged pickle can raise anything
         if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
-                f"{path} is refused and nothing in it was run: besides tensors its pickle asks for {asked[1]}; "
+                f"{path} was refused, and no code in it was run: besides tensors, its pickle references {asked[1]}; "
                 "get the model as a .safetensors file"
             ) from error
         raise CheckpointError(f"{path} is damaged or not a pickle of tensors") from error

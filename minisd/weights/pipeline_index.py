@@ -1,4 +1,4 @@
-"""model_index.json: which pipeline a checkpoint is for, and the class of each part."""
+"""model_index.json: the pipeline of a checkpoint and the class of each component."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ INDEX = "model_index.json"
 PIPELINES = [*(pipeline for _, pipeline, _ in TASKS.values()), "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"]
 LIBRARIES = {"vae": "diffusers", "unet": "diffusers", "scheduler": "diffusers", "safety_checker": "stable_diffusion"}
 
-CLASSES = {  # that a part may have
+CLASSES = {  # supported classes of each component
     "vae": ["AutoencoderKL"],
     "unet": ["UNet2DConditionModel"],
     "text_encoder": ["CLIPTextModel"],
@@ -21,7 +21,7 @@ CLASSES = {  # that a part may have
 
 
 def index_json(classes: Mapping[str, str], in_channels: int) -> dict[str, Any]:
-    """`classes` has the class name of each part; the UNet's input channels tell the pipeline."""
+    """The content of model_index.json. `classes` has the class name of each component; `in_channels` determines the pipeline."""
     parts = {part: [LIBRARIES.get(part, "transformers"), name] for part, name in classes.items()}
     checked = "safety_checker" in classes
     rest = {
@@ -38,14 +38,14 @@ def pipeline_of(index: Mapping[str, Any], where: str) -> str:
 
 
 def class_of(index: Mapping[str, Any], part: str, where: str) -> str | None:
-    """The class of a part, which stands there as [library, class]; None if the pipeline has no such part."""
+    """The class of a component, stored as [library, class]; None if the pipeline has no such component."""
     with named(f"{where}/{INDEX}"):
         pair = check(part, index.get(part), tuple[str | None, str | None] | None)
     return pair and pair[1]
 
 
 def refuse_unsupported(index: Mapping[str, Any], given: Collection[str], where: str):
-    """Raise UnsupportedConfig for a pipeline that minisd does not have, or for its scheduler, unless one is `given`."""
+    """Raise UnsupportedConfig for an unsupported pipeline or component, unless the component is `given`."""
     kind = pipeline_of(index, where)
     if kind not in PIPELINES:
         raise UnsupportedConfig(f"{where} is a {kind:.50}; minisd implements {', '.join(PIPELINES)}")
@@ -53,7 +53,7 @@ def refuse_unsupported(index: Mapping[str, Any], given: Collection[str], where: 
         if part not in given and (found := class_of(index, part, where)) not in classes:
             if found is None:
                 raise UnsupportedConfig(f"{where} names no {part}; give one, as in {part}={classes[0]}.from_pretrained(…)")
-            raise UnsupportedConfig(f"{where}: {part} is a {found}, which is not implemented, only {classes[0]}")
+            raise UnsupportedConfig(f"{where}: {part} is a {found}, which is not implemented; it must be a {classes[0]}")
     if "scheduler" in given:
         return
     scheduler = class_of(index, "scheduler", where)
@@ -61,6 +61,6 @@ def refuse_unsupported(index: Mapping[str, Any], given: Collection[str], where: 
         raise UnsupportedConfig(f"{where} names no scheduler; give one, as in scheduler=DDIMScheduler()")
     if scheduler not in SCHEDULERS:
         raise UnsupportedConfig(
-            f"{scheduler} is not implemented; use another sampler with the settings of {where}: scheduler=DDIMScheduler, or "
-            "on the command line --sampler ddim"
+            f"{scheduler} is not implemented; use another sampler with the settings of {where}: scheduler=DDIMScheduler or, "
+            "on the command line, --sampler ddim"
         )

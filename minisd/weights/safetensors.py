@@ -1,4 +1,4 @@
-"""Files of tensors: the header of a safetensors file, its tensors mapped into memory, and writing one."""
+"""Safetensors files: read the header, memory-map the tensors, and write a file."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 from .errors import CheckpointError
 from .pickles import begins_a_pickle
 
-# By the words for them in a header. Weights have one of the first three.
+# By their names in a header. Weights have one of the first three.
 DTYPES = {
     "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
@@ -23,11 +23,11 @@ DTYPES = {
 }  # fmt: skip
 DTYPE_NAMES = {dtype: word for word, dtype in DTYPES.items()}
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
-WINDOW = 2**27  # bytes of a file that are mapped at once
+WINDOW = 2**27  # bytes of a file that are mapped at a time
 
 
 class Header(NamedTuple):
-    """What a safetensors file says before its tensors: dtype, shape and first byte of each, by name; and notes of its writer."""
+    """The header of a safetensors file: dtype, shape and first byte of each tensor, by name, and the metadata."""
 
     dtypes: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
@@ -36,7 +36,7 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """The header alone: 8 bytes with its length, then JSON. Raises CheckpointError that says what the file is instead."""
+    """Read only the header: 8 bytes with its length, then JSON. Raises CheckpointError, saying what the file is instead."""
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; name a file in it")
     try:
@@ -53,7 +53,7 @@ def read_header(path: Path) -> Header:
 
 
 def parse_header(path: Path, text: bytes, size: int) -> Header:
-    """The JSON of a header. Its numbers must fit each other and the size of the file: no gaps, and no byte belongs to two."""
+    """Parse the JSON of a header. Raises CheckpointError unless the tensors fill the file without gaps and overlaps."""
     try:
         entries = json.loads(text)
         metadata = entries.pop("__metadata__", {})
@@ -67,18 +67,18 @@ def parse_header(path: Path, text: bytes, size: int) -> Header:
     data = 8 + len(text)  # where the tensors begin
     whole = data + max((end for _, end in spans.values()), default=0)
     if whole != size:
-        raise not_safetensors(path, f"it has {size:,} bytes and should have {whole:,}; get it again")
+        raise not_safetensors(path, f"it has {size:,} bytes instead of {whole:,}; get it again")
     whole_numbers = all(type(n) is int and n >= 0 for numbers in (*shapes.values(), *spans.values()) for n in numbers)
     notes = isinstance(metadata, dict) and all(isinstance(note, str) for note in metadata.values())
     no_gaps = all(begin == end for (_, end), (begin, _) in pairwise([(0, 0), *sorted(spans.values())]))
     if not (whole_numbers and notes and no_gaps and lengths == expected):
-        raise not_safetensors(path, "its header contradicts itself")
+        raise not_safetensors(path, "its header is inconsistent")
     return Header(dtypes, shapes, {name: data + begin for name, (begin, _) in spans.items()}, metadata)
 
 
 def not_safetensors(path: Path, why: str) -> CheckpointError:
     if "snapshots" in path.parts:  # a file in the Hub's cache
-        why = why.replace("get it again", "get it again by force_download=True")
+        why = why.replace("get it again", "get it again with force_download=True")
     return CheckpointError(f"{path} is damaged or not a safetensors file: {why}")
 
 
@@ -86,29 +86,29 @@ def what_it_is(path: Path, start: bytes) -> str:
     if not start:
         return "it is empty"
     if start.startswith(b"version https://git-lfs"):
-        return "it is what Git LFS leaves in the place of a file; get the file by `git lfs pull`"
+        return "it is a Git LFS pointer; get the file with `git lfs pull`"
     if begins_a_pickle(start):
-        return f"it is a pickle, which can run code; convert it safely by `python -m weights_convert {path} OUT`"
+        return f"it is a pickle, which can run code; convert it safely with `python -m weights_convert {path} OUT`"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
         return "it is a text"
-    return "its header would reach beyond its end"
+    return "its header would extend beyond its end"
 
 
 def header_of(tensors: Mapping[str, Tensor]) -> Header:
-    """The header that tensors in memory would have."""
+    """The header that a file with these tensors would have."""
     dtypes = {name: DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)) for name, tensor in tensors.items()}
     return Header(dtypes, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, {}, {})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, mapped into memory: the system reads what is used, when it is used.
+    """The tensors of a safetensors file, memory-mapped, so that the system reads data only when it is used.
 
-    A change to one of them copies its page in memory; the file stays as it is. The file is mapped window by window, so that
-    memory can be freed before the last tensor is let go of.
+    Changing a tensor copies the changed page and leaves the file unchanged. The file is mapped window by window, so that memory can
+    be freed before the last tensor is released.
     """
     header, size = read_header(path), path.stat().st_size
     tensors = {}
-    window, start, end = None, 0, 0  # the bytes of the file that are mapped
+    window, start, end = None, 0, 0  # the mapped bytes of the file
     with path.open("rb") as file:
         for name, begin in sorted(header.begins.items(), key=lambda item: item[1]):
             dtype, shape = DTYPES[header.dtypes[name]], header.shapes[name]
@@ -125,15 +125,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def finite(tensor: Tensor) -> bool:
-    return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())  # PyTorch cannot ask this of 8 bits
+    return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())  # PyTorch lacks it for 8 bits
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None, notes: Mapping[str, str] | None = None
 ):
-    """A safetensors file, written a tensor at a time, each cast to `dtype`; `notes` stand in its header.
+    """Write a safetensors file tensor by tensor, each cast to `dtype`, with `notes` as the metadata in its header.
 
-    Raises CheckpointError for a tensor that holds NaN or infinity, or does once it is cast.
+    Raises CheckpointError if a tensor contains NaN or infinity, before or after the cast.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
     end = 0
@@ -142,15 +142,15 @@ def write_tensors(
         begin, end = end, end + tensor.numel() * stored.itemsize
         header[name] = {"dtype": DTYPE_NAMES[stored], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text = text.ljust((len(text) + 7) // 8 * 8)  # the tensors begin at a multiple of 8
+    text = text.ljust((len(text) + 7) // 8 * 8)  # the tensors start at a multiple of 8
     if len(text) > LONGEST_HEADER:
-        raise CheckpointError(f"{path} would need a header of {len(text):,} bytes; safetensors files end at {LONGEST_HEADER:,}")
+        raise CheckpointError(f"{path} would need a header of {len(text):,} bytes; safetensors allows {LONGEST_HEADER:,}")
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, tensor in tensors.items():
             if not finite(tensor):
-                raise CheckpointError(f"{name} holds NaN or infinity: the weights are damaged, and nothing was written")
+                raise CheckpointError(f"{name} contains NaN or infinity: the weights are damaged; nothing was written")
             cast = tensor.to(dtype or tensor.dtype)
             if cast.dtype != tensor.dtype and not finite(cast):
-                raise CheckpointError(f"{name} has numbers too large for float16: choose bfloat16 or float32")
+                raise CheckpointError(f"{name} has values too large for float16; use bfloat16 or float32")
             file.write(cast.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

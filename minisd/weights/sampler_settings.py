@@ -1,4 +1,4 @@
-"""The JSON of samplers ↔ their configurations. A gap in a file means what diffusers takes, not what Stable Diffusion needs."""
+"""The JSON of samplers ↔ their configurations. A missing key means diffusers' default, not Stable Diffusion's value."""
 
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,11 @@ from .vetting import Settings, checked, named, refuse_unknown, refuse_unless
 if TYPE_CHECKING:
     from ..schedulers.configured import Configured
 
-# Known and without effect: latents are never clipped, and PNDM refuses `skip_prk_steps` itself.
+# Accepted without effect: latents are never clipped, and PNDM checks `skip_prk_steps` itself.
 KNOWN = {
     "skip_prk_steps", "clip_sample", "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "tensor_format",
 }  # fmt: skip
-# Defaults of diffusers' samplers that are not Stable Diffusion's values.
+# Defaults of diffusers' samplers that differ from Stable Diffusion's values.
 GAPS: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "steps_offset": 0}
 GAPS_OF: dict[str, dict[str, Any]] = {
     "DDIMScheduler": {"set_alpha_to_one": True},
@@ -26,10 +26,10 @@ GAPS_OF: dict[str, dict[str, Any]] = {
 def scheduler_config(
     sampler: "type[Configured]", source: SchedulerConfig | Settings, changes: Settings | None = None
 ) -> SchedulerConfig:
-    """The configuration of a sampler from another's, or from diffusers' settings for one, named by `_class_name`, with changes.
+    """The configuration of a sampler from another sampler's, or from diffusers' settings with a `_class_name`, with changes.
 
-    Settings that only the other sampler has are dropped, as are its `solver_type` and `variance_type`, where they mean nothing
-    here. Raises UnsupportedConfig.
+    Settings that this sampler lacks are dropped, as are values of `solver_type` and `variance_type` that it does not have.
+    Raises UnsupportedConfig.
     """
     name = sampler.__name__
     if isinstance(source, SchedulerConfig):
@@ -58,7 +58,7 @@ def names_of(sampler: "type[Configured]") -> set[str]:
 
 
 def translated(sampler: "type[Configured]", settings: Settings) -> dict[str, Any]:
-    """Another sampler's settings, those that mean something here."""
+    """The settings of another sampler that apply to this one."""
     kept = {name: value for name, value in settings.items() if name in {*names_of(sampler), *sampler.implemented}}
     for name in ("solver_type", "variance_type"):
         if kept.get(name) not in sampler.choices.get(name, ()):

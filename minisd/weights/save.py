@@ -1,4 +1,4 @@
-"""Writing checkpoints: a component's folder, a pipeline's folder, or one file that describes itself. All or nothing."""
+"""Writes checkpoints: the folder of a component or a pipeline, or a single self-describing file. All or nothing."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from .texts import json_text, write_texts
 from .vocabulary import tokenizer_texts
 from .writing import hidden_folder, new_file, new_folder
 
-WRITTEN = re.compile(  # what is written here, by its path in a folder
+WRITTEN = re.compile(  # the paths of all files written here
     r"(model_index|defaults)\.json|(\w+/)?((scheduler_|tokenizer_|preprocessor_)?config|vocab|special_tokens_map|added_tokens)\.json"
     r"|(\w+/)?(merges\.txt|(diffusion_pytorch_model|model)(\.[\w-]+)?\.safetensors)"
 )
@@ -38,7 +38,7 @@ Component = nn.Module | CLIPTokenizer | Scheduler
 
 
 def save_component(component: Component, folder: str | os.PathLike, variant: str | None = None):
-    """A folder with a network, a tokenizer or a sampler."""
+    """Write a folder with a network, a tokenizer or a sampler."""
     component = as_written(component)
     with written_folder(folder) as new:
         write_texts(new, component_texts(component))
@@ -47,26 +47,26 @@ def save_component(component: Component, folder: str | os.PathLike, variant: str
 
 
 def as_written(component: Any) -> Any:
-    """The network inside what torch.compile makes of one. Raises CheckpointError for LoRAs, which no checkpoint has a place for."""
+    """The component to save, without torch.compile's wrapper. Raises CheckpointError for LoRAs, which checkpoints cannot hold."""
     from ..adapters.lora import loras_of
 
     inside = uncompiled(component)
     if isinstance(inside, nn.Module) and (loras := loras_of(inside)):
         raise CheckpointError(
-            f"the LoRA {loras[0].name!r} stands beside the weights; fuse_lora writes it into them, unload_lora_weights removes it"
+            f"the LoRA {loras[0].name!r} is not part of the weights; fuse it with fuse_lora or remove it with unload_lora_weights"
         )
     return inside
 
 
 def class_name(component: Component) -> str:
-    """The class that diffusers knows a component by: of a network or a class derived elsewhere, the one that it extends."""
+    """The class name of a component in diffusers; for a derived class, the name of its base class."""
     if isinstance(component, nn.Module):
         return KINDS[part_of(type(component))].network.__name__
     return next(kind.__name__ for kind in type(component).__mro__ if kind.__module__.startswith("minisd."))
 
 
 def component_texts(component: Component) -> dict[str, str]:
-    """The small files of a component's folder."""
+    """The texts of the small files of a component's folder."""
     if isinstance(component, CLIPTokenizer):
         return tokenizer_texts(component)
     config: Any = component.config
@@ -83,7 +83,7 @@ def write_weights(
     dtype: torch.dtype | None = None,
     variant: str | None = None,
 ):
-    """The weights of a network, by their names in it, under diffusers' names."""
+    """Write the weights of a network under diffusers' names."""
     part = part_of(type(network))
     named = to_diffusers(part, tensors, convolutions=not getattr(network.config, "use_linear_projection", True))
     file = ".".join(filter(None, (KINDS[part].weights, variant, "safetensors")))
@@ -91,11 +91,11 @@ def write_weights(
 
 
 def save_pipeline(pipeline: Any, folder: str | os.PathLike, variant: str | None = None):
-    """A folder that minisd and diffusers load."""
+    """Write a folder that minisd and diffusers can load. Raises TypeError for components of other libraries."""
     parts = {name: as_written(part) for name, part in pipeline.components.items() if part is not None}
     for name, part in parts.items():
         if not isinstance(part, Component):
-            raise TypeError(f"the {name} is not minisd's own and cannot be saved; put one of minisd's in its place")
+            raise TypeError(f"the {name} is not one of minisd's classes and cannot be saved; replace it with one of minisd's")
     networks = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     defaults = {"num_inference_steps": pipeline.num_inference_steps, "guidance_scale": pipeline.guidance_scale}
     files = {
@@ -112,7 +112,7 @@ def save_pipeline(pipeline: Any, folder: str | os.PathLike, variant: str | None 
 
 
 def preprocessor_json(size: int) -> dict[str, Any]:
-    """What the safety checker's `preprocess` does, in transformers' words."""
+    """The safety checker's `preprocess` as the settings of transformers' image processor."""
     return {
         "image_processor_type": "CLIPImageProcessor",
         "size": {"shortest_edge": size},
@@ -124,16 +124,16 @@ def preprocessor_json(size: int) -> dict[str, Any]:
 
 
 def write_minisd(checkpoint: Checkpoint, out: str | os.PathLike, dtype: torch.dtype | None = None):
-    """One .safetensors file that describes itself."""
+    """Write a single .safetensors file that describes itself."""
     about = json.dumps({"files": checkpoint.files, "decided": checkpoint.decided})
     with new_file(out) as path:
         write_tensors(path, checkpoint.tensors, dtype, {"minisd": about})
 
 
 def write_diffusers(checkpoint: Checkpoint, out: str | os.PathLike, dtype: torch.dtype | None = None):
-    """A diffusers folder. Empties the checkpoint's tensors. Raises CheckpointError without a vocabulary to put in it."""
+    """Write a diffusers folder. Empties the checkpoint's tensors. Raises CheckpointError if there is no vocabulary."""
     if not checkpoint.has_vocabulary:
-        raise CheckpointError("a diffusers folder needs a vocabulary, and the source has none; --tokenizer FOLDER puts one in")
+        raise CheckpointError("a diffusers folder needs a vocabulary, but the source has none; add one with --tokenizer FOLDER")
     with new_folder(out) as folder:
         write_parts(folder, checkpoint, dtype)
 
@@ -146,16 +146,16 @@ def write_parts(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype | None 
 
 @contextmanager
 def written_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder to fill. At the end of the block its files take their places in `folder`; all others there stay.
+    """A folder to fill. At the end of the block, its files move to `folder`; other files there stay.
 
-    Raises CheckpointError if `folder` holds what is never written here, since it might be read in place of the new files.
+    Raises CheckpointError if `folder` has a file never written here, because it might be read instead of the new files.
     """
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; name a folder")
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
     if other := next((name for name in names if not WRITTEN.fullmatch(name)), None):
-        raise CheckpointError(f"{folder} holds {other}, which save_pretrained did not write; name a new folder")
+        raise CheckpointError(f"{folder} contains {other}, which save_pretrained did not write; name a new folder")
     with hidden_folder(folder / "new") as new:
         yield new
         for file in [path for path in new.rglob("*") if path.is_file()]:

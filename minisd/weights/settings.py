@@ -1,4 +1,4 @@
-"""The JSON of networks in a diffusers folder ↔ minisd's configurations. What minisd does not implement is refused by name."""
+"""The JSON of networks in a diffusers folder ↔ minisd's configurations. Unimplemented settings raise errors with their names."""
 
 import re
 from collections.abc import Callable
@@ -22,22 +22,22 @@ from .vetting import Settings, check, checked, get, refuse_blocks, refuse_uneven
 
 Config = CLIPTextConfig | CLIPVisionConfig | SafetyCheckerConfig | UNetConfig | VAEConfig | SchedulerConfig
 C = TypeVar("C", CLIPTextConfig, CLIPVisionConfig, SafetyCheckerConfig, UNetConfig, ControlNetConfig, VAEConfig, TAESDConfig)
-PER_LEVEL = tuple[int, ...]  # a number for each level
+PER_LEVEL = tuple[int, ...]  # one number per level
 
 
 def read_config(kind: type[C], settings: Settings) -> C:
-    """The configuration that a JSON describes. Raises UnsupportedConfig for one that is wrong or that minisd does not implement."""
+    """The configuration that a JSON describes. Raises UnsupportedConfig if it is invalid or not implemented."""
     return READERS[kind](settings)
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """The JSON of a configuration, as diffusers and transformers read it."""
-    return next(WRITERS[kind] for kind in type(config).__mro__ if kind in WRITERS)(config)  # a sampler's may extend another
+    """The JSON of a configuration, for diffusers and transformers."""
+    return next(WRITERS[kind] for kind in type(config).__mro__ if kind in WRITERS)(config)  # a sampler's class may extend another
 
 
 # CLIP
 
-# Defaults for keys that transformers may omit: the sizes of its smallest CLIP.
+# Defaults for keys that transformers may omit: the sizes of CLIP ViT-B/32.
 TEXT_DEFAULTS = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
 VISION_DEFAULTS = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
@@ -46,24 +46,26 @@ VISION_DEFAULTS = {
 
 
 def read_text(settings: Settings) -> CLIPTextConfig:
-    settings = TEXT_DEFAULTS | get(settings, "text_config", dict, settings)  # where a full CLIP has its text half
+    """The configuration of a text encoder from transformers' settings. Raises UnsupportedConfig."""
+    settings = TEXT_DEFAULTS | get(settings, "text_config", dict, settings)  # a full CLIP nests the text settings
     refuse_unless(settings, {"layer_norm_eps": 1e-5, "use_attention_mask": False})
     config = CLIPTextConfig(**checked(CLIPTextConfig, settings))
     refuse_uneven([config.hidden_size], config.num_attention_heads, "heads")
     if config.hidden_act not in ("quick_gelu", "gelu"):
-        raise UnsupportedConfig(f'hidden_act {config.hidden_act!r:.50} is not "quick_gelu" or "gelu"')
+        raise UnsupportedConfig(f'hidden_act must be "quick_gelu" or "gelu", not {config.hidden_act!r:.50}')
     return config
 
 
 def text_json(config: CLIPTextConfig) -> dict[str, Any]:
-    """The ids are right, unlike 0, 2 and 1 in the official files, which are not read. Added words come after CLIP's own."""
+    """The token ids are correct here, unlike 0, 2 and 1 in the official files, which are ignored. Added words follow CLIP's own."""
     end = min(config.vocab_size, CLIPTextConfig.vocab_size) - 1
     special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **asdict(config), **special}
 
 
 def read_vision(settings: Settings) -> CLIPVisionConfig:
-    settings = VISION_DEFAULTS | get(settings, "vision_config", dict, settings)  # where a full CLIP has its vision half
+    """The configuration of an image encoder from transformers' settings. Raises UnsupportedConfig."""
+    settings = VISION_DEFAULTS | get(settings, "vision_config", dict, settings)  # a full CLIP nests the vision settings
     refuse_unless(settings, {"layer_norm_eps": 1e-5, "num_channels": 3, "hidden_act": "quick_gelu"})
     config = CLIPVisionConfig(**checked(CLIPVisionConfig, settings))
     refuse_uneven([config.hidden_size], config.num_attention_heads, "heads")
@@ -87,7 +89,7 @@ def safety_checker_json(config: SafetyCheckerConfig) -> dict[str, Any]:
 
 # UNet
 
-# What diffusers' UNet can vary and Stable Diffusion never does.
+# Settings of diffusers' UNet that Stable Diffusion never changes.
 UNET_IMPLEMENTED = {
     "center_input_sample": False, "flip_sin_to_cos": True, "freq_shift": 0, "mid_block_type": "UNetMidBlock2DCrossAttn",
     "only_cross_attention": False, "downsample_padding": 1, "mid_block_scale_factor": 1, "act_fn": "silu", "norm_eps": 1e-5,
@@ -95,7 +97,7 @@ UNET_IMPLEMENTED = {
     "resnet_out_scale_factor": 1.0, "time_embedding_type": "positional", "conv_in_kernel": 3, "conv_out_kernel": 3,
     "num_attention_heads": None,
 }  # fmt: skip
-# Read below, or without effect on what is computed.
+# Settings that are read below or have no effect on the output.
 UNET_KNOWN = {
     "down_block_types", "up_block_types", "attention_head_dim", "upcast_attention", "dropout", "addition_embed_type_num_heads",
 }  # fmt: skip
@@ -103,6 +105,7 @@ DOWN, UP = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}, {True: "CrossAt
 
 
 def read_unet(settings: Settings) -> UNetConfig:
+    """The configuration of a UNet from diffusers' settings. Raises UnsupportedConfig."""
     kind = GuidedUNetConfig if settings.get("time_cond_proj_dim") is not None else UNetConfig
     refuse_unless(settings, UNET_IMPLEMENTED)
     refuse_unknown(settings, {*UNET_KNOWN, *UNET_IMPLEMENTED, *kind.__dataclass_fields__})
@@ -112,9 +115,9 @@ def read_unet(settings: Settings) -> UNetConfig:
     heads = get(settings, "attention_head_dim", int | PER_LEVEL, 8)  # the number of heads, despite its name
     heads = heads if isinstance(heads, tuple) else (heads,) * len(widths)
     if len(heads) != len(widths):
-        raise UnsupportedConfig(f"attention_head_dim = {list(heads)} has not one number for each of {len(widths)} levels")
+        raise UnsupportedConfig(f"attention_head_dim = {list(heads)} must have one number for each of {len(widths)} levels")
     for level, (width, n) in enumerate(zip(widths, heads)):
-        if cross_attention[level] or level == len(widths) - 1:  # the middle block has the last level's heads
+        if cross_attention[level] or level == len(widths) - 1:  # the mid block uses the last level's heads
             refuse_uneven([width], n, "heads")
     read = {
         "block_out_channels": widths,
@@ -126,24 +129,24 @@ def read_unet(settings: Settings) -> UNetConfig:
     }
     config = kind(**checked(kind, {**settings, **read}))
     refuse_uneven(widths, config.norm_num_groups, "groups")
-    refuse_uneven(widths[:1], 2, "halves, sine and cosine of the time")
+    refuse_uneven(widths[:1], 2, "halves, sine and cosine of the timestep")
     return config
 
 
 def read_levels(settings: Settings, levels: int) -> tuple[bool, ...]:
-    """Which levels have attention, by the names of the blocks on the way down; those on the way up must mirror them."""
+    """Which levels have attention, from the names of the down blocks; the up blocks must mirror them."""
     default = UNetConfig().cross_attention
     down = get(settings, "down_block_types", tuple[str, ...], [DOWN[cross] for cross in default])
     up = get(settings, "up_block_types", tuple[str, ...], [UP[cross] for cross in reversed(default)])
     refuse_blocks({*down, *up}, {*DOWN.values(), *UP.values()})
     cross_attention = tuple(block == DOWN[True] for block in down)
     if cross_attention != tuple(block == UP[True] for block in reversed(up)) or not len(down) == levels > 0:
-        raise UnsupportedConfig("the levels on the way up must mirror those on the way down, one for each width")
+        raise UnsupportedConfig("down_block_types and up_block_types must mirror each other, with one block for each width")
     return cross_attention
 
 
 def read_sample_size(settings: Settings) -> int | tuple[int, int]:
-    """As diffusers' pipelines read it: its first versions wrote 32 into the files of models that draw 64 latents a side."""
+    """As in diffusers' pipelines: files by its first versions say 32 although their models draw 64 × 64 latents."""
     size = check("sample_size", settings.get("sample_size"), int | tuple[int, int] | None) or UNetConfig().sample_size
     version = re.match(r"(\d+)\.(\d+)", get(settings, "_diffusers_version", str, ""))
     early = version is not None and (int(version[1]), int(version[2])) < (0, 9)
@@ -167,7 +170,7 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
 CONTROLNET_IMPLEMENTED = {
     "conditioning_channels": 3, "controlnet_conditioning_channel_order": "rgb", "global_pool_conditions": False, "in_channels": 4,
 }  # fmt: skip
-CONTROLNET_LACKS = ("out_channels", "sample_size", "up_block_types")  # what only the way up needs
+CONTROLNET_LACKS = ("out_channels", "sample_size", "up_block_types")  # needed only by the up blocks
 
 
 def read_controlnet(settings: Settings) -> ControlNetConfig:
@@ -192,6 +195,7 @@ VAE_BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDec
 
 
 def read_vae(settings: Settings) -> VAEConfig:
+    """The configuration of a VAE from diffusers' settings. Raises UnsupportedConfig."""
     refuse_unless(settings, VAE_IMPLEMENTED)
     refuse_unknown(settings, {"force_upcast", *VAE_BLOCKS, *VAE_IMPLEMENTED, *VAEConfig.__dataclass_fields__})
     widths = required(settings, "block_out_channels", PER_LEVEL)
@@ -199,7 +203,7 @@ def read_vae(settings: Settings) -> VAEConfig:
         blocks = get(settings, name, tuple[str, ...], [block])
         refuse_blocks(blocks, [block])
         if not len(blocks) == len(widths) > 0:
-            raise UnsupportedConfig(f"{name} must name a block for each of {len(widths)} widths, not {len(blocks)}")
+            raise UnsupportedConfig(f"{name} must name one block for each of {len(widths)} widths, not {len(blocks)}")
     config = VAEConfig(**checked(VAEConfig, {"layers_per_block": 1, **settings, "block_out_channels": widths}))
     refuse_uneven(widths, config.norm_num_groups, "groups")
     return config
@@ -226,7 +230,7 @@ def read_taesd(settings: Settings) -> TAESDConfig:
     widths = [get(settings, name, PER_LEVEL, default.block_out_channels) for name in TAESD_WIDTHS]
     blocks = [get(settings, name, PER_LEVEL, getattr(default, name)) for name in ("num_encoder_blocks", "num_decoder_blocks")]
     if len({width for each in widths for width in each}) != 1 or len({len(each) for each in widths + blocks}) != 1:
-        raise UnsupportedConfig(f"{' and '.join(TAESD_WIDTHS)} must be one width, and as many as there are groups of blocks")
+        raise UnsupportedConfig(f"{' and '.join(TAESD_WIDTHS)} must have one entry per group of blocks, all with the same width")
     return TAESDConfig(**checked(TAESDConfig, {**settings, "block_out_channels": widths[1]}))
 
 

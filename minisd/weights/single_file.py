@@ -1,4 +1,4 @@
-"""What a single file is and whether it is whole, by its header: the names, shapes and dtypes of its tensors."""
+"""Recognises a single file from its header, the names, shapes and dtypes of its tensors, and checks that it is complete."""
 
 import re
 from collections.abc import Collection
@@ -21,32 +21,32 @@ from .vetting import get, named, required
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 READS_TEXT = r"model\.diffusion_model\..*\.attn2\.to_k\.weight"
 
-# A piece of a name that only files of this kind have.
+# A part of a tensor name that identifies each kind of file.
 CONTROLNET = (
-    "a ControlNet, which steers another checkpoint and is none itself: load it by ControlNetModel.from_single_file (--control)"
+    "a ControlNet, which steers a checkpoint but is not one itself: load it with ControlNetModel.from_single_file (--control)"
 )
-LORA = "a LoRA, which changes another checkpoint and is none itself: load that, then this by load_lora_weights (--lora)"
+LORA = "a LoRA, which changes a checkpoint but is not one itself: load its base model, then this with load_lora_weights (--lora)"
 OTHERS = {
     **dict.fromkeys(("lora_", "lora.", ":up", "hada_", "lokr_"), LORA),
-    "conditioner.embedders.": "Stable Diffusion XL; minisd knows v1 and v2",
-    "add_embedding.": "the UNet of Stable Diffusion XL; minisd knows v1 and v2",
-    "joint_blocks.": "Stable Diffusion 3; minisd knows v1 and v2",
-    "double_blocks.": "a Flux model; minisd knows Stable Diffusion v1 and v2",
-    "time_embed.cond_proj.": "a latent consistency model in one file; name the folder or the id that it was published as",
+    "conditioner.embedders.": "Stable Diffusion XL; minisd supports v1 and v2",
+    "add_embedding.": "the UNet of Stable Diffusion XL; minisd supports v1 and v2",
+    "joint_blocks.": "Stable Diffusion 3; minisd supports v1 and v2",
+    "double_blocks.": "a Flux model; minisd supports Stable Diffusion v1 and v2",
+    "time_embed.cond_proj.": "a latent consistency model in a single file; name its folder or id in diffusers' layout instead",
     "control_model.": CONTROLNET,
     "controlnet_cond_embedding.": CONTROLNET,
     "input_hint_block.": CONTROLNET,
-    "label_emb.": "a UNet conditioned on classes, as unCLIP's and the upscaler's are; minisd knows text to image",
-    "emb_params": "a textual inversion, a word for another checkpoint: load_textual_inversion (--embedding)",
-    "concept_embeds": "the safety checker of a diffusers folder; name the folder that holds all parts",
+    "label_emb.": "a class-conditional UNet, as in unCLIP and the upscaler; minisd supports text to image",
+    "emb_params": "a textual inversion, a word for a checkpoint: load it with load_textual_inversion (--embedding)",
+    "concept_embeds": "the safety checker of a diffusers folder; name the folder with all components",
 }
 OF_ONE_NETWORK = {
-    "time_embedding.linear_1.weight": "the UNet of a diffusers folder; name the folder that holds all parts",
-    "decoder.mid_block.resnets.0.conv1.weight": "the VAE of a diffusers folder; name the folder that holds all parts",
-    "decoder.mid.block_1.conv1.weight": "a VAE alone, without a UNet and a text encoder",
-    "first_stage_model.decoder.mid.block_1.conv1.weight": "a VAE alone, without a UNet and a text encoder",
-    "text_model.final_layer_norm.weight": "a CLIP text encoder alone; name the folder that holds all parts",
-    "final_layer_norm.weight": "a CLIP text encoder alone; name the folder that holds all parts",
+    "time_embedding.linear_1.weight": "the UNet of a diffusers folder; name the folder with all components",
+    "decoder.mid_block.resnets.0.conv1.weight": "the VAE of a diffusers folder; name the folder with all components",
+    "decoder.mid.block_1.conv1.weight": "only a VAE, without a UNet and a text encoder",
+    "first_stage_model.decoder.mid.block_1.conv1.weight": "only a VAE, without a UNet and a text encoder",
+    "text_model.final_layer_norm.weight": "only a CLIP text encoder; name the folder with all components",
+    "final_layer_norm.weight": "only a CLIP text encoder; name the folder with all components",
 }
 OTHER_TASKS = {5: "a depth-to-image model", 7: "an upscaler"}
 
@@ -54,7 +54,7 @@ OTHER_TASKS = {5: "a depth-to-image model", 7: "an upscaler"}
 class Layout(NamedTuple):
     """How to read a file: `generation` is "v1" or "v2" in the original layout, "" in minisd's.
 
-    `networks` are empty, `shapes` those of all their tensors, and `places` says where in the file they are, by minisd's names.
+    `networks` are empty; `shapes` are the shapes of all their tensors, and `places` their places in the file, by minisd's names.
     """
 
     generation: str
@@ -65,15 +65,15 @@ class Layout(NamedTuple):
 
     @property
     def in_channels(self) -> int:
-        """Of the UNet: `tasks.TASKS` says what for."""
+        """The input channels of the UNet, which determine its task (`tasks.TASKS`)."""
         config: Any = self.networks["unet"].config
         return config.in_channels
 
 
 def layout_of(header: Header, given: Collection[str] = ()) -> Layout:
-    """Recognise a single file; raises CheckpointError for any other kind, with the end of the sentence "this file is …".
+    """Recognise a single file. Components that are `given` may be missing.
 
-    Of parts that are `given` nothing is expected.
+    Raises CheckpointError for any other kind of file; its message completes the sentence "this file is …".
     """
     if "minisd" in header.metadata:
         generation, networks = "", described_networks(header, given)
@@ -92,14 +92,14 @@ def layout_of(header: Header, given: Collection[str] = ()) -> Layout:
 
 
 def description(header: Header) -> dict[str, Any]:
-    """What a minisd file says of itself in its header: `files`, by their paths, and how it was `decided` what it predicts."""
+    """The description in the header of a minisd file: `files`, by path, and how the prediction type was `decided`."""
     about = parse_json(header.metadata["minisd"], "damaged: its description of itself")
     with named("damaged: its description of itself", CheckpointError):
-        return {"files": required(about, "files", dict[str, str]), "decided": get(about, "decided", str, "it says so")}
+        return {"files": required(about, "files", dict[str, str]), "decided": get(about, "decided", str, "according to the file")}
 
 
 def described_networks(header: Header, given: Collection[str]) -> dict[str, nn.Module]:
-    """The empty networks of a minisd file, by the description of itself in its header."""
+    """The empty networks of a minisd file, built from the description in its header."""
     files = description(header)["files"]
     settings = {}
     for part in NETWORKS.keys() - given:
@@ -109,7 +109,7 @@ def described_networks(header: Header, given: Collection[str]) -> dict[str, nn.M
         elif part != "safety_checker":
             raise CheckpointError(f"incomplete: it has no {where}")
     if strange := next((path for path in files if not re.fullmatch(SMALL_FILES, path)), None):
-        raise CheckpointError(f"damaged or malicious: it says it holds {strange!r}, which is no file of a checkpoint")
+        raise CheckpointError(f"damaged or malicious: it claims to contain {strange!r}, which is not a file of a checkpoint")
     return {
         part: described(NETWORKS[part].network, settings[part], f"damaged: its {part}/config.json")
         for part in NETWORKS
@@ -118,7 +118,7 @@ def described_networks(header: Header, given: Collection[str]) -> dict[str, nn.M
 
 
 def identify(shapes: Shapes) -> tuple[str, int]:
-    """Generation and input channels of an original single file; raises CheckpointError for anything else, as `layout_of` does."""
+    """The generation and input channels of an original single file. Raises CheckpointError like `layout_of`."""
     for piece, kind in OTHERS.items():
         if any(piece in name for name in shapes):
             raise CheckpointError(kind)
@@ -126,12 +126,14 @@ def identify(shapes: Shapes) -> tuple[str, int]:
         if name in shapes and FIRST not in shapes:
             raise CheckpointError(kind)
     if FIRST not in shapes:
-        raise CheckpointError(f"no Stable Diffusion: {FIRST} is not in it, and {next(iter(shapes), 'no tensor at all')} is")
+        raise CheckpointError(f"not a Stable Diffusion checkpoint: it lacks {FIRST} and contains {next(iter(shapes), 'no tensor')}")
     in_channels = shapes[FIRST][1]
     context = next((shape[-1] for name, shape in shapes.items() if re.match(READS_TEXT, name)), 0)
     if in_channels in OTHER_TASKS:
-        raise CheckpointError(f"{OTHER_TASKS[in_channels]}, by its {in_channels} input channels; minisd has no pipeline for it")
+        raise CheckpointError(
+            f"{OTHER_TASKS[in_channels]}, since it has {in_channels} input channels; minisd has no pipeline for it"
+        )
     widths = {generation.text_encoder.hidden_size: name for name, generation in GENERATIONS.items()}
     if context not in widths or in_channels not in TASKS:
-        raise CheckpointError(f"no Stable Diffusion v1 or v2: {in_channels} input channels, text states {context} wide")
+        raise CheckpointError(f"not Stable Diffusion v1 or v2: it has {in_channels} input channels and {context} text channels")
     return widths[context], in_channels

@@ -1,4 +1,4 @@
-"""One network from a single file or a folder: a VAE or a UNet as they are published, or that of a whole checkpoint."""
+"""Reads one network from a file or folder that holds only this network or a whole checkpoint."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -21,7 +21,7 @@ from .safetensors import Header, header_of, read_header, read_tensors
 
 N = TypeVar("N", bound=nn.Module)
 
-# A name that only files in diffusers' layout have; text encoders of v1 have the same names in both.
+# A name that only files in diffusers' layout have; v1's text encoder has the same names in both layouts.
 OF_DIFFUSERS = {
     **dict.fromkeys(("unet", "controlnet"), "time_embedding.linear_1.weight"),
     "vae": "decoder.mid_block.resnets.0.conv1.weight",
@@ -29,17 +29,17 @@ OF_DIFFUSERS = {
 
 
 def read_network(kind: type[N], path: Path) -> tuple[N, dict[str, Tensor]]:
-    """The empty network of this class that a file or folder is for, and its tensors, which fit it. Raises CheckpointError."""
+    """An empty network of this class and its tensors in a file or folder, checked. Raises CheckpointError if they do not fit."""
     part = part_of(kind)
     if path.is_dir():
         return read_network_folder(kind, path, part)
-    if part in ALONE and is_pickle(path):  # as ControlNets were published
+    if part in ALONE and is_pickle(path):  # some ControlNets were published as pickles
         tensors = read_pickle(path)
         header = header_of(tensors)
     else:
         header, tensors = read_header(path), {}
     if part not in LAYOUTS["v1"]:
-        raise CheckpointError(f"a {kind.__name__} is not published as a single file; name its folder")
+        raise CheckpointError(f"a {kind.__name__} cannot be loaded from a single file; name its folder")
     if "minisd" in header.metadata and part in NETWORKS:
         checkpoint = read_single_file(path, given=NETWORKS.keys() - {part})
         return unfilled(kind, checkpoint.networks[part].config), checkpoint.take(part)
@@ -57,7 +57,7 @@ def read_network(kind: type[N], path: Path) -> tuple[N, dict[str, Tensor]]:
 
 
 def read_network_folder(kind: type[N], folder: Path, part: str) -> tuple[N, dict[str, Tensor]]:
-    """The network in a folder, or in that of its part."""
+    """The network in a folder or in the subfolder of its component."""
     subfolder = part if (folder / part).is_dir() else ""
     selection = select_in(folder, Needed(networks={subfolder: KINDS[part].weights}, variants=(None, "fp16"), pickles=True))
     if selection.missing:
@@ -66,12 +66,12 @@ def read_network_folder(kind: type[N], folder: Path, part: str) -> tuple[N, dict
 
 
 def located(part: str, names: Collection[str], generation: str) -> tuple[dict[str, Place], list[str], Spell]:
-    """Where in a file the tensors of a network are, the names without a place, and the file's name for a tensor."""
+    """The places of a network's tensors in a file, the names without a place, and a function to the file's names."""
     if OF_DIFFUSERS.get(part) in names:
         return *diffusers_places(part, names), lambda native: diffusers_name(part, native)
     prefix = LAYOUTS[generation][part][0]
     own = [name for name in names if name.startswith(prefix)]
-    left_out = "" if own else prefix  # files of one network have its names with the prefix or without
+    left_out = "" if own else prefix  # files with only this network may omit the prefix
     places, unexpected = original_places([left_out + name for name in own or names], generation)
     inside = {
         native.removeprefix(f"{part}."): Place(place.name.removeprefix(left_out), place.third) for native, place in places.items()
@@ -81,7 +81,7 @@ def located(part: str, names: Collection[str], generation: str) -> tuple[dict[st
 
 
 def config_of(part: str, generation: str, header: Header, places: dict[str, Place], path: Path):
-    """The configuration of a network of v1 or v2; for a UNet, by its input channels and what it predicts."""
+    """The configuration of a network of v1 or v2; for a UNet, it depends on the input channels and the prediction type."""
     if part == "controlnet":
         return ControlNetConfig(**vars(GENERATIONS[generation].configs(4)["unet"]))
     shape = header.shapes.get(places["conv_in.weight"].name, ()) if "conv_in.weight" in places else ()

@@ -1,4 +1,4 @@
-"""The small files of a checkpoint: texts, most of them JSON."""
+"""Reads and writes the small text files of a checkpoint, most of them JSON."""
 
 import json
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from .errors import CheckpointError
 
 
 def read_text(path: Path) -> str:
+    """The content of a UTF-8 file. Raises CheckpointError, naming the file, if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -20,13 +21,13 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str, where: str) -> dict[str, Any]:
-    """The settings in a JSON file. Raises CheckpointError for text that is not JSON, and for JSON that is not an object."""
+    """The settings in a JSON text. Raises CheckpointError unless it is a JSON object."""
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
-        raise CheckpointError(f"{where} holds no settings, but {parsed!r:.50}")
+        raise CheckpointError(f"{where} must contain a JSON object, not {parsed!r:.50}")
     return parsed
 
 
@@ -35,7 +36,7 @@ def json_text(settings: Mapping[str, Any]) -> str:
 
 
 def write_texts(folder: Path, texts: Mapping[str, str]):
-    """Write small files, "unet/config.json", into a folder that is there."""
+    """Write small files, such as "unet/config.json", into an existing folder."""
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")

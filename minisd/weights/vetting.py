@@ -1,4 +1,4 @@
-"""Checks of what JSON files and callers set: each value has its type, is in its range, and asks for nothing that minisd lacks."""
+"""Checks settings from JSON files and callers: their types, their ranges, and that minisd implements them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ Settings = Mapping[str, Any]
 LARGEST = 2**20
 WHOLE, POSITIVE = (1, LARGEST), (1e-6, LARGEST)
 FROM_0, SHARE = (0, LARGEST), (0, 1)
-RANGES = {  # of the numbers that have another
+RANGES = {  # of numbers whose range is not the default
     "num_hidden_layers": (1, 1000), "layers_per_block": (1, 100), "guidance_scale": (-1000, 1000), "beta_start": SHARE,
     "beta_end": SHARE, "trained_betas": SHARE, "steps_offset": FROM_0, "disable_corrector": FROM_0, "id": FROM_0, "vocab": FROM_0,
     "added_tokens.json": FROM_0,
@@ -23,7 +23,7 @@ NAMES = {bool: "true or false", str: "a string", dict: "an object", NoneType: "n
 
 @contextmanager
 def named(where: str, kind: type[ValueError] = UnsupportedConfig) -> Iterator[None]:
-    """Name the file in errors about what is in it, and raise them as errors of this kind."""
+    """Add the file's name to errors raised in this context, and raise them as `kind`."""
     try:
         yield
     except UnsupportedConfig as error:
@@ -31,7 +31,7 @@ def named(where: str, kind: type[ValueError] = UnsupportedConfig) -> Iterator[No
 
 
 def check(name: str, value: Any, kind: Any) -> Any:
-    """The value, if it is of this type (`tuple[int, ...] | None`); lists and arrays become tuples. Raises UnsupportedConfig."""
+    """The value, if it has this type, such as `tuple[int, ...] | None`; lists become tuples. Raises UnsupportedConfig otherwise."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if not fits(value, kind, name):
         raise UnsupportedConfig(f"{name} = {value!r:.50} is not {in_words(kind, name)}")
@@ -39,12 +39,12 @@ def check(name: str, value: Any, kind: Any) -> Any:
 
 
 def get(settings: Settings, name: str, kind: Any, default: Any) -> Any:
-    """A setting, checked, or the default if it is not there."""
+    """A setting, checked, or the default if it is missing."""
     return check(name, settings[name], kind) if name in settings else default
 
 
 def checked(kind: type, settings: Settings) -> dict[str, Any]:
-    """The settings that are fields of a dataclass, each checked by the type of the field."""
+    """The settings that are fields of a dataclass, each checked against the type of its field."""
     return {field.name: check(field.name, settings[field.name], field.type) for field in fields(kind) if field.name in settings}
 
 
@@ -68,7 +68,7 @@ def limits(kind: type, name: str) -> tuple[float, float]:
 
 
 def in_words(kind: Any, name: str) -> str:
-    """A type, as an error message names it."""
+    """A type in the words of an error message."""
     args = get_args(kind)
     if get_origin(kind) is UnionType:
         return " or ".join(in_words(arg, name) for arg in args)
@@ -90,7 +90,7 @@ def in_words(kind: Any, name: str) -> str:
 
 
 def refuse_unless(settings: Settings, implemented: Settings):
-    """Raise UnsupportedConfig if a setting, or one of its values for the levels, is not the only one that is implemented."""
+    """Raise UnsupportedConfig if a setting, or its value for any level, is not the single implemented value."""
     for name, value in implemented.items():
         given = settings.get(name, value)
         if given != value and not (isinstance(given, list | tuple) and given and all(item == value for item in given)):
@@ -98,7 +98,7 @@ def refuse_unless(settings: Settings, implemented: Settings):
 
 
 def refuse_unknown(settings: Settings, known: Iterable[str]):
-    """Raise UnsupportedConfig for a setting that is switched on and not known."""
+    """Raise UnsupportedConfig for an unknown setting that is enabled."""
     for name in settings.keys() - set(known):
         value = settings[name]
         if not name.startswith("_") and value not in (None, False, "default"):
@@ -106,19 +106,20 @@ def refuse_unknown(settings: Settings, known: Iterable[str]):
 
 
 def refuse_blocks(found: Iterable[str], implemented: Iterable[str]):
+    """Raise UnsupportedConfig for block types that are not implemented."""
     for block in set(found) - set(implemented):
         raise UnsupportedConfig(f"a {block} is not implemented")
 
 
 def refuse_uneven(widths: Iterable[int], parts: int, what: str):
-    """Raise UnsupportedConfig if a width cannot be divided among that many heads or groups."""
+    """Raise UnsupportedConfig if a width is not divisible by the number of heads or groups."""
     for width in widths:
         if width % parts:
-            raise UnsupportedConfig(f"a width of {width} cannot be shared among {parts} {what}")
+            raise UnsupportedConfig(f"a width of {width} cannot be divided into {parts} {what}")
 
 
 def single(name: str, values: int | tuple[int, ...]) -> int:
-    """The one value of a setting that must not differ between levels."""
+    """The value of a setting that must be the same at all levels."""
     first, *others = values if isinstance(values, tuple) else (values,)
     if any(other != first for other in others):
         raise UnsupportedConfig(f"{name} = {[first, *others]!r} is not implemented, only one value for all levels")
@@ -126,6 +127,7 @@ def single(name: str, values: int | tuple[int, ...]) -> int:
 
 
 def required(settings: Settings, name: str, kind: Any) -> Any:
+    """A setting, checked. Raises UnsupportedConfig if it is missing."""
     if name not in settings:
-        raise UnsupportedConfig(f"it does not say {name}")
+        raise UnsupportedConfig(f"{name} is missing")
     return check(name, settings[name], kind)

@@ -1,4 +1,4 @@
-"""The files of a tokenizer, in and out: its vocabulary, its merges, the words added to it, and which token pads."""
+"""Reads and writes the files of a tokenizer: its vocabulary, its merges, its added words and its padding token."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -12,8 +12,8 @@ from .errors import CheckpointError
 from .texts import json_text, parse_json
 from .vetting import Settings, check, fits, named
 
-VOCABULARIES = ((WHOLE,), ("vocab.json", "merges.txt"))  # either is enough; as in transformers, the first wins
-COMPANIONS = (WHOLE, ADDED, SPECIAL, CONFIG)  # read too, where they are
+VOCABULARIES = ((WHOLE,), ("vocab.json", "merges.txt"))  # either is enough; as in transformers, the first takes precedence
+COMPANIONS = (WHOLE, ADDED, SPECIAL, CONFIG)  # also read if they exist
 
 T = TypeVar("T", bound=CLIPTokenizer)
 
@@ -24,7 +24,7 @@ class Vocabulary(NamedTuple):
 
 
 def vocabulary_files(names: Collection[str], folders: Sequence[str]) -> list[str]:
-    """A vocabulary among the names, with its companions, from the first of the folders ("tokenizer/") that has one."""
+    """The files of a vocabulary and its companions, from the first folder ("tokenizer/") that has one."""
     for inside in folders:
         for files in VOCABULARIES:
             if all(inside + file in names for file in files):
@@ -33,23 +33,24 @@ def vocabulary_files(names: Collection[str], folders: Sequence[str]) -> list[str
 
 
 def absent_companions(names: Collection[str], folders: Sequence[str]) -> list[str]:
-    """Files that a vocabulary among the names could have with it and has not."""
+    """The companion files that the vocabulary lacks."""
     found = vocabulary_files(names, folders)
     insides = {file[: file.rfind("/") + 1] for file in found}
     return [inside + file for inside in insides for file in COMPANIONS if inside + file not in found]
 
 
 def read_vocabulary(texts: Mapping[str, str], where: str) -> Vocabulary:
-    """The vocabulary in the texts of these files, by their names. Every merge must join two of its tokens to a third."""
+    """The vocabulary in the texts of these files, by file name.
+
+    Raises CheckpointError unless every merge joins two tokens of the vocabulary into a third.
+    """
     if WHOLE not in texts:
         file, vocab = "merges.txt", parse_json(texts["vocab.json"], f"in {where}, vocab.json")
         lines: list[Any] = [line for line in texts["merges.txt"].splitlines() if line and not line.startswith("#version")]
     else:
         file, model = WHOLE, parsed(texts, WHOLE, where).get("model")
         if not (isinstance(model, dict) and isinstance(model.get("vocab"), dict) and isinstance(model.get("merges"), list)):
-            raise CheckpointError(
-                f"in {where}, tokenizer.json holds no byte-pair encoding; take one that CLIP's tokenizer has written"
-            )
+            raise CheckpointError(f"in {where}, tokenizer.json has no byte-pair encoding; use one written by CLIP's tokenizer")
         vocab, lines = model["vocab"], model["merges"]
     check("vocab", vocab, dict[str, int])
     merges = []
@@ -58,14 +59,14 @@ def read_vocabulary(texts: Mapping[str, str], where: str) -> Vocabulary:
         if not fits(merge, tuple[str, str], "merge") or not {*merge, "".join(merge)} <= vocab.keys():
             words = " ".join(merge) if fits(merge, tuple[str, ...], "merge") else merge
             raise CheckpointError(
-                f"in {where}, {file} is damaged: {words!r:.80} is no pair of the vocabulary's tokens; get it again"
+                f"in {where}, {file} is damaged: {words!r:.80} is not a pair of tokens of the vocabulary; get it again"
             )
         merges.append((merge[0], merge[1]))
     return Vocabulary(vocab, merges)
 
 
 def read_tokenizer(kind: type[T], texts: Mapping[str, str], where: str, pad: str | None = None) -> T:
-    """The tokenizer in the texts of these files, by their names; `pad` overrides the token that pads."""
+    """The tokenizer in the texts of these files, by file name; `pad` overrides the padding token."""
     with named(f"in {where}", CheckpointError):
         vocab, merges = read_vocabulary(texts, where)
         settings = tokenizer_settings(texts, where) | ({"pad_token": pad} if pad else {})
@@ -88,12 +89,12 @@ def special_tokens(pad: str) -> dict[str, Any]:
 
 
 def tokenizer_texts(tokenizer: CLIPTokenizer) -> dict[str, str]:
-    """The files of a tokenizer as transformers reads them."""
+    """The texts of a tokenizer's files, in transformers' format."""
     special = special_tokens(tokenizer.pad)
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.model_max_length, **special}
     lines = ["#version: 0.2", *(" ".join(merge) for merge in tokenizer.merges)]
     added = {tokenizer.vocab[word.content]: word for word in tokenizer.added}
-    after = {word.content: id for id, word in added.items() if id > tokenizer.end_id}  # a word can also be one of BPE's tokens
+    after = {word.content: id for id, word in added.items() if id > tokenizer.end_id}  # an added word can also be a BPE token
     texts = {
         "vocab.json": json_text({token: id for token, id in tokenizer.vocab.items() if token not in after}),
         "merges.txt": "\n".join(lines) + "\n",

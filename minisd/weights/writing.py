@@ -1,4 +1,4 @@
-"""Writing all or nothing: a new file or folder appears when it is whole, and after any failure nothing of it remains."""
+"""All-or-nothing writing: a new file or folder appears only when it is complete; after a failure, nothing remains."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from .errors import CheckpointError
 
 @contextmanager
 def hidden_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into. What is not moved out of it is removed in the end, and so are empty new parents."""
+    """A temporary folder next to `out`. At the end, it is removed with its remaining content and any new, empty parents."""
     new = [folder for folder in out.parents if not folder.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -21,7 +21,7 @@ def hidden_folder(out: Path) -> Iterator[Path]:
         yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):  # of a folder that is not empty
+        with suppress(OSError):  # the folder is not empty
             for folder in new:
                 folder.rmdir()
 
@@ -40,7 +40,7 @@ def new_file(out: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if that exists and is not empty."""
+    """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if `folder` is not empty."""
     folder = Path(folder).expanduser()
     if is_taken(folder):
         raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
@@ -51,5 +51,5 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
         for file in new.rglob("*.*"):
             sync(file)
         if folder.exists():
-            folder.rmdir()  # it is empty; Windows does not replace a folder
+            folder.rmdir()  # it is empty; Windows cannot replace a folder
         os.replace(new, folder)

@@ -93,6 +93,7 @@ def without_last_layers(text_encoder: CLIPTextModel, number: int) -> CLIPTextMod
 
 
 def check_clip_skip(clip_skip: Any, text_encoder: CLIPTextModel):
+    """Raise TypeError or ValueError unless at least one layer of the text encoder remains."""
     if clip_skip is not None:
         clip_skip, layers = whole("clip_skip", clip_skip), len(text_encoder.blocks)
         if not 0 <= clip_skip < layers:
@@ -100,6 +101,7 @@ def check_clip_skip(clip_skip: Any, text_encoder: CLIPTextModel):
 
 
 def check_embeds(text: Any, embeds: Any, name: str, text_encoder: CLIPTextModel):
+    """Raise TypeError or ValueError unless the states fit and the text is not given too."""
     if embeds is None:
         return
     if text is not None:

@@ -23,6 +23,7 @@ UNREAD = re.compile(r"(?<!\\)\[[^\[\]]*(?::\s*[\d.]+\s*|\|[^\[\]]*)\]|\bAND\b|<\
 
 
 def warn_of_unread(prompts: Iterable[str]):
+    """Warn about syntax of web interfaces that minisd does not support."""
     found = dict.fromkeys(syntax for prompt in prompts for syntax in UNREAD.findall(prompt))
     if found:
         warnings.warn(f"{', '.join(found)} in a prompt is not implemented and is read as plain text", stacklevel=5)

@@ -1,1 +1,1 @@
-"""One renderer a file: each turns a place and its things, given as shapes, into a picture of its style."""
+"""One renderer per file: each turns a place and its things, given as shapes, into an image in its style."""

@@ -1,4 +1,4 @@
-"""The picture book: flat colours with thin outlines."""
+"""The picture book style: flat colours with thin outlines."""
 
 from PIL import Image, ImageDraw
 
@@ -20,5 +20,5 @@ def render(ground, figures, size, rng):
 
 
 def outline(color):
-    """A line of the colour's own hue, dark enough to hold the shape."""
+    """A dark line colour with the same hue."""
     return tuple(round(0.45 * value + 0.55 * ink) for value, ink in zip(color, (54, 40, 52)))

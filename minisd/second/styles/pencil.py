@@ -1,4 +1,4 @@
-"""The pencil drawing: coloured hatching and graphite lines on warm paper."""
+"""The pencil style: coloured hatching and graphite lines on warm paper."""
 
 from functools import cache
 
@@ -22,7 +22,7 @@ def render(ground, figures, size, rng):
         points = pixels(shape.points, side, 0.003, phase)
         paint.polygon(points, shape.color)
         cover.polygon(points, 255)
-        draw_line.polygon(points, 0)  # what lies behind is hidden
+        draw_line.polygon(points, 0)  # hides what is behind
         if not shape.fine:
             draw_line.line([*points, *points[:2]], 220, round(side / 90))
             again = pixels(shape.points, side, 0.005, phase + 2)
@@ -34,7 +34,7 @@ def render(ground, figures, size, rng):
 
 
 def paint_ground(paint, draw_line, ground, side, phase):
-    """The place, with a faint line wherever the land begins."""
+    """The place, with a faint line along the edge of the land."""
     for shape in ground:
         points = pixels(shape.points, side, 0.003, phase)
         paint.polygon(points, shape.color)
@@ -44,7 +44,7 @@ def paint_ground(paint, draw_line, ground, side, phase):
 
 @cache
 def hatching(side, page, weak, strong, slant):
-    """How hard the pencil presses: parallel strokes that an unsteady hand drew, each about two pixels of the finished page wide."""
+    """The pressure of the pencil: slightly uneven parallel strokes, each about two pixels wide in the final image."""
     y, x = np.mgrid[0:side, 0:side] / side
     unsteady = np.asarray(clouds(side, 6, page), np.float32) / 255
     waves = np.sin(2 * np.pi * (24 * (x * np.cos(slant) + y * np.sin(slant)) + 0.7 * unsteady))
@@ -54,7 +54,7 @@ def hatching(side, page, weak, strong, slant):
 
 @cache
 def ground_hatching(side, page):
-    """Lighter strokes in the other direction, so that things stand out, with bare paper around."""
+    """Lighter strokes in the other direction, so that things stand out, surrounded by bare paper."""
     strokes = hatching(side, page, 0.48, 0.66, 2.3)
     return Image.composite(strokes, Image.new("L", strokes.size), painted_area(side, 0.03, 0.03, page))
 

@@ -1,7 +1,7 @@
-"""The photograph: toys of clay before a blurred backdrop, lit from the upper left.
+"""The photo style: clay toys in front of a blurred backdrop, lit from the upper left.
 
-Every part is a pillow. Its height is its own blurred mask, so its slope is the blurred mask's derivative, and both blur and
-derivative are products with a small matrix. From the slopes follow the normals, and from these the light (Lambert, Blinn).
+Each part is shaped like a pillow. Its height is its blurred mask, so its slope is the derivative of the blurred mask; both blur and
+derivative are products with a small matrix. The slopes give the normals, and these give the light (Lambert, Blinn).
 """
 
 from functools import cache
@@ -13,15 +13,15 @@ from .paper import PAGES, clouds, cut_out, pixels
 
 LIGHT = np.array([-0.5, -0.62, 0.6]) / np.linalg.norm([-0.5, -0.62, 0.6])
 HALFWAY = (LIGHT + (0, 0, 1)) / np.linalg.norm(LIGHT + (0, 0, 1))
-STEEP, BODY_RADIUS = 1.8, 8  # of a pillow: how high it is, and the radius in pixels that it is measured at
-FILL = np.float32([0.42, 0.45, 0.52])  # what reaches the shadows, a little cooler than the light
-WRAP, GLOSS = 0.25, 60  # how far light reaches round a corner; how much clay shines
+STEEP, BODY_RADIUS = 1.8, 8  # the height of a pillow, and the radius in pixels to which it applies
+FILL = np.float32([0.42, 0.45, 0.52])  # fill light in the shadows, slightly cooler than the main light
+WRAP, GLOSS = 0.25, 60  # how far light wraps around edges; how glossy clay is
 
 
 def render(ground, figures, size, rng):
     page = rng.randrange(PAGES)
     picture = backdrop(ground, size, page)
-    relief = np.zeros((3, size, size), np.float32)  # slope to the right, slope downwards, and 1 where there is clay
+    relief = np.zeros((3, size, size), np.float32)  # slope to the right, slope downwards, and the coverage by clay
     for figure in figures:
         cast_shadow(picture, figure, size)
         for shape in figure:
@@ -42,7 +42,7 @@ def backdrop(ground, size, page):
 
 @cache
 def vignette(size, page):
-    """The backdrop's own shading: light falls off to the right and below, and no two studios are alike."""
+    """The backdrop's shading: light falls off to the right and downwards, differently in each image."""
     y, x = np.mgrid[0:size, 0:size] / size
     uneven = np.asarray(clouds(size, 4, page), np.float32) / 255
     return Image.fromarray((255 * np.clip(0.18 * (0.7 * x + 0.3 * y) ** 2 + 0.03 * uneven, 0, 1)).astype(np.uint8))
@@ -50,7 +50,7 @@ def vignette(size, page):
 
 def cast_shadow(picture, figure, size):
     """A soft shadow to the lower right, and a darker one where the thing touches the ground."""
-    small = size // 2  # soft enough to be drawn small
+    small = size // 2  # soft enough to be drawn at half size
     shadow = Image.new("L", (small, small))
     pen = ImageDraw.Draw(shadow)
     for shape in figure:
@@ -69,7 +69,7 @@ def cast_shadow(picture, figure, size):
 
 
 def model(picture, relief, shape, size):
-    """One part of clay: its colour into the picture, its slopes into the relief. Details are painted on and stay flat."""
+    """Add one part: its colour to the image, its slopes to the relief. Details are painted on and stay flat."""
     radius = shape.radius * size
     if not (cut := cut_out(pixels(shape.points, size), 1 if shape.fine else round(1.5 * radius) + 1, size)):
         return
@@ -94,14 +94,14 @@ def enlarged(slope, size):
 
 
 def pillow(mask, radius):
-    """The slopes, across and down, of a mask blurred to a pillow."""
+    """The slopes, across and down, of a mask blurred into a pillow."""
     (blur_y, slope_y), (blur_x, slope_x) = (blur_and_slope(n, round(2 * radius) / 2) for n in mask.shape)
     return blur_y @ mask @ slope_x.T * radius, slope_y @ mask @ blur_x.T * radius
 
 
 @cache
 def blur_and_slope(n, radius):
-    """Two n × n matrices: a Gaussian blur of pixels, and the derivative of that blur."""
+    """Two n × n matrices: a Gaussian blur of pixels, and its derivative."""
     sigma = max(0.55 * radius, 0.8)
     away = np.arange(n)[:, None] - np.arange(n)
     gauss = np.exp(-(away**2) / (2 * sigma**2)) / (sigma * np.sqrt(2 * np.pi))
@@ -109,15 +109,15 @@ def blur_and_slope(n, radius):
 
 
 def lit(picture, relief):
-    """The colours under the light."""
+    """Apply the light to the colours."""
     clay = relief[2]
-    across, down = -STEEP * relief[:2] / np.maximum(clay, 0.25)  # at an edge, the slope of that part of the pixel which is clay
+    across, down = -STEEP * relief[:2] / np.maximum(clay, 0.25)  # at an edge, the slope of the clay part of the pixel
     up = 1 / np.sqrt(across * across + down * down + 1)
     lambert = np.maximum(0, (across * LIGHT[0] + down * LIGHT[1] + LIGHT[2]) * up + WRAP) / (LIGHT[2] + WRAP)
     shine = (across * HALFWAY[0] + down * HALFWAY[1] + HALFWAY[2]) * up
-    for _ in range(4):  # to the power of 16
+    for _ in range(4):  # to the 16th power
         shine = shine * shine
-    glow = GLOSS * clay * np.maximum(0, shine - HALFWAY[2] ** 16)  # nothing on what is flat
+    glow = GLOSS * clay * np.maximum(0, shine - HALFWAY[2] ** 16)  # none on flat parts
     light = 1 + (clay * (lambert - 1))[..., None] * (1 - FILL)
     color = np.asarray(picture, np.float32) * light + glow[..., None]
     return Image.fromarray(color.clip(0, 255).astype(np.uint8))

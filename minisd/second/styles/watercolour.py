@@ -1,4 +1,4 @@
-"""The watercolour: washes whose pigment gathers at their edges and bleeds into wet paper, without any outline."""
+"""The watercolour style: washes whose pigment gathers at the edges and bleeds into wet paper, without outlines."""
 
 from functools import cache
 
@@ -30,12 +30,12 @@ def render(ground, figures, size, rng):
 
 @cache
 def faded(size, cells, page, strength):
-    """Slow noise that is mostly nothing: water has carried the pigment away in some places."""
+    """Low-frequency noise that is mostly zero, for places from which water has carried the pigment away."""
     return clouds(size, cells, page).point(lambda value: max(0, value - 80) * strength * 255 / 175)
 
 
 def wash_on(picture, shape, size, phase, wet):
-    """One wash: pale inside, deeper along its edge."""
+    """One wash: pale inside, darker along its edge."""
     margin = round(0.02 * size)
     if not (cut := cut_out(pixels(shape.points, size, 0.004, phase), margin, size)):
         return
@@ -59,7 +59,7 @@ def bleed(picture, shape, size, phase, dampness):
 
 
 def touch(picture, shape, size, phase):
-    """A detail, put on when the rest is dry."""
+    """A detail, painted when the rest is dry."""
     if cut := cut_out(pixels(shape.points, size, 0.004, phase), 1, size):
         mask, corner = cut
         picture.paste(shape.color, corner, mask)
@@ -72,6 +72,6 @@ def thinned(color):
 
 
 def pigment(color):
-    """The colour where a wash dries: deeper, and a little cooler. Pale ones need it most, on pale paper."""
+    """The colour at the edge of a wash: darker and slightly cooler. It matters most for pale colours on pale paper."""
     depth = 0.14 + 0.2 * (sum(color) / 765) ** 2
     return tuple(round(value + (cool - value) * depth) for value, cool in zip(color, (80, 64, 124)))
