@@ -17,6 +17,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m minisd.finetune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.set_defaults(**{name: field.default for name, field in Settings.__dataclass_fields__.items()})
+    p.set_defaults(**{field.name: field.default for field in fields(Settings)} | {"caption": [], "prompt": []})
     add = p.add_argument
     add(
         "--model",
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, metavar="N", help="pictures at once, of all processes together (default: the method's)")
     add("--learning-rate", type=float, metavar="RATE", help="default: the method's")
     add("--size", type=int, metavar="PIXELS", help="pictures are fitted to this width and height (default: the model's)")
-    add("--rank", type=int, metavar="N", help="lora: numbers between the two matrices of a layer (default: 4)")
+    add("--rank", type=int, metavar="N", help="lora: how many numbers the two matrices of a layer pass on (default: 4)")
     add("--train-text-encoder", action="store_true", help="lora, full, dreambooth: the text encoder learns too")
     add("--token", metavar="WORD", help="inversion: the new word (default: the name of the folder --out)")
     add("--init-word", metavar="WORD", help="inversion: a word for what the thing is like, where learning starts")
@@ -64,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    return Settings(**{**vars(args), "caption": tuple(args.caption or ()), "prompt": tuple(args.prompt or ())})
+    return Settings(**{**vars(args), "caption": tuple(args.caption), "prompt": tuple(args.prompt)})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

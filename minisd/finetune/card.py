@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from .. import __version__
@@ -47,7 +48,7 @@ def write_card(path: Path, result: Path, settings: Settings, recipe: Recipe, exa
         "steps": recipe.steps, "batch size": recipe.batch_size, "learning rate": f"{recipe.learning_rate:g}",
         "pictures": len(examples), "size": f"{settings.size}×{settings.size}",
     }  # fmt: skip
-    usual = {name: field.default for name, field in Settings.__dataclass_fields__.items()}
+    usual = {field.name: field.default for field in fields(Settings)}
     given = {name: value for name, value in settings.record().items() if name not in SHOWN and value != usual[name]}
     numbers |= {f"--{flag(name)}": value for name, value in given.items()}
     rows = "\n".join(f"| {name} | {value} |" for name, value in numbers.items())

@@ -57,4 +57,4 @@ def duration(seconds: float) -> str:
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 1):.0f} seconds"
+    return f"{max(seconds, 2):.0f} seconds"

@@ -46,7 +46,7 @@ def survey(examples: Sequence[Example], size: int) -> str:
         raise ValueError(f"{named(unlike)} of {len(examples)} pictures have another shape than what a ControlNet is to see of them")
     counts = {"cropped to the middle": len(cropped), "enlarged": len(enlarged)}
     said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{len(examples)} pictures of {size}×{size} pixels" + (f": {said}" if said else "")
+    return f"{len(examples)} picture{'s' * (len(examples) > 1)} of {size}×{size} pixels" + (f": {said}" if said else "")
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ class NewWord(Learner):
         super().__init__(pipe, settings)
         self.word = settings.word
         rows = beginning(pipe, settings.init_word or "", settings.vectors)
-        add_words(pipe, checked_words(pipe, {self.word: rows}, "the new word of --token"))
+        add_words(pipe, checked_words(pipe, {self.word: rows}, "--token"))
         self.trained = vectors = Vectors(rows, added_words(pipe.tokenizer)[pieces_of(self.word, len(rows))[0]])
         pipe.text_encoder.token_embedding.register_forward_hook(vectors.replace_in)
 

@@ -85,6 +85,8 @@ def run(settings: Settings, say: Callable[[str], None] = print, save_every: floa
     pipe.set_progress_bar_config(disable=True)
     size = size_for(pipe, settings)
     settings = replace(settings, size=size, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate)
+    learner = LEARNERS[settings.method](pipe, settings)
+    learner.trained.to(device())
     said = survey(own, size)
     wait_for_all()  # before one of them makes the folder
     keep_to(settings, own)
@@ -93,8 +95,6 @@ def run(settings: Settings, say: Callable[[str], None] = print, save_every: floa
     of_class = class_examples(pipe, settings)
     examples = own + of_class
     latents = cached_latents(settings.training / "latents.pt", pipe.vae, [e.picture for e in examples], size)
-    learner = LEARNERS[settings.method](pipe, settings)
-    learner.trained.to(device())
     if settings.gradient_checkpointing:
         recompute_activations(nn.ModuleList([learner.pipe.unet, learner.trained]))
 
