@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import distance, randn, small_pipeline
+from helpers import SMALL, build, diffusers_tensors, distance, randn, small_tokenizer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from minisd import ControlNetModel, StableDiffusionPipeline
-from minisd.finetune import learner, session
+from minisd import ControlNetModel, PNDMScheduler, StableDiffusionPipeline
+from minisd.finetune import session
+from minisd.finetune.learner import Learner
 from minisd.finetune.settings import Settings
 from minisd.train import loop
 
@@ -26,6 +27,7 @@ METHODS = {
     "dreambooth": {"caption": ("a sks cat",), "class_prompt": "a cat", "class_images": 2},
     "controlnet": {},
 }
+DOWN, UP = ["CrossAttnDownBlock2D", "DownBlock2D"], ["UpBlock2D", "CrossAttnUpBlock2D"]
 X, T, PROMPTS = randn(2, 4, 8, 8), 500, ["a <toy> cat", "a red ball"]
 
 
@@ -33,8 +35,8 @@ X, T, PROMPTS = randn(2, 4, 8, 8), 500, ["a <toy> cat", "a red ball"]
 def quick():
     """Sheets of one picture in two steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "STEPS", 2)
-        patch.setattr(learner, "ROWS", 1)
+        patch.setattr(Learner, "STEPS", 2)
+        patch.setattr(Learner, "ROWS", 1)
         yield
 
 
@@ -52,9 +54,17 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A small checkpoint that draws in two steps."""
-    pipe, folder = small_pipeline("v1"), tmp_path_factory.mktemp("model")
-    pipe.num_inference_steps = 2
+    """A checkpoint that is even smaller than the tests' usual one, and draws in two steps."""
+    few = {
+        "unet": {"block_out_channels": [16, 32], "layers_per_block": 1, "down_block_types": DOWN, "up_block_types": UP},
+        "vae": {"block_out_channels": [8, 8, 16, 16], "layers_per_block": 1},
+        "text_encoder": {"num_hidden_layers": 2},
+    }
+    settings = {part: SMALL["v1"][part] | changes for part, changes in few.items()}
+    networks = {part: build(part, config, diffusers_tensors(part, config)) for part, config in settings.items()}
+    scheduler = PNDMScheduler.from_config(SMALL["v1"]["scheduler"])
+    pipe = StableDiffusionPipeline(**networks, tokenizer=small_tokenizer("v1"), scheduler=scheduler, num_inference_steps=2)
+    folder = tmp_path_factory.mktemp("model")
     pipe.save_pretrained(folder)
     return folder
 
@@ -115,9 +125,9 @@ SHARED = """
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from test_finetune import METHODS, learner, session, settings_for
+from test_finetune import METHODS, Learner, session, settings_for
 from minisd.processes import join_processes
-learner.STEPS, learner.ROWS = 2, 1
+Learner.STEPS, Learner.ROWS = 2, 1
 join_processes("gloo")
 for case in METHODS:
     session.run(settings_for(case, Path({data!r}), Path({model!r}), Path({out!r}) / case / "toy"))

@@ -237,6 +237,7 @@ def test_the_forecast_counts_weights_and_what_the_gradient_needs():
     weights = 4 * (5 * numbers + sum(p.numel() for p in frozen.parameters()))
     assert weights < expected.bytes < weights + 4 * 50 * 100 * 6 and expected.seconds > 0
     assert all(p.grad is None for p in model.parameters())
+    assert "4 steps of 2 pictures take about 2 seconds and 0 MB" in expected.sentence(4, 2)
     assert [duration(s) for s in (0.1, 100, 1000, 7200, 3e5)] == ["2 seconds", "100 seconds", "17 minutes", "2 hours", "3 days"]
 
 
@@ -264,12 +265,13 @@ ERRORS = {
     "steps": (["--steps", "0"], "--steps must be 1 or more, not 0"),
     "rate": (["--learning-rate", "nan"], "--learning-rate must be"),
     "gamma": (["--min-snr", "0"], "--min-snr must be 0.001 or more"),
-    "dreambooth": (["--method", "dreambooth"], "dreambooth needs a caption with a rare word and one of the class"),
+    "dreambooth": (["--method", "dreambooth"], "say by --class-prompt what the new thing is one of"),
     "inversion": (["--method", "inversion"], "say by --init-word what the new thing is like"),
     "silent": (
         ["--method", "inversion", "--init-word", "cat", "--caption", "a cat"],
         r"the captions of 1 \(a.png\) pictures lack the new word 'out'; --token chooses another",
     ),
+    "no text": (["--data", "binary"], r"binary/a.txt is not a text file"),
     "no condition": (["--method", "controlnet", "--caption", "x"], "have no picture that a ControlNet could see"),
     "needless": (["--init-word", "cat", "--caption", "x"], "--init-word has no meaning for the method lora; leave it out"),
     "no model": (["--model", "none.safetensors", "--caption", "x"], "none.safetensors"),
@@ -285,6 +287,9 @@ ERRORS = {
 def test_errors_are_sentences_before_any_work(case, data, tmp_path, capsys, monkeypatch):
     given, says = ERRORS[case]
     monkeypatch.chdir(tmp_path)
+    Path("binary").mkdir()
+    picture(Path("binary/a.png"))
+    Path("binary/a.txt").write_bytes(b"\xff")
     small = small_pipeline("v1")
     monkeypatch.setattr(session.StableDiffusionPipeline, "from_pretrained", loaded_or(small))
     assert main(["--data", str(data), "--out", "out", *given]) == 1

@@ -11,7 +11,7 @@ from ..train.loop import Recipe
 from .examples import Example
 from .settings import Settings, flag
 
-SHOWN = ("model", "method", "data", "caption", "size", "batch_size", "learning_rate", "prompt")  # or have no use on the card
+SHOWN = ("model", "method", "caption", "size", "batch_size", "learning_rate")  # or have no use on the card
 NAMES = {
     "lora": "LoRA",
     "inversion": "textual inversion",
@@ -38,7 +38,7 @@ FLAGS = {
 def notes(settings: Settings, recipe: Recipe, own: int) -> dict[str, str]:
     """How the file was made, for its header."""
     about = {**settings.record(), "steps": recipe.steps, "pictures": own, "version": __version__}
-    return {"minisd.finetune": json.dumps({name: value for name, value in about.items() if name != "data"})}
+    return {"minisd.finetune": json.dumps(about)}
 
 
 def write_card(path: Path, result: Path, settings: Settings, recipe: Recipe, examples: Sequence[Example]):

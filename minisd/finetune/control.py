@@ -13,7 +13,7 @@ from ..image import to_tensor
 from ..pipeline import StableDiffusionPipeline
 from .examples import Example
 from .latents import fitted
-from .learner import COLUMNS, ROWS, STEPS, Learner
+from .learner import Learner
 from .settings import Settings
 
 
@@ -41,10 +41,10 @@ class Control(Learner):
         """What the ControlNet sees, and pictures that it steers."""
         prompts = self.settings.prompt or [example.captions[0] for example in examples]
         rows = []
-        for prompt, example in list(zip(prompts, examples))[:ROWS]:
-            noise = [torch.Generator().manual_seed(i) for i in range(COLUMNS - 1)]
+        for prompt, example in list(zip(prompts, examples))[: self.ROWS]:
+            noise = [torch.Generator().manual_seed(i) for i in range(self.COLUMNS - 1)]
             seen = self.condition(example)
-            images = self.pipe([prompt] * len(noise), seen, num_inference_steps=STEPS, generator=noise).images
+            images = self.pipe([prompt] * len(noise), seen, num_inference_steps=self.STEPS, generator=noise).images
             assert isinstance(images, list)
             rows.append([seen, *images])
         return rows

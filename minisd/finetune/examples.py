@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..weights.texts import read_text
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 METADATA = "metadata.jsonl"
 CONDITION = ".condition"
@@ -52,7 +54,7 @@ def read_examples(folder: Path, captions: Sequence[str] = (), steered: bool = Fa
 
 def listed(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
     """Picture, caption and condition of each line of metadata.jsonl."""
-    for number, line in enumerate((folder / METADATA).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(folder / METADATA).splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -74,7 +76,7 @@ def beside(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
     for picture in files:
         if picture not in conditions.values():
             text = picture.with_suffix(".txt")
-            yield picture, text.read_text(encoding="utf-8").strip() if text.is_file() else "", conditions.get(picture.stem)
+            yield picture, read_text(text).strip() if text.is_file() else "", conditions.get(picture.stem)
 
 
 def named(paths: Sequence[Path], most: int = 3) -> str:

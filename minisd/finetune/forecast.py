@@ -19,8 +19,8 @@ class Forecast(NamedTuple):
     bytes: int
 
     def sentence(self, steps: int, batch_size: int) -> str:
-        time, memory = duration(steps * self.seconds), self.bytes / 2**30
-        return f"{steps:,} steps of {batch_size} pictures take about {time} and {memory:.1f} GB of memory"
+        memory = f"{self.bytes / 2**30:.1f} GB" if self.bytes >= 2**30 else f"{self.bytes / 2**20:.0f} MB"
+        return f"{steps:,} steps of {batch_size} pictures take about {duration(steps * self.seconds)} and {memory} of memory"
 
 
 def forecast(networks: list[nn.Module], trained: nn.Module, loss_of: Callable, recipe: Recipe) -> Forecast:

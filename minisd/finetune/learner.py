@@ -15,13 +15,13 @@ from ..sheet import image_grid
 from .examples import Example
 from .settings import Settings
 
-COLUMNS, ROWS = 4, 4  # of the sheet
-STEPS = 20  # in which its pictures are drawn
 CAPTIONS = 1000  # whose states are kept
 
 
 class Learner:
     """A method. It sets `trained`, and says how to predict and what to write."""
+
+    ROWS, COLUMNS, STEPS = 4, 4, 20  # of the sheet, and in which its pictures are drawn
 
     trained: nn.Module
     teaches_text = False  # whether gradients go through the text encoder
@@ -54,7 +54,7 @@ class Learner:
             with lent(self.trained, average):
                 rows = self.rows(examples)
             with replacing(path) as partial:
-                image_grid([picture for row in rows for picture in row], len(rows), COLUMNS).save(partial)
+                image_grid([picture for row in rows for picture in row], len(rows), self.COLUMNS).save(partial)
             return {}
 
         return show
@@ -63,9 +63,9 @@ class Learner:
         """A row for each prompt."""
         captions = dict.fromkeys(caption for example in examples for caption in example.captions)
         size, rows = self.settings.size, []
-        for prompt in self.settings.prompt or list(captions)[:ROWS]:
-            noise = [torch.Generator().manual_seed(i) for i in range(COLUMNS)]
-            images = self.pipe([prompt] * COLUMNS, size, size, num_inference_steps=STEPS, generator=noise).images
+        for prompt in self.settings.prompt or list(captions)[: self.ROWS]:
+            noise = [torch.Generator().manual_seed(i) for i in range(self.COLUMNS)]
+            images = self.pipe([prompt] * self.COLUMNS, size, size, num_inference_steps=self.STEPS, generator=noise).images
             assert isinstance(images, list)
             rows.append(images)
         return rows

@@ -32,7 +32,7 @@ TINY = {  # the same for the built-in model: narrow networks learn at higher rat
     "dreambooth": Usual(600, 8, 1e-4),
     "controlnet": Usual(4000, 8, 3e-4, dropout=0.1),
 }
-CHANGEABLE = ("out", "steps", "prompt", "gradient_checkpointing")  # while a training goes on
+CHANGEABLE = ("data", "out", "steps", "prompt", "gradient_checkpointing")  # while a training goes on
 AT_LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "rank": 1, "vectors": 1, "class_images": 1, "size": 8, "seed": 0}
 
 
@@ -96,11 +96,8 @@ class Settings:
         for name, low in {"learning_rate": 1e-12, "min_snr": 1e-3, "offset_noise": 0.0, "prior_weight": 0.0}.items():
             if (number := getattr(self, name)) is not None:
                 real(f"--{flag(name)}", number, low)
-        if self.method == "dreambooth" and not (self.class_prompt and self.caption):
-            raise ValueError(
-                "dreambooth needs a caption with a rare word and one of the class, for example: "
-                '--caption "a sks cat" --class-prompt "a cat"'
-            )
+        if self.method == "dreambooth" and not self.class_prompt:
+            raise ValueError('say by --class-prompt what the new thing is one of, for example --class-prompt "a cat"')
         if self.method == "inversion" and not self.init_word:
             raise ValueError("say by --init-word what the new thing is like, for example --init-word cat: learning starts there")
         of_some = {"init_word": ("inversion",), "token": ("inversion",), "class_prompt": ("lora", "full", "dreambooth")}
@@ -111,8 +108,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """The settings that must not change while a training goes on, for JSON."""
-        settings = {**asdict(self), "data": str(self.data.absolute())}
-        return {name: settings[name] for name in settings if name not in CHANGEABLE}
+        return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
 
 
 def flag(name: str) -> str:
