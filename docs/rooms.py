@@ -44,6 +44,22 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
         ["train", "second"],
         {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes", "system"},
     ),
+    "finetune": (
+        ["finetune"],
+        {
+            "config",
+            "numerics",
+            "networks",
+            "samplers",
+            "pipeline",
+            "adapters",
+            "editing",
+            "weights",
+            "train",
+            "processes",
+            "system",
+        },
+    ),
     "lessons": (["lessons"], {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "train"}),
 }
 LATE = {

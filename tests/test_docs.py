@@ -27,6 +27,8 @@ from PIL import Image
 from minisd import ControlNetModel
 from minisd.evaluate.__main__ import parser as evaluation
 from minisd.evaluate.curves import parser as curves
+from minisd.finetune.__main__ import parser as finetuning
+from minisd.finetune.__main__ import settings_of
 from minisd.generate import main as generate
 from minisd.schedule import add_noise
 from minisd.train.__main__ import parser as training
@@ -292,6 +294,8 @@ def check_command(words: list[str]):
             assert convert(arguments) == 0
         case ["python", "-m", "minisd.train", *arguments]:
             training().parse_args(arguments)
+        case ["python", "-m", "minisd.finetune", *arguments]:
+            settings_of(finetuning().parse_args(arguments)).check()
         case ["python", "-m", "minisd.evaluate", *arguments]:
             evaluation().parse_args(arguments)
         case ["python", "-m", "minisd.evaluate.curves", *arguments]:

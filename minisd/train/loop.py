@@ -34,14 +34,15 @@ class Recipe:
     """The hyperparameters of a training."""
 
     steps: int
-    batch_size: int
+    batch_size: int  # samples in one pass through the network, of all processes together
     learning_rate: float
     warmup: int = 200  # steps until the learning rate reaches its maximum
     decay: float = 0.3  # the last fraction of the steps, in which the learning rate decays to zero
     weight_decay: float = 0.01
     ema: float = 0.999  # decay of the moving average per step
     seed: int = 0
-    bfloat16: bool = True  # matrix products in bfloat16 if the hardware supports it; weights and sums stay float32
+    bfloat16: bool = True  # matrix products in half precision if the hardware supports it; weights and sums stay float32
+    accumulate: int = 1  # passes whose gradients make one step: a larger batch in the memory of a smaller one
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up for `warmup` steps, then constant, then cosine decay."""
@@ -52,18 +53,28 @@ class Recipe:
 
 @contextmanager
 def fast_arithmetic(recipe: Recipe):
-    """Use bfloat16 matrix products, and unfused attention, whose gradient is faster on a CPU than that of the fused kernel.
+    """Use half precision for matrix products, and unfused attention, whose gradient is faster on a CPU than that of the fused kernel.
 
     (The CUDA backend's setting also applies to the CPU; without it, these products are in float32.)
     """
     on_cpu, before = device().type == "cpu", torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
-    half = torch.autocast(device().type, torch.bfloat16) if recipe.bfloat16 and has_bfloat16() else nullcontext()
+    dtype = half_precision(recipe)
+    half = torch.autocast(device().type, dtype) if dtype else nullcontext()
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(on_cpu)
     try:
         with half, sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
             yield
     finally:
         torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+def half_precision(recipe: Recipe) -> torch.dtype | None:
+    """bfloat16 where the hardware multiplies it, float16 on older GPUs, and None, for float32, on older CPUs."""
+    if not recipe.bfloat16:
+        return None
+    if has_bfloat16():
+        return torch.bfloat16
+    return torch.float16 if device().type == "cuda" else None
 
 
 def has_bfloat16() -> bool:
@@ -121,7 +132,7 @@ def train(
 ) -> Network:
     """Train `model` according to the recipe and return the moving average of its weights.
 
-    `loss_of(model, step)` returns the loss of this process's share of the batch, and values to log. `show(average, path)` draws a
+    `loss_of(model, number)` returns the loss of this process's share of a batch, and values to log. `show(average, path)` draws a
     sample sheet and returns values to log, every `show_every` seconds. Every `save_every` seconds the whole state is saved to
     `folder/state.pt`, from which the next call resumes; `folder/log.jsonl` gets a line every 50 steps.
     """
@@ -130,6 +141,8 @@ def train(
     state_file, log_file = folder / "state.pt", folder / "log.jsonl"
     optimizer = optimizer_of(model, recipe)
     average = Average(model, recipe.ema)
+    # In float16, small gradients would round to zero: they are computed for a multiple of the loss (Micikevicius et al. 2018, §3.2)
+    scaler = torch.amp.GradScaler(device().type, enabled=half_precision(recipe) == torch.float16)
     first = 0
     if state_file.exists():
         state = read_state(state_file, device())
@@ -138,6 +151,8 @@ def train(
             model.load_state_dict(state["model"])
             average.model.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
+            if state.get("scaler"):
+                scaler.load_state_dict(state["scaler"])
         forget_after(first, log_file)
 
     rank, world = rank_and_world()
@@ -149,16 +164,21 @@ def train(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(step)
-        with fast_arithmetic(recipe):
-            loss, figures = loss_of(model, step)
-        loss.backward()
+        losses, figures = list[Tensor](), dict[str, float]()
+        for passed in range(recipe.accumulate):
+            with fast_arithmetic(recipe):
+                loss, figures = loss_of(model, step * recipe.accumulate + passed)
+            scaler.scale(loss / recipe.accumulate).backward()
+            losses.append(loss.detach())
         average_gradients(model, world)
+        scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         average.update(model, step)
 
-        loss_of_all = torch.stack(from_all(loss.detach())).mean()
+        loss_of_all = torch.stack(from_all(torch.stack(losses).mean())).mean()
         for name, value in {"loss": float(loss_of_all), "gradient": float(norm), **figures}.items():
             shown.setdefault(name, []).append(value)
         done, last = step + 1, step + 1 == recipe.steps
@@ -172,7 +192,7 @@ def train(
                 log.write(json.dumps({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in line.items()}) + "\n")
         if rank == 0 and (last or time.monotonic() - saved > save_every):
             state = {"step": done, "model": model.state_dict(), "average": average.model.state_dict()}
-            write_state(state_file, {**state, "optimizer": optimizer.state_dict()})
+            write_state(state_file, {**state, "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()})
             saved = time.monotonic()
         if rank == 0 and show and (last or time.monotonic() - drawn > show_every):
             if figures := show(average.model, folder / "sheet.png"):

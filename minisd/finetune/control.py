@@ -1,0 +1,55 @@
+"""A ControlNet for pictures of your own (Zhang et al. 2023, §3): it starts as a copy of the UNet's way down and changes nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..controlnet import ControlNetModel
+from ..editing.controlled import StableDiffusionControlNetPipeline
+from ..image import to_tensor
+from ..pipeline import StableDiffusionPipeline
+from .examples import Example
+from .latents import fitted
+from .learner import Learner
+from .settings import Settings
+
+
+class Control(Learner):
+    pipe: StableDiffusionControlNetPipeline
+
+    def __init__(self, pipe: StableDiffusionPipeline, settings: Settings):
+        torch.manual_seed(settings.seed)
+        self.trained = self.controlnet = ControlNetModel.from_unet(pipe.unet)
+        steered = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=self.controlnet)
+        steered.set_progress_bar_config(disable=True)
+        super().__init__(steered, settings)
+
+    def predict(self, x: Tensor, t: Tensor, captions: list[str], examples: list[Example]) -> Tensor:
+        context = self.contexts(captions)
+        seen = torch.stack([to_tensor(self.condition(example)) / 2 + 0.5 for example in examples])  # (B, 3, H, W) in [0, 1]
+        residuals = self.pipe.steer(x, t, context, [seen.to(x.device)], [1.0])
+        return self.pipe.unet(x, t, context, **residuals).sample
+
+    def condition(self, example: Example) -> Image.Image:
+        assert example.condition and self.settings.size
+        return fitted(example.condition, self.settings.size)
+
+    def rows(self, examples: Sequence[Example]) -> list[list[Image.Image]]:
+        """What the ControlNet sees, and pictures that it steers."""
+        prompts = self.settings.prompt or [example.captions[0] for example in examples]
+        rows = []
+        for prompt, example in list(zip(prompts, examples))[: self.ROWS]:
+            noise = [torch.Generator().manual_seed(i) for i in range(self.COLUMNS - 1)]
+            seen = self.condition(example)
+            images = self.pipe([prompt] * len(noise), seen, num_inference_steps=self.STEPS, generator=noise).images
+            assert isinstance(images, list)
+            rows.append([seen, *images])
+        return rows
+
+    def write(self, folder: Path, notes: dict[str, str]) -> Path:
+        """A folder that minisd and diffusers load."""
+        self.controlnet.save_pretrained(folder / "controlnet")
+        return folder / "controlnet"

@@ -1,0 +1,99 @@
+"""The loss of a fine-tuning: guess what was added to latents (Ho et al. 2020, eq. 14), for models of ε, of v and of x0.
+
+Three options change it. *Prior preservation*: every second sample is one of the model's own pictures of the class, so that the new
+cat does not become every cat (Ruiz et al. 2023, eq. 2). *Min-SNR*: timesteps with little noise count less, since they pull against
+the others, and training converges faster (Hang et al. 2023, §3.4). *Offset noise*: the noise gets a random mean in every channel,
+so that the model learns to draw very dark and very light pictures (Guttenberg 2023).
+"""
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..processes import rank_and_world
+from ..schedule import add_noise, velocity
+from ..schedulers import Scheduler
+from ..train.loop import Recipe, batch_noise, device, sample_seeds
+from ..train.unet import by_timestep
+from .examples import Example
+from .settings import Settings
+
+
+class Predict(Protocol):
+    """What a model predicts for latents x (B, 4, h, w) at times t (B,), for captions, and for what a ControlNet sees."""
+
+    def __call__(self, x: Tensor, t: Tensor, captions: list[str], examples: list[Example]) -> Tensor: ...
+
+
+@lru_cache(8)
+def order(seed: str, count: int) -> list[int]:
+    """The numbers below `count`, shuffled."""
+    return random.Random(seed).sample(range(count), count)
+
+
+class Data(NamedTuple):
+    """Examples and their latents (N, 4, h, w). The first `own` are the user's, the others pictures of the class."""
+
+    examples: Sequence[Example]
+    latents: Tensor
+    own: int
+
+    def number(self, sample: int, seed: int) -> int:
+        """The example of a training's n-th sample: each once in every epoch, in an order of its own; classes at odd samples."""
+        of_class = self.own < len(self.examples) and sample % 2
+        first, count = (self.own, len(self.examples) - self.own) if of_class else (0, self.own)
+        epoch, place = divmod(sample // 2 if self.own < len(self.examples) else sample, count)
+        return first + order(f"{seed}/{first}/{epoch}", count)[place]
+
+
+def snr_weights(alphas_cumprod: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """How much the error at each timestep counts: min(SNR, γ) for x0, divided by SNR for ε and by SNR + 1 for v."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1)
+    return snr.clamp(max=gamma) / (snr + 1 if prediction_type == "v_prediction" else 1)
+
+
+def target(x0: Tensor, noise: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:
+    """What a perfect model would predict."""
+    return {"epsilon": noise, "v_prediction": velocity(x0, noise, alpha), "sample": x0}[prediction_type]
+
+
+def with_offset(noise: Tensor, offset: float) -> Tensor:
+    """Noise (B, 4, h·w + 1) → (B, 4, h·w): the last number of each channel, times `offset`, is added to all others."""
+    return noise[..., :-1] + offset * noise[..., -1:]
+
+
+def loss_with(predict: Predict, data: Data, scheduler: Scheduler, recipe: Recipe, settings: Settings):
+    """The loss of a batch, for `train`."""
+    kind = scheduler.config.prediction_type
+    alphas_cumprod = scheduler.alphas_cumprod.to(device())
+    weights = snr_weights(alphas_cumprod, settings.min_snr, kind) if settings.min_snr else torch.ones_like(alphas_cumprod)
+
+    def loss_of(model: nn.Module, number: int) -> tuple[Tensor, dict[str, float]]:
+        # What this process's samples are
+        rank, world = rank_and_world()
+        seeds = sample_seeds(recipe, number)
+        samples = [number * recipe.batch_size + i for i in range(rank, recipe.batch_size, world)]
+        which = [data.number(sample, recipe.seed) for sample in samples]
+        examples = [data.examples[i] for i in which]
+        captions = ["" if rng.random() < settings.usual.dropout else rng.choice(e.captions) for rng, e in zip(seeds, examples)]
+        counts = torch.tensor([1.0 if i < data.own else settings.prior_weight for i in which], dtype=torch.float32, device=device())
+
+        # Noise and times
+        x0 = data.latents[which].float().to(device())  # (B, 4, h, w)
+        drawn = batch_noise(recipe, number, x0.shape[1], x0[0, 0].numel() + 1)
+        noise = with_offset(drawn, settings.offset_noise).view_as(x0)
+        t = (batch_noise(recipe, number, uniform=True) * len(alphas_cumprod)).long()
+        alpha = alphas_cumprod[t].view(-1, 1, 1, 1)
+        x, wanted = add_noise(x0, noise, alpha), target(x0, noise, alpha, kind)
+
+        # Errors
+        error = (predict(x, t, captions, examples).float() - wanted).square().mean(dim=(1, 2, 3))  # (B,)
+        return (counts * weights[t] * error).mean(), by_timestep(error.detach(), t)
+
+    return loss_of
