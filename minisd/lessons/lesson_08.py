@@ -33,8 +33,9 @@ RESCUED = (
     "colour, place or shape; with growing w, more and more pictures become what their prompts ask for."
 )
 AWAY_FROM = (
-    "Three rows of a house at night, drawn by the network that hears its prompt faintly, with no negative prompt, with “a "
-    "house” and with “at night”. What the negative prompt names is no longer emphasised."
+    "Three rows of four pictures for “a house at night”, drawn by the network that hears its prompt faintly. Without a negative "
+    "prompt: three houses and a star, one of them at night. With “a house”: three nights, but a fish and a pink house. With “at "
+    "night”: three houses and a star on pale pages, and no night."
 )
 
 

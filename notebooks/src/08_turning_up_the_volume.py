@@ -419,8 +419,9 @@ for title, row in zip(titles, rows):
     print(f"{title:<18}  the judge sees {houses} houses and {nights} nights in 4 pictures")
 
 # %% [markdown]
-# Guidance amplifies only what the negative prompt does *not* say: the night in the second row, the house
-# in the third. What both prompts say is left as at about $w = 1$, which for this network is not much.
+# Guidance amplifies only what the negative prompt does *not* say. In the second row it amplifies the
+# night, and the house is no longer amplified: one becomes a fish, another turns pink. In the third row it
+# amplifies the house, and the night is gone. What both prompts say stays as it would be at about $w = 1$.
 # With the original network all three rows would look alike, because it draws house and night well without
 # guidance. Most prompts for Stable Diffusion leave much open, and there the same subtraction can choose:
 # away from "crowd", "a street" still has plenty of streets.
