@@ -208,15 +208,19 @@ ATTEMPTS = {
     "10 horizontal": (
         lesson_10.left,
         lambda first, second: second.x - first.x > 0.75 * (first.scale + second.scale),
-        "✗ hint: one may be quite far to the left, and still further above",
+        "✗ hint: a thing can be far to the left and still further above",
     ),
     "10 sides": (
         lesson_10.left,
         lambda a, b: a.x + a.scale < b.x - b.scale and b.x - a.x > abs(a.y - b.y),
-        "✗ hint: close is what `close` says",
+        "✗ hint: use `close`: the frames",
     ),
     "10 right": (lesson_10.left, lambda a, b: b.x - a.x > abs(a.y - b.y) and not lesson_10.close(a, b), "✓"),
-    "10 doubled": (lesson_10.enough, lambda p, q: 2 * math.ceil(lesson_10.pictures_for(p, q)), "✗ hint: that is how many of both"),
+    "10 doubled": (
+        lesson_10.enough,
+        lambda p, q: 2 * math.ceil(lesson_10.pictures_for(p, q)),
+        "✗ hint: that is the number for both",
+    ),
     "10 rounded": (lesson_10.enough, lambda p, q: math.ceil(lesson_10.pictures_for(p, q)), "✓"),
     "11 capitals": (lesson_11.mystery_2, "Heads read as width ", "✓"),
 }
