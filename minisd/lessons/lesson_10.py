@@ -8,9 +8,10 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ..evaluate.findings import Finding, holds
+from ..evaluate.prompts import Prompt
 from ..evaluate.rates import Rate
 from ..image import to_tensor
-from ..tiny.picture_book import SCENERY, Scene, Thing, draw
+from ..tiny.picture_book import SCENERY, Scene, Thing, draw, with_article
 from .exercise import Exercise
 from .figures import BLUE, GREY, INK, ORANGE, page, pictures, show
 
@@ -42,6 +43,12 @@ def in_words(rate: Rate) -> str:
     """A rate with its 95 % interval."""
     low, high = rate.interval()
     return f"{rate.right:>2} of {rate.of} ({low:.2f} to {high:.2f})"
+
+
+def swapped(rides: Sequence[tuple[str, str]], scene: Scene) -> list[tuple[Prompt, str, str]]:
+    """For each (rider, mount) a prompt in which the mount rides the rider, with the mount and the rider."""
+    texts = [f"{with_article(mount)} riding {with_article(rider)}" for rider, mount in rides]
+    return [(Prompt(text, seed, scene), mount, rider) for seed, (text, (rider, mount)) in enumerate(zip(texts, rides))]
 
 
 def on_top(found: Finding, mount: str, rider: str) -> str:

@@ -414,21 +414,12 @@ figures.show(figures.pictures(list(upside), titles, columns=5), lesson.UPSIDE_DO
 # training set, one seed each, and both judges say who is on top.
 
 # %%
-swapped = [
-    (
-        Prompt(f"a {mount} riding {'an' if rider == 'astronaut' else 'a'} {rider}", seed, scene),
-        mount,
-        rider,
-    )
-    for seed, (rider, mount) in enumerate(sorted(rides)[: unless_fast(20, 2)])
-]
-images = paint([prompt for prompt, _, _ in swapped])
+swaps = lesson.swapped(sorted(rides)[: unless_fast(16, 2)], scene)
+images = paint([prompt for prompt, _, _ in swaps])
 for name, judge in judges.items():
-    found = zip(judge(images), swapped)
-    print(
-        f"{name:<9}",
-        dict(Counter(lesson.on_top(f, mount, rider) for f, (_, mount, rider) in found)),
-    )
+    found = zip(judge(images), swaps)
+    tally = Counter(lesson.on_top(finding, *kinds) for finding, (_, *kinds) in found)
+    print(f"{name:<9}", dict(tally))
 
 # %% [markdown]
 # Where a judge finds both things, count how often the one that the prompt puts on top really is on top.
