@@ -69,11 +69,11 @@ def is_transparent(image: Image.Image) -> bool:
 
 
 def smaller(image: Image.Image) -> bytes:
-    """A PNG in 256 colours; if that exceeds 80 KB (noise does), in fewer colours, at half the resolution, or both."""
+    """A PNG in 256 colours; if that exceeds 60 KB (noise does), in fewer colours, at half the resolution, or both."""
     attempts = []
     for scale, colors in ((1, 256), (1, 64), (2, 256), (2, 64), (2, 32)):
         attempts.append(encode(image.reduce(scale), colors))
-        if len(attempts[-1]) <= 80_000:
+        if len(attempts[-1]) <= 60_000:
             break
     return min(attempts, key=len)
 

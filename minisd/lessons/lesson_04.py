@@ -114,7 +114,7 @@ def show_on_the_way(times: Sequence[int], errors: Mapping[str, Tensor], stop: in
         ax.plot(times[1:], by_time[1:], marker, color=color, linestyle=line, markersize=4, label=name)
     ax.axvline(stop, color=GREY, linewidth=1, linestyle="-")
     ax.annotate("the race ended here", (stop, 1e-4), (6, 0), textcoords="offset points", color=GREY)
-    ax.set(yscale="log", xlabel="timestep $t$: noise on the left, data on the right", ylabel="distance from the exact end")
+    ax.set(yscale="log", xlabel="timestep $t$: noise on the left, data on the right", ylabel="distance from the exact path")
     ax.invert_xaxis()
     ax.legend()
     show(
