@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import schedule
 from . import exact
-from .exercise import Exercise
+from .exercise import Exercise, stack
 from .figures import BLUE, GREY, INK, ORANGE, PALE, TEAL, page, show
 
 EpsOf = Callable[[Tensor, int], Tensor]  # the noise in an x at a timestep
@@ -207,9 +207,12 @@ ddim_step = Exercise(
         "on the way back x0 is scaled down again, to √ᾱ' x0": lambda x, eps, alpha, alpha_next: (
             schedule.to_x0(x, eps, alpha) + (1 - alpha_next) ** 0.5 * eps
         ),
+        "the factors are square roots of ᾱ and 1 − ᾱ": lambda x, eps, alpha, alpha_next: (
+            alpha_next * (x - (1 - alpha) * eps) / alpha + (1 - alpha_next) * eps
+        ),
         "the two levels are swapped": lambda x, eps, alpha, alpha_next: schedule.transfer(x, eps, alpha_next, alpha),
     },
-    run=lambda step: torch.stack([step(X, EPS, *levels) for levels in LEVELS]),
+    run=lambda step: stack(step(X.clone(), EPS.clone(), *levels) for levels in LEVELS),
 )
 
 second_order = Exercise(

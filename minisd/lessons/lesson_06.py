@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import TINY_TEXT, TINY_VISION
 from ..tokenizer import CLIPTokenizer
 from ..train.clip import CLIP, contrastive_loss
-from .exercise import Exercise
+from .exercise import Exercise, stack
 from .figures import DENSITY, GREY, INK, ORANGE, PALE, page, show
 
 Pair = tuple[str, str]
@@ -219,5 +219,5 @@ contrastive = Exercise(
             loss(pictures, captions, 1.0)
         ),
     },
-    run=lambda loss: torch.stack([loss(*FEATURES, scale) for scale in (5.0, 14.0)]),
+    run=lambda loss: stack(loss(*FEATURES.clone(), scale) for scale in (5.0, 14.0)),
 )

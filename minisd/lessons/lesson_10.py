@@ -131,6 +131,9 @@ PAIRS = [
     pair(0.28, 0.62, 0.50, 0.66, 0.18, 0.30),  # to its left, but close
     pair(0.20, 0.40, 0.72, 0.75),  # left of, and a little above
     pair(0.20, 0.10, 0.60, 0.95),  # above, and quite far to the left
+    pair(0.25, 0.20, 0.60, 0.75),  # above, and less far to the left
+    pair(0.30, 0.50, 0.58, 0.52, 0.05, 0.30),  # left of, a small thing beside a large one
+    pair(0.40, 0.50, 0.60, 0.52, 0.30, 0.10),  # close, a small thing in front of a large one
     pair(0.30, 0.50, 0.67, 0.55),  # left of, although their frames overlap
 ]
 

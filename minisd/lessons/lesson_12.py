@@ -188,6 +188,7 @@ scores_bytes = Exercise(
             2 * heads * (height * width) ** 2 * size
         ),
         "each head has its own scores": lambda height, width, heads, size: 2 * (height // 8 * (width // 8)) ** 2 * size,
+        "in bytes, not in gigabytes": lambda height, width, heads, size: 2 * heads * (height // 8 * (width // 8)) ** 2 * size / 1e9,
         "a guided call has a batch of two": lambda height, width, heads, size: heads * (height // 8 * (width // 8)) ** 2 * size,
     },
     run=lambda bytes_of: [bytes_of(*case) / 1e6 for case in ((512, 512, 8, 2), (768, 768, 5, 4), (512, 768, 8, 2))],
