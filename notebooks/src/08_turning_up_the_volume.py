@@ -298,8 +298,8 @@ for scale, share in shares.items():
 #
 # Words reach the UNet only through its cross-attentions (notebook 07). We copy the UNet and let only 30 %
 # of each cross-attention's output through ([`muffled`](../minisd/lessons/lesson_08.py)). It still knows
-# how to draw, but it hears the prompt faintly. That is an artificial handicap, but its symptom is that of
-# every young network: the guess with the caption is too close to the guess without. ([The model's
+# how to draw, but it hears the prompt faintly. That is an artificial handicap, but every young network has
+# the same symptom: the guess with the caption is too close to the guess without. ([The model's
 # card](../docs/tiny_model.md) shows a network that has it by nature, early in its training: there
 # guidance turns 4 right pictures of 60 into 19.)
 #

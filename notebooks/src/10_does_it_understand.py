@@ -375,8 +375,7 @@ print(*(sets[new][i].text for new, i in chosen), sep="\n")
 #
 # ## Failures, chosen by a seed
 #
-# Whoever selects which failures to show can make them look charming, or hopeless. A seed has selected
-# these.
+# Selecting which failures to show can make them look charming, or hopeless. A seed has selected these.
 #
 # > **Predict.** What goes wrong most often: a shape, a colour, the place, or the number of things?
 
