@@ -37,7 +37,7 @@ def show_waves(waves: Tensor):
     """The embedding (timesteps, numbers) of every timestep as an image of waves."""
     figure, ax = page(height=2.3)
     ax.imshow(waves.T, cmap=DENSITY, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    ax.set(xlabel="timestep $t$", ylabel="number", title="each column is one timestep: white is −1, dark is 1")
+    ax.set(xlabel="timestep $t$", ylabel="number", title="each column is one timestep: from −1 (blank) to 1 (full colour)")
     ax.grid(False)
     show(
         figure,

@@ -183,7 +183,7 @@ print(f"largest difference at 1000 places: {error:.1e}")
 plane.show_belief(world, told, {t: alphas_cumprod[t] for t in (900, 500, 200)})
 
 # %% [markdown]
-# (Each shade is a step of a tenth; the darkest is nine tenths and more.) The push is strong where $x_t$
+# (Each shade is a step of a tenth; the strongest is nine tenths and more.) The push is strong where $x_t$
 # looks like another caption, and vanishes where the caption is certain. It does not point to the data. It
 # points *away from everything else*, and that is not the same.
 #
