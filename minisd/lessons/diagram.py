@@ -42,7 +42,7 @@ def you_are_here(*here: str):
     arrow(ax, (6.8, 1.35), (7.1, 1.35))
     ax.text(7.47, 1.35, "picture", ha="center", va="center")
     shape(ax, 7.47, 1.0, pixels(TINY_VAE), pixels(SD1_VAE))
-    ax.text(0.08, 0.37, "black: the built-in model\ngrey: Stable Diffusion 1.5", va="center", size=8.5, color=GREY)
+    ax.text(0.08, 0.37, "first line: the built-in model\nsecond line: Stable Diffusion 1.5", va="center", size=8.5, color=GREY)
     show(
         figure,
         "The prompt passes through the text encoder into the UNet. The UNet, which starts from noise, and the scheduler form a "

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..image import to_pil
 from ..pipeline import StableDiffusionPipeline, guide
 from .diagram import arrow, box
-from .exercise import Exercise
+from .exercise import Exercise, stack
 from .figures import BLUE, DPI, PALE, SLATE, WIDTH, sheet, show
 
 FOUR_SEEDS = "Four pictures of an astronaut on a horse, similar at first sight and different in every outline."
@@ -140,7 +140,7 @@ latents_shape = Exercise(
         "right for 128 × 128 only; compute it from height and width": lambda height, width: (4, 16, 16),
         "leave out the batch dimension": lambda height, width: (1, 4, height // 8, width // 8),
     },
-    run=lambda shape_of: torch.stack([torch.as_tensor(shape_of(*size)) for size in ((128, 128), (192, 128), (96, 256))]),
+    run=lambda shape_of: stack(shape_of(*size) for size in ((128, 128), (192, 128), (96, 256))),
 )
 
 

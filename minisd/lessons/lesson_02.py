@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import schedule
-from .exercise import Exercise
+from .exercise import Exercise, stack
 from .figures import GREY, INK, page, show
 
 CHANNELS = "A cartoon of an astronaut in white who rides a brown horse across a green meadow, and its three channels in grey."
@@ -81,9 +81,10 @@ add_noise = Exercise(
         "the variances add up to 1; where are the square roots?": lambda x0, noise, alpha: alpha * x0 + (1 - alpha) * noise,
         "ᾱ is the picture's share, not the noise's": lambda x0, noise, alpha: alpha**0.5 * noise + (1 - alpha) ** 0.5 * x0,
         "scale the picture down too, or the variance grows": lambda x0, noise, alpha: x0 + (1 - alpha) ** 0.5 * noise,
+        "the noise's factor is √(1 − ᾱ), not 1 − √ᾱ": lambda x0, noise, alpha: alpha**0.5 * x0 + (1 - alpha**0.5) * noise,
         "add the noise; do not subtract it": lambda x0, noise, alpha: alpha**0.5 * x0 - (1 - alpha) ** 0.5 * noise,
     },
-    run=lambda add: torch.stack([add(X0.clone(), NOISE.clone(), alpha) for alpha in torch.tensor([0.999, 0.5, 0.005])]),
+    run=lambda add: stack(add(X0.clone(), NOISE.clone(), alpha) for alpha in torch.tensor([0.999, 0.5, 0.005])),
 )
 
 equal_shares = Exercise(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import schedule
 from . import exact
-from .exercise import Exercise
+from .exercise import Exercise, stack
 from .figures import BLUE, COLORS, DENSITY, GREY, INK, ORANGE, page, show
 
 SIDE = 2.8  # the plane is shown from -SIDE to SIDE
@@ -163,11 +163,21 @@ denoiser = Exercise(
         "the 2 in 2 (1 − ᾱ) is not the dimension: it stays 2 when a point has three numbers": lambda x, points, alpha: blend(
             x, points, alpha, width=lambda alpha: points.shape[1] * (1 - alpha)
         ),
+        "a Gaussian falls off with the distance: where is the minus?": lambda x, points, alpha: blend(
+            x, points, alpha, width=lambda alpha: -2 * (1 - alpha)
+        ),
+        "divide by twice the variance 1 − ᾱ, not by twice its root": lambda x, points, alpha: blend(
+            x, points, alpha, width=lambda alpha: 2 * (1 - alpha) ** 0.5
+        ),
+        "square the distances": lambda x, points, alpha: (
+            torch.softmax(-(x[:, None] - alpha**0.5 * points).norm(dim=-1) / (2 * (1 - alpha)), dim=1) @ points
+        ),
+        "those are the weights; return the points, weighted by them": exact.weights,
         "the weights of one x over all points sum to 1: softmax over dim=1": lambda x, points, alpha: blend(
             x, points, alpha, dim=0
         ),
     },
-    run=lambda denoise: torch.stack([denoise(X, POINTS, alpha) for alpha in LEVELS]),
+    run=lambda denoise: stack(denoise(X.clone(), POINTS.clone(), alpha) for alpha in LEVELS),
 )
 
 x0_from_v = Exercise(
@@ -175,7 +185,8 @@ x0_from_v = Exercise(
     mistakes={
         "that is ε; for x0 the two factors change places": lambda v, x, alpha: schedule.to_epsilon(v, x, alpha, "v_prediction"),
         "check the sign: v points from the picture to the noise": lambda v, x, alpha: alpha**0.5 * x + (1 - alpha) ** 0.5 * v,
+        "where are the square roots?": lambda v, x, alpha: alpha * x - (1 - alpha) * v,
         "the two factors are swapped": lambda v, x, alpha: (1 - alpha) ** 0.5 * x - alpha**0.5 * v,
     },
-    run=lambda convert: torch.stack([convert(X[:3], X[3:6], alpha) for alpha in LEVELS]),
+    run=lambda convert: stack(convert(X[:3].clone(), X[3:6].clone(), alpha) for alpha in LEVELS),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import schedule
 from . import exact
-from .exercise import Exercise
+from .exercise import Exercise, stack
 from .figures import BLUE, GREY, INK, ORANGE, PALE, TEAL, page, show
 
 EpsOf = Callable[[Tensor, int], Tensor]  # the noise in an x at a timestep
@@ -114,7 +114,7 @@ def show_on_the_way(times: Sequence[int], errors: Mapping[str, Tensor], stop: in
         ax.plot(times[1:], by_time[1:], marker, color=color, linestyle=line, markersize=4, label=name)
     ax.axvline(stop, color=GREY, linewidth=1, linestyle="-")
     ax.annotate("the race ended here", (stop, 1e-4), (6, 0), textcoords="offset points", color=GREY)
-    ax.set(yscale="log", xlabel="timestep $t$: noise on the left, data on the right", ylabel="distance from the exact end")
+    ax.set(yscale="log", xlabel="timestep $t$: noise on the left, data on the right", ylabel="distance from the exact path")
     ax.invert_xaxis()
     ax.legend()
     show(
@@ -207,9 +207,12 @@ ddim_step = Exercise(
         "on the way back x0 is scaled down again, to √ᾱ' x0": lambda x, eps, alpha, alpha_next: (
             schedule.to_x0(x, eps, alpha) + (1 - alpha_next) ** 0.5 * eps
         ),
+        "the factors are square roots of ᾱ and 1 − ᾱ": lambda x, eps, alpha, alpha_next: (
+            alpha_next * (x - (1 - alpha) * eps) / alpha + (1 - alpha_next) * eps
+        ),
         "the two levels are swapped": lambda x, eps, alpha, alpha_next: schedule.transfer(x, eps, alpha_next, alpha),
     },
-    run=lambda step: torch.stack([step(X, EPS, *levels) for levels in LEVELS]),
+    run=lambda step: stack(step(X.clone(), EPS.clone(), *levels) for levels in LEVELS),
 )
 
 second_order = Exercise(

@@ -155,7 +155,7 @@ preview = Exercise(
             torch.linalg.lstsq(rows(F.avg_pool2d(pictures, 8)), rows(latents)).solution
         ),
     },
-    run=lambda fit: fit(LATENTS, PICTURES),
+    run=lambda fit: fit(LATENTS.clone(), PICTURES.clone()),
     tolerance=1e-3,
 )
 
@@ -171,8 +171,9 @@ scaling_factor = Exercise(
             1 / latents.std(dim=(1, 2, 3)).mean()
         ),
         "that is Stable Diffusion's factor; these latents need another one": lambda latents: 0.18215,
+        "return the factor, not the scaled latents": lambda latents: latents / latents.std(),
         "one factor in total, not one per channel": lambda latents: 1 / latents.std(dim=(0, 2, 3)),
     },
-    run=lambda factor: factor(SPREAD),
+    run=lambda factor: factor(SPREAD.clone()),
     tolerance=2e-3,
 )

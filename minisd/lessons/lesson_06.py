@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import TINY_TEXT, TINY_VISION
 from ..tokenizer import CLIPTokenizer
 from ..train.clip import CLIP, contrastive_loss
-from .exercise import Exercise
+from .exercise import Exercise, stack
 from .figures import DENSITY, GREY, INK, ORANGE, PALE, page, show
 
 Pair = tuple[str, str]
@@ -66,7 +66,7 @@ def show_boxes(v1: Sequence[int], v2: Sequence[int], tokens: Sequence[str]):
             ax.text(x + 0.74, y + 0.5, theirs, ha="center", va="center", size=8.5, color=ORANGE, weight="bold")
         else:
             ax.text(x + 0.5, y + 0.5, f"{tokens[i]}\n{ours}", ha="center", va="center", size=8.5)
-    ax.set(xlim=(0, columns), ylim=(0, rows), title="white: the prompt; grey: padding (black: v1, orange: v2)")
+    ax.set(xlim=(0, columns), ylim=(0, rows), title="the prompt, then padding (left: v1, right: v2)")
     ax.set_axis_off()
     show(
         figure,
@@ -96,7 +96,7 @@ def show_changes(changes: Tensor, tokens: Sequence[str]):
     for i, j in (changes == 0).nonzero().tolist():
         ax.text(j, i, "0", ha="center", va="center", size=8.5, color=GREY)
     ax.xaxis.tick_top()
-    ax.set(xlabel="state of … (darker: a larger change)", ylabel="replaced token")
+    ax.set(xlabel="state of … (stronger colour: larger change)", ylabel="replaced token")
     show(
         figure,
         "A table of shades with a row for each replaced token and a column for each state. Cells on the diagonal and to the "
@@ -121,7 +121,7 @@ def show_likeness(likeness: Tensor, words: Sequence[str], groups: Sequence[str])
     """The cosines between the states of words, which are sorted by group and labelled with it."""
     figure, ax = page(height=5.2)
     shades = heatmap(ax, likeness, [f"{word}  ({group})" for word, group in zip(words, groups)], words)
-    figure.colorbar(shades, ax=ax, label="cosine (white: 0 or less)", shrink=0.7)
+    figure.colorbar(shades, ax=ax, label="cosine (0 or less is blank)", shrink=0.7)
     ax.tick_params(axis="x", rotation=90)
     ax.set_aspect("equal")
     for group in dict.fromkeys(groups):
@@ -141,7 +141,7 @@ def show_training(before: Tensor, after: Tensor, words: Sequence[str]):
         shades = heatmap(ax, cosines, words, words)
         ax.tick_params(axis="x", rotation=90)
         ax.set(title=title, xlabel="caption: a … ball", ylabel="picture of a ball", aspect="equal")
-    figure.colorbar(shades, ax=axes, label="cosine (white: 0 or less)", shrink=0.7)
+    figure.colorbar(shades, ax=axes, label="cosine (0 or less is blank)", shrink=0.7)
     show(
         figure,
         "Two squares of shades, pictures of balls in ten colours against their ten captions. Before training everything is nearly "
@@ -219,5 +219,5 @@ contrastive = Exercise(
             loss(pictures, captions, 1.0)
         ),
     },
-    run=lambda loss: torch.stack([loss(*FEATURES, scale) for scale in (5.0, 14.0)]),
+    run=lambda loss: stack(loss(*FEATURES.clone(), scale) for scale in (5.0, 14.0)),
 )

@@ -37,7 +37,7 @@ def show_waves(waves: Tensor):
     """The embedding (timesteps, numbers) of every timestep as an image of waves."""
     figure, ax = page(height=2.3)
     ax.imshow(waves.T, cmap=DENSITY, vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-    ax.set(xlabel="timestep $t$", ylabel="number", title="each column is one timestep: white is −1, dark is 1")
+    ax.set(xlabel="timestep $t$", ylabel="number", title="each column is one timestep: from −1 (blank) to 1 (full colour)")
     ax.grid(False)
     show(
         figure,
@@ -93,21 +93,26 @@ by_hand = Exercise(
         "you divide by √S, the number of words; d is the length of a vector": lambda q, k, v: attend(
             q, k, v, scale=k.shape[-2] ** -0.5
         ),
-        "right for one d only; take d from the shape of q": lambda q, k, v: attend(q, k, v, scale=0.5),
+        "right for one d only; take d from the shape of q": lambda q, k, v: attend(q, k, v, scale=6**-0.5),
         "the weights of one position sum to 1 over the words: softmax over the last dimension": lambda q, k, v: attend(
             q, k, v, dim=-2
         ),
     },
-    run=lambda attention: attention(Q, K, V),
+    run=lambda attention: torch.cat([attention(*(x[..., :d].clone() for x in (Q, K, V))) for d in (6, 4)], dim=-1),
 )
 
-STATES = torch.randn(1, 7, 6, generator=torch.Generator().manual_seed(8))
+STATES = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(8))
 
 
 def heard(mute) -> Tensor:
     """The result of attention to the remaining rows, and their number."""
-    rows = mute(STATES, 2)
-    return torch.cat([attention(Q[:1, 0], rows, rows).flatten(), torch.tensor([float(rows.shape[1])])])
+    heard = []
+    for k in (2, 5):
+        rows = mute(STATES.clone(), k)
+        if rows.dim() != 3:
+            raise ValueError(f"the rows have the shape {tuple(rows.shape)}; it should be (B, T − 1, D)")
+        heard += [attention(Q[:, 0], rows, rows).flatten(), torch.tensor([float(rows.shape[1])])]
+    return torch.cat(heard)
 
 
 mute = Exercise(

@@ -1,4 +1,4 @@
-"""Notebook 11, the bug museum: its instrument, its figures, and its exercises."""
+"""Notebook 11, the bug museum: the instrument, the figures, and the exercises."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -17,9 +17,9 @@ from . import unless_fast
 from .exercise import Exercise
 from .figures import BLUE, GREY, INK, ORANGE, PALE, page, pictures, show
 
-Bug = Callable[[], AbstractContextManager]  # called for each `with` anew
+Bug = Callable[[], AbstractContextManager]  # called anew for each `with`
 
-PART = {  # every bug of the museum, and the part of the pipeline whose numbers it makes wrong
+PART = {  # every bug of the museum, and the part of the pipeline that it affects
     "padded with id 0": "words",
     "GELU for QuickGELU": "words",
     "the future is seen": "words",
@@ -40,12 +40,12 @@ PART = {  # every bug of the museum, and the part of the pipeline whose numbers 
     "VAE norms 1e-5": "decoder",
     "not rounded": "pixels",
 }
-COLUMNS = 5  # of every sheet of pictures
-TOLERANCE = 1e-4  # of the tests that compare networks of the official sizes with the reference
+COLUMNS = 5  # per sheet of pictures
+TOLERANCE = 1e-4  # of the tests that compare networks of the official sizes with the reference implementation
 
 
 class Finding(NamedTuple):
-    """What a bug does: the error of every part on its right inputs, the picture, and by how many grey levels that is off."""
+    """The effect of a bug: the error of every part on correct inputs, the picture, and its mean difference in grey levels."""
 
     errors: dict[str, float]
     picture: Tensor
@@ -53,12 +53,12 @@ class Finding(NamedTuple):
 
 
 def distance(ours: Tensor, right: Tensor) -> float:
-    """The largest difference, as a share of the largest right number: the measure of the tests."""
+    """The largest difference, divided by the largest right number, as in the tests."""
     return float((ours - right).abs().max() / right.abs().max())
 
 
 class Case:
-    """A prompt and a seed; for every part of the pipeline its right inputs, and what it makes of them when all is well."""
+    """A prompt and a seed, with correct inputs for every part of the pipeline and the correct outputs."""
 
     def __init__(self, pipe: StableDiffusionPipeline, prompt: str, seed: int = 0):
         self.pipe, self.prompt, self.seed, self.steps = pipe, prompt, seed, unless_fast(20, 2)
@@ -75,7 +75,7 @@ class Case:
 
     @torch.no_grad()
     def outputs(self) -> dict[str, Tensor]:
-        """What the parts make of the right inputs, whatever state the pipeline is in."""
+        """The outputs of the parts for the correct inputs, in the pipeline's present state."""
         return {
             "words": self.pipe.encode_prompt([self.prompt]),
             "UNet": self.pipe.unet(self.x, self.times, self.context.expand(3, -1, -1)).sample,
@@ -87,7 +87,7 @@ class Case:
         }
 
     def walk(self) -> Tensor:
-        """Where the sampler ends that follows a formula instead of the UNet: whatever is wrong then is its own."""
+        """The end of a walk that follows a formula instead of the UNet, so that every error is the sampler's own."""
         scheduler, x = self.pipe.scheduler, self.noise[:1]
         scheduler.set_timesteps(20)
         for t in scheduler.timesteps:
@@ -95,7 +95,7 @@ class Case:
         return x
 
     def draw(self) -> Tensor:
-        """The picture of the prompt (3, 128, 128), as it would be saved: in 8 bits."""
+        """The picture of the prompt (3, 128, 128), rounded to 8 bits as when saved."""
         generator = torch.Generator().manual_seed(self.seed)
         return to_tensor(self.pipe(self.prompt, num_inference_steps=self.steps, generator=generator).images[0])
 
@@ -107,9 +107,9 @@ class Case:
 
 
 def show_room(case: Case, bugs: Mapping[str, Bug]) -> dict[str, Finding]:
-    """Examine some bugs; their pictures beside the right one, and below a line for each."""
+    """Examine bugs: print a line for each, and show their pictures next to the right one."""
     findings = {name: case.examine(bug) for name, bug in bugs.items()}
-    print(f"{'':<22} {'wrong part':<12} {'its error':>9}   the picture is off by")
+    print(f"{'':<22} {'faulty part':<12} {'its error':>9}   the picture is off by")
     for name, finding in findings.items():
         print(f"{name:<22} {PART[name]:<12} {finding.errors[PART[name]]:9.1e}   {finding.off:.2f} grey levels")
     show_pictures(case, findings)
@@ -117,25 +117,25 @@ def show_room(case: Case, bugs: Mapping[str, Bug]) -> dict[str, Finding]:
 
 
 def show_pictures(case: Case, findings: Mapping[str, Finding]):
-    """The right picture of a case, and those of some findings."""
+    """The right picture of a case, and the pictures of some findings."""
     sheet = pictures([case.picture, *(finding.picture for finding in findings.values())], ["right", *findings], COLUMNS)
     seen = "; ".join(f"{name}, off by {finding.off:.1f} grey levels" for name, finding in findings.items())
-    show(sheet, f"Pictures of {case.prompt}. The first is right. Those after it have a bug each: {seen}.")
+    show(sheet, f"Pictures of {case.prompt}. The first is right; each of the others has one bug: {seen}.")
 
 
 def show_round_trip(drawn: Tensor, trips: Mapping[str, Tensor]):
-    """A picture (3, H, W), what comes back from the autoencoder in several ways, and four times the difference of the last two."""
+    """A picture (3, H, W), the same after several round trips through the VAE, and four times the difference of the last two."""
     *_, right, wrong = trips.values()
     sheet = pictures([drawn, *trips.values(), 4 * (wrong - right)], ["drawn", *trips, "difference × 4"], COLUMNS)
     show(
         sheet,
-        "A drawn picture, the same from the autoencoder and back, and with the wrong padding: there everything has moved down "
-        "and to the right, and a grey band fills the top and the left. The difference shows every outline twice.",
+        "A drawn picture, the same after encoding and decoding, and the same with the wrong padding: there everything has moved "
+        "down and to the right, and a grey band fills the top and the left. The difference shows every outline twice.",
     )
 
 
 def show_museum(findings: Mapping[str, Finding], rounding: float):
-    """All bugs, by the error of the part that each is in: left that error, and what rounding alone does; right the picture's."""
+    """All bugs, sorted by the error of the faulty part: left, that error and the effect of rounding; right, the picture's error."""
     order = sorted(findings, key=lambda name: findings[name].errors[PART[name]])
     figure, (left, right) = page(1, 2, height=0.23 * len(order) + 1.1, sharey=True, width_ratios=(1.3, 1))
     for row, name in enumerate(order):
@@ -146,27 +146,27 @@ def show_museum(findings: Mapping[str, Finding], rounding: float):
     left.axvspan(1e-7, rounding, color=PALE)
     left.axvline(TOLERANCE, color=INK, linewidth=1, linestyle="--")
     right.axvline(1, color=INK, linewidth=1, linestyle="--")
-    left.set(xscale="log", xlim=(1e-7, 2e3), xticks=[10.0**n for n in range(-6, 1, 2)], title="error of the part that is wrong")
+    left.set(xscale="log", xlim=(1e-7, 2e3), xticks=[10.0**n for n in range(-6, 1, 2)], title="error of the faulty part")
     right.set(xscale="log", xlim=(5e-4, 300), title="the picture, in grey levels")
-    left.set_xlabel("shaded: no bug, only rounding\ndashed: what tests at official sizes allow", size=8.5)
+    left.set_xlabel("shaded: rounding, no bug\ndashed: tolerance of the tests at official sizes", size=8.5)
     right.set_xlabel("dashed: one level\nhollow: less than a thousandth", size=8.5)
     left.set_yticks(range(len(order)), order)
     small = sum(findings[name].off < 1 for name in order)
     most = max(findings[name].off for name in order)
     show(
         figure,
-        f"A row for each of {len(order)} bugs, by the error of the part that is wrong, from a millionth to more than 1. Beside "
-        f"it by how many grey levels the picture is off, from nothing to {most:.0f}: in {small} rows less than one.",
+        f"A row for each of {len(order)} bugs, sorted by the error of the faulty part, from a millionth to more than 1. Next to "
+        f"it, the picture's error in grey levels, from nothing to {most:.0f}: in {small} rows less than one.",
     )
 
 
-# The exercises. Three bugs, by the names that they have in the museum: read on when you have named them.
+# The exercises. Three bugs, by their names in the museum: read on when you have named them.
 
 MYSTERIES = {1: "last block left out", 2: "heads read as width", 3: "timesteps 980 to 0"}
 
 
 def show_mysteries(case: Case, museum: Mapping[str, Bug]):
-    """What the three do to a case: the errors of all parts, and the pictures."""
+    """The effects of the three on a case: the errors of all parts, and the pictures."""
     findings = {f"mystery {number}": case.examine(museum[name]) for number, name in MYSTERIES.items()}
     print(" " * 10, *(f"{part:>9}" for part in case.right), "  picture off by")
     for name, finding in findings.items():
@@ -175,10 +175,10 @@ def show_mysteries(case: Case, museum: Mapping[str, Bug]):
 
 
 def mystery(number: int) -> Exercise:
-    """A bug to name; a wrong name earns the reason why it cannot be."""
+    """A bug to name; for a wrong name, the reason why it cannot be that bug."""
     answer = MYSTERIES[number]
     hints = {
-        f"“{name}” is in the right part; run it on this case, and compare its error"
+        f"“{name}” is in the right part; examine it on this case, and compare the error"
         if part == PART[answer]
         else f"“{name}” makes the {part} wrong; which part is wrong here?": name
         for name, part in PART.items()

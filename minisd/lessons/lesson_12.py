@@ -1,4 +1,4 @@
-"""Notebook 12, the real thing: its longer figures, its exercises, and the cells that wait for weights."""
+"""Notebook 12, the real thing: cells that need weights, the figures, and the exercises."""
 
 import re
 from collections import Counter
@@ -16,11 +16,12 @@ from ..vae import AutoencoderKL
 from .exercise import Exercise
 from .figures import BLUE, COLORS, GREY, INK, ORANGE, TEAL, page, show
 
+BY_THE_POST = "An astronaut on a horse, drawn by the loop of the post."
 Networks = tuple[CLIPTextModel, UNet2DConditionModel, AutoencoderKL]
 
 
 def with_weights(pipe: StableDiffusionPipeline | None, what: str):
-    """Call the function below with the pipeline and display the picture that it returns; without one, say what it would do."""
+    """Decorator: call the function with the pipeline and display the picture that it returns; without one, say what it would do."""
 
     def run(draw: Callable[[StableDiffusionPipeline], Image.Image]):
         if pipe is None:
@@ -32,7 +33,7 @@ def with_weights(pipe: StableDiffusionPipeline | None, what: str):
 
 
 def count(*modules: nn.Module) -> int:
-    """How many weights there are in the modules."""
+    """The number of weights in the modules."""
     return sum(weight.numel() for module in modules for weight in module.parameters())
 
 
@@ -52,7 +53,7 @@ def blocks(text: CLIPTextModel, unet: UNet2DConditionModel, vae: AutoencoderKL) 
 
 
 def show_blocks(models: Mapping[str, Networks]):
-    """The weights in each block of several models, a row a block, on a logarithmic axis."""
+    """The number of weights in each block of several models, one row per block, on a logarithmic axis."""
     counts = {name: blocks(*networks) for name, networks in models.items()}
     rows = max(counts.values(), key=len)  # a smaller UNet has fewer levels
     figure, ax = page(height=3.7)
@@ -62,14 +63,16 @@ def show_blocks(models: Mapping[str, Networks]):
     ax.legend(loc="lower left")
     show(
         figure,
-        "A row of points for each block of the text encoder, the UNet and the VAE. In every row that both have, Stable Diffusion "
-        "is one to three powers of ten to the right of the tiny model. Versions 1.5 and 2.1 lie on each other but for the text "
-        "encoder.",
+        "A row of points for each block of the text encoder, the UNet and the VAE. In every row that both have, Stable "
+        "Diffusion is one to three powers of ten to the right of the tiny model. Versions 1.5 and 2.1 coincide, except for the "
+        "text encoder.",
     )
 
 
-BLOCK = r"(?:(?:encoder|decoder)\.)?(?:(?:\w*blocks|down|up)\.\d+|\w+)"  # of a tensor's name, the part that says where it is
-ORDER = (  # from top to bottom, in either naming; blocks of one kind by their numbers
+BLOCK = (
+    r"(?:(?:encoder|decoder)\.)?(?:(?:\w*blocks|down|up)\.\d+|\w+)"  # the part of a tensor's name that says which block it is in
+)
+ORDER = (  # from top to bottom, in both naming schemes; blocks of one kind are sorted by their numbers
     "time_embed", "time_embedding", "conv_in", "input_blocks", "down_blocks", "middle_block", "mid_block", "output_blocks",
     "up_blocks", "out", "conv_norm_out", "conv_out", "encoder.down", "encoder.down_blocks", "encoder.mid", "encoder.mid_block",
     "decoder.mid", "decoder.mid_block", "decoder.up", "decoder.up_blocks",
@@ -82,7 +85,7 @@ def kind_and_number(block: str) -> tuple[str, int]:
 
 
 def show_map(pairs: Mapping[str, str]):
-    """From the blocks of the original single file to minisd's: `pairs` are names of tensors, the file's and minisd's."""
+    """The blocks of the original single file and minisd's, joined by lines: `pairs` maps the file's tensor names to minisd's."""
     figure, axes = page(1, 2, height=4.2)
     parts = {"UNet": ("model.diffusion_model.", "unet."), "VAE, its levels": ("first_stage_model.", "vae.")}
     for ax, (title, prefixes) in zip(axes, parts.items()):
@@ -95,14 +98,14 @@ def show_map(pairs: Mapping[str, str]):
         ax.set_title(title)
     show(
         figure,
-        "Two panels of lines from names on the left to names on the right. In the UNet the input blocks are gathered into four "
-        "down blocks, and the output blocks, three by three, into four up blocks, in the same order. In the VAE the lines of the "
-        "encoder are parallel, and those of the decoder's four levels cross: up.3 is the first, up.0 the last.",
+        "Two panels of lines from names on the left to names on the right. In the UNet the input blocks are grouped into four "
+        "down blocks, and the output blocks, three by three, into four up blocks, in the same order. In the VAE the lines of "
+        "the encoder are parallel, and the lines of the decoder's four levels cross: up.3 comes first, up.0 last.",
     )
 
 
 def lines(ax: Axes, links: Mapping[tuple[str, str], int]):
-    """Names on the left joined to names on the right, by lines that are thicker for more tensors."""
+    """Names on the left joined to names on the right by lines, thicker for more tensors."""
 
     def in_order(block: str) -> tuple[int, int]:
         kind, number = kind_and_number(block)
@@ -122,7 +125,7 @@ def lines(ax: Axes, links: Mapping[tuple[str, str], int]):
 
 
 def show_memory(weights: int, heads: int, channels: int):
-    """What a guided call of a UNet takes in float16, over the side of the picture."""
+    """The memory of a guided UNet call in float16 over the side of the picture."""
     sides = list(range(128, 1025, 32))
     positions = [(side // 8) ** 2 for side in sides]
     figure, ax = page(height=3)
@@ -147,8 +150,8 @@ def show_memory(weights: int, heads: int, channels: int):
     ax.minorticks_off()
     show(
         figure,
-        "Bytes over the side of the picture, on a logarithmic axis. The weights are a level line at 2 GB. The scores rise "
-        "steepest, from 2 MB at 128 pixels through half a GB at 512 to almost 9 GB at 1024, above the weights from about 720 on. "
+        "Bytes over the side of the picture, on a logarithmic axis. The weights are a flat line at 2 GB. The scores rise most "
+        "steeply, from 2 MB at 128 pixels through half a GB at 512 to almost 9 GB at 1024, above the weights from about 720 on. "
         "A feature map stays at megabytes, and the latents at kilobytes.",
     )
 
@@ -158,7 +161,7 @@ DECODER += [f"decoder.up.{i}.block.0.nin_shortcut.{kind}" for i in (0, 1) for ki
 
 
 def renamed(name: str, level=lambda i: 3 - i, shortcut="conv_shortcut") -> str:
-    """minisd's name for a tensor of a level of the original decoder, with its two places to go wrong."""
+    """minisd's name for a tensor of the original decoder; the last two arguments make it go wrong."""
     name = name.replace(".block.", ".resnets.")
     for i in range(4):
         name = name.replace(f"decoder.up.{i}.", f"decoder.up_blocks.{level(i)}.")
@@ -168,7 +171,7 @@ def renamed(name: str, level=lambda i: 3 - i, shortcut="conv_shortcut") -> str:
 rules = Exercise(
     answer=renamed,
     mistakes={
-        "compare the shapes: is the file's level 0 the same as ours?": lambda name: renamed(name, level=lambda i: i),
+        "compare the shapes: is the file's level 0 our level 0?": lambda name: renamed(name, level=lambda i: i),
         "the levels are right; which of our tensors is a 1 × 1 convolution?": lambda name: renamed(name, shortcut="nin_shortcut"),
         "up.0 becomes up_blocks.3, so up.3 becomes …?": lambda name: renamed(name, level=lambda i: 4 - i),
     },
@@ -178,14 +181,15 @@ rules = Exercise(
 scores_bytes = Exercise(
     answer=lambda height, width, heads, size: 2 * heads * (height // 8 * (width // 8)) ** 2 * size,
     mistakes={
-        "every position attends to every position: a square": lambda height, width, heads, size: (
+        "every position attends to every position: the number of positions enters squared": lambda height, width, heads, size: (
             2 * heads * (height // 8 * (width // 8)) * size
         ),
-        "attention runs over latents, and they have 8 times fewer a side": lambda height, width, heads, size: (
+        "attention works on latents, which are 8 times smaller on each side": lambda height, width, heads, size: (
             2 * heads * (height * width) ** 2 * size
         ),
-        "each head has scores of its own": lambda height, width, heads, size: 2 * (height // 8 * (width // 8)) ** 2 * size,
-        "guidance asks twice, in one batch": lambda height, width, heads, size: heads * (height // 8 * (width // 8)) ** 2 * size,
+        "each head has its own scores": lambda height, width, heads, size: 2 * (height // 8 * (width // 8)) ** 2 * size,
+        "in bytes, not in gigabytes": lambda height, width, heads, size: 2 * heads * (height // 8 * (width // 8)) ** 2 * size / 1e9,
+        "a guided call has a batch of two": lambda height, width, heads, size: heads * (height // 8 * (width // 8)) ** 2 * size,
     },
     run=lambda bytes_of: [bytes_of(*case) / 1e6 for case in ((512, 512, 8, 2), (768, 768, 5, 4), (512, 768, 8, 2))],
 )

@@ -224,7 +224,7 @@ lesson.show_density(numbers, alphas_cumprod, fine, paths)
 # peaks. But after every step we lower $t$, and the step has the right length for the next, slightly
 # sharper density.
 #
-# Here is the argument. Whoever stands at $x$ moves with a velocity, and the walkers are a cloud with a
+# Here is the argument. A walker at $x$ moves with a velocity, and the walkers are a cloud with a
 # density. A crowd thins out where its members move apart, so density and velocity are tied together by
 # conservation of mass (the *continuity equation*). Substitute the velocity of our walk, $-\hat\epsilon$
 # in the right units, and the density that solves the equation is $q_t$ itself. So if the walkers are
@@ -245,11 +245,13 @@ print("shares in the data:   ", *(f"{share / 10:.2f}" for share in shares.tolist
 print("shares of the walkers:", *(f"{share:.2f}" for share in arrived.tolist()))
 
 # %% [markdown]
-# The walkers reproduce the shares. There are also random walks with the same densities $q_t$: after each
-# step they add some fresh noise and step a little further to compensate. DDPM's own sampler (Ho et al.
-# 2020, algorithm 2) is one of them, and the stochastic differential equation of Song et al. 2021 (eq. 6)
-# contains all of them. They agree about where a crowd is, and disagree about where one walker ends. In
-# `minisd` it is [`DDPMScheduler`](../minisd/schedulers/ddpm.py); the notebooks use deterministic walks.
+# The walkers reproduce the shares to within a few hundredths. (They start from pure noise, although
+# $q_{999}$ still contains a trace of the data, and 2000 walkers fluctuate by about 0.01.) There are also
+# random walks with the same densities $q_t$: after each step they add some fresh noise and step a little
+# further to compensate. DDPM's own sampler (Ho et al. 2020, algorithm 2) is one of them, and the
+# stochastic differential equation of Song et al. 2021 (eq. 6) is their limit for small steps. All of them
+# agree about the distribution of a crowd, and disagree about where one walker ends. In `minisd` it is
+# [`DDPMScheduler`](../minisd/schedulers/ddpm.py); the notebooks use deterministic walks.
 #
 # ## The catch
 #
@@ -300,7 +302,7 @@ figures.show(figures.pictures(list(sheet), titles * 3, columns=8), lesson.MEMORI
 # So the network that minimises the *training* loss exactly would be a very slow way to look up its
 # training set. Mind the word "training". The loss over the *true* distribution of pictures has another
 # minimiser, one that draws new pictures, but nobody can compute that loss from a finite training set.
-# Whatever diffusion models draw that is new, they draw because they do *not* reach the minimum of the
+# Diffusion models draw new pictures only because they do *not* reach the minimum of the
 # training loss. 860 million weights cannot store two billion pictures. They must rely on regularities,
 # such as that edges are sharp and that one corner follows the same rules as another. Where these differ
 # from the exact answer, the network composes what no page shows. [Kadkhodaie et al.

@@ -225,7 +225,7 @@ figures.show(figures.pictures(sheet, titles, columns=5), lesson.WITHOUT_SKIPS)
 # ## Attention
 #
 # Now to the words. The tool is *attention* ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), eq.
-# 1). Whoever asks has a *query* $q$; whoever answers has a *key* $k$ and a *value* $v$. All are vectors
+# 1). Each position that asks has a *query* $q$; each that answers has a *key* $k$ and a *value* $v$. All are vectors
 # of length $d$. The product of a query and a key says how well they match, a softmax turns these scores
 # into weights, and the answer is the weighted sum of the values:
 #

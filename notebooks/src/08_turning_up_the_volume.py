@@ -3,12 +3,11 @@
 #
 # **What does guidance do, and what does it cost?**
 #
-# *35 minutes to read, a minute and a half to run. You need notebook 03, the perfect denoiser.*
+# *35 minutes to read, two minutes to run. You need notebook 03, the perfect denoiser.*
 #
-# Whoever uses Stable Diffusion knows one number, the *guidance scale*, 7.5 by default. Turn it up, and
+# Every user of Stable Diffusion knows one number, the *guidance scale*, 7.5 by default. Turn it up, and
 # the picture follows the prompt more closely. It is one line of code, and without it hardly any
-# text-to-image model would be worth using. So what does that line do? And if more is better, why not
-# 100?
+# text-to-image model would be worth using. What does that line do? And if more is better, why not 100?
 
 # %%
 import torch
@@ -17,6 +16,7 @@ from minisd import DDIMScheduler, StableDiffusionPipeline
 from minisd.evaluate import geometry, prompts, protocol, rates
 from minisd.lessons import figures, shapes, unless_fast, you_are_here
 from minisd.lessons import lesson_08 as lesson
+from minisd.lessons import lesson_08_plane as plane
 from minisd.noise import randn
 from minisd.pipeline import guide
 from minisd.schedule import to_x0, transfer
@@ -27,64 +27,60 @@ you_are_here("UNet")
 # %% [markdown]
 # ## Two guesses
 #
-# In training, one caption in ten was left out, and the UNet was told nothing, the empty prompt
-# ([`train/unet.py`](../minisd/train/unet.py)). So it can be asked for two guesses of the same noise:
-# what it makes of $x_t$ when told the caption $c$, called $\epsilon_c$; and what it makes of $x_t$ when
-# told nothing, $\epsilon_\varnothing$.
+# In training, one caption in ten was replaced by the empty prompt
+# ([`train/unet.py`](../minisd/train/unet.py)). So the UNet can make two guesses of the same noise:
+# $\epsilon_c$, given the caption $c$, and $\epsilon_\varnothing$, given the empty prompt.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
 scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
 prompt = "an astronaut riding a horse"
-context = pipe.encode_prompt(["", prompt])  # nothing, then the caption
+context = pipe.encode_prompt(["", prompt])  # empty, then the caption
 x = randn((1, 4, 16, 16), torch.Generator().manual_seed(0))
 shapes(context=(context, (2, 77, 768)), x=(x, (1, 4, 64, 64)))
 
 # %% [markdown]
-# We walk from noise to a picture with $\epsilon_c$, in ten steps, and ask at each for both guesses. As
-# ever, we look at the $\hat x_0$ that a guess implies.
+# We walk from noise to a picture with $\epsilon_c$, in ten steps, and ask for both guesses at each step.
+# As before, we look at the $\hat x_0$ that a guess implies.
 #
-# > **Predict.** What does the UNet see in the same $x_t$ when nobody tells it what to see: at the
-# > beginning, half-way, at the end?
+# > **Predict.** What does the UNet see in the same $x_t$ without the caption: at the beginning, half-way,
+# > at the end?
 
 # %%
 scheduler.set_timesteps(10)
-told_nothing, told_caption = {}, {}
+without, with_caption = {}, {}
 for t in scheduler.timesteps:
     eps_uncond, eps_cond = pipe.unet(torch.cat([x, x]), t, context).sample.chunk(2)
-    told_nothing[int(t)] = to_x0(x, eps_uncond, scheduler.alpha(int(t)))
-    told_caption[int(t)] = to_x0(x, eps_cond, scheduler.alpha(int(t)))
+    without[int(t)] = to_x0(x, eps_uncond, scheduler.alpha(int(t)))
+    with_caption[int(t)] = to_x0(x, eps_cond, scheduler.alpha(int(t)))
     x = scheduler.step(eps_cond, t, x).prev_sample
 
 # %%
 times = (901, 701, 501, 301, 1)
-guesses = torch.cat([guess[t] for guess in (told_nothing, told_caption) for t in times])
-titles = [f"{what}, t = {t}" for what in ("nothing", "caption") for t in times]
-figures.show(
-    figures.pictures(list(pipe.decode(guesses)[..., ::2, ::2]), titles, columns=5),
-    "Two rows of guesses. At the first timestep the one without a caption is a blur without a"
-    " subject, the one with it has the subject's colours. Towards the end the rows are the same.",
-)
+guesses = torch.cat([guess[t] for guess in (without, with_caption) for t in times])
+titles = [f"{what}, t = {t}" for what in ("empty", "caption") for t in times]
+small = list(pipe.decode(guesses)[..., ::2, ::2])
+figures.show(figures.pictures(small, titles, columns=5), lesson.TWO_GUESSES)
 
 # %% [markdown]
-# At the beginning they differ: one is the mean of everything, the other the mean of everything with
-# that caption. At the end they agree. What is in the picture is by then plain to see in $x_t$ itself,
-# and nobody needs to be told.
+# At the beginning they differ: one is the mean of everything, the other the mean of everything with that
+# caption. At the end they agree. By then the content is plain to see in $x_t$ itself, and the caption
+# adds nothing.
 #
-# Their difference, $\epsilon_c - \epsilon_\varnothing$, is what the words do. Guidance makes more of
-# it ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), eq. 6; their $w$ is ours minus 1):
+# Their difference, $\epsilon_c - \epsilon_\varnothing$, is the effect of the words. Guidance amplifies it
+# ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), eq. 6; their $w$ is ours minus 1):
 #
 # $$\epsilon = \epsilon_\varnothing + w\,(\epsilon_c - \epsilon_\varnothing)$$
 #
-# With $w = 0$ the words count for nothing. With $w = 1$ it is $\epsilon_c$, what training asked for.
-# Beyond 1 it is an *extrapolation*: a guess that no network made. In
-# [`pipeline.py`](../minisd/pipeline.py) the formula is called `guide`.
+# At $w = 0$ the words have no effect. At $w = 1$ it is $\epsilon_c$, which the training asked for. Beyond
+# 1 it is an *extrapolation*: a guess that no network made. In [`pipeline.py`](../minisd/pipeline.py) the
+# formula is called `guide`.
 #
 # ### Exercise 1 · Both guesses in one call
 #
-# Two guesses a step cost two calls of the UNet. But a UNet takes batches, and one call for twice the
-# batch is quicker. `x` is (B, 4, h, w); `uncond` and `cond` are (B, 77, D). Return the guided ε, and
-# call `unet(x, t, encoder_hidden_states=context).sample` once.
+# Two guesses per step cost two calls of the UNet. But a UNet accepts batches, and one call with twice the
+# batch is faster. `x` is (B, 4, h, w); `uncond` and `cond` are (B, 77, D). Return the guided ε, and call
+# `unet(x, t, encoder_hidden_states=context).sample` once.
 
 
 # %%
@@ -99,8 +95,8 @@ lesson.guided.check(my_guided)
 # %% [markdown]
 # ## Turning the knob
 #
-# Here is the whole loop. It asks twice, as some steps will do without the second guess. (`negative`,
-# `low` and `high` will be of use later.)
+# Here is the whole loop. It makes two separate calls, because some steps will not need the second guess.
+# (`negative`, `low` and `high` are for later.)
 
 # %%
 steps = unless_fast(10, 3)
@@ -119,56 +115,52 @@ def draw(texts, seeds, scale, negative="", low=0, high=1000):
 
 
 # %% [markdown]
-# > **Predict.** Two prompts, always from the same noise. What will be wrong with the pictures at
-# > $w = 0$, and at $w = 20$? What happens to the colours in between?
+# > **Predict.** Two prompts, always from the same noise. What will be wrong with the pictures at $w = 0$,
+# > and at $w = 20$? What happens to the colours in between?
 
 # %%
 scales, pair = (0, 1, 3, 8, 20), [prompt, "a purple star at night"]
 rows = torch.stack([draw(pair, (0, 0), scale) for scale in scales], dim=1).flatten(0, 1)
-figures.show(
-    figures.pictures(list(rows), [f"w = {w}" for w in scales] * 2, columns=5),
-    "Two prompts at five scales. At w = 0 nothing is as the prompts say; further on subject and"
-    " place are clear; at w = 20 colours are too heavy and shapes have suffered.",
-)
+titles = [f"w = {w}" for w in scales] * 2
+figures.show(figures.pictures(list(rows), titles, columns=5), lesson.FIVE_SCALES)
 
 # %% [markdown]
-# At 0 the words count for nothing, and both prompts get the same picture: what the model draws when
-# nobody asks. Then the words win, and at some point they have won, and go on shouting. To say more we
-# need a world in which we know what *should* come out.
+# At 0 the words have no effect, and both prompts give the same picture: what the model draws for the
+# empty prompt. Then the words take effect, and at 20 they are exaggerated beyond anything in the book. To
+# say more we need a world in which we know what the right result is.
 #
 # ## The perfect denoiser, guided
 #
-# Notebook 03 had such a world: points in the plane, and the best possible guess as a formula. Now let
-# the world have three captions, each with an arc of its own. For a perfect network, to be told a caption
-# means to know that only that arc is possible. So $\epsilon_c$ is the formula for the points of one
-# arc, $\epsilon_\varnothing$ the formula for all points. (Each point is a small cloud, so that one may
-# draw what is not in the data.)
+# Notebook 03 had such a world: points in the plane, and the best possible guess as a formula. Now the
+# world has three captions, each with an arc of its own. For a perfect network, knowing the caption means
+# knowing that only that arc is possible. So $\epsilon_c$ is the formula for the points of one arc, and
+# $\epsilon_\varnothing$ the formula for all points. (Each point is a small cloud, so that samples need
+# not be points of the data.)
 
 # %%
 alphas_cumprod = scheduler.alphas_cumprod
-arcs = lesson.arcs()
-world, told = torch.cat(arcs), arcs[0]  # everything, and what has our caption
+arcs = plane.arcs()
+world, told = torch.cat(arcs), arcs[0]  # all data, and the data of our caption
 x = torch.tensor([1.0, 1.1])
-lesson.show_line(x, world, told, {t: alphas_cumprod[t] for t in (500, 100)}, scales=(0, 1, 2, 3))
+plane.show_line(x, world, told, {t: alphas_cumprod[t] for t in (500, 100)}, scales=(0, 1, 2, 3))
 
 # %% [markdown]
-# Left is the formula as a picture (the arcs and their exact denoiser are in
-# [`lesson_08.py`](../minisd/lessons/lesson_08.py)): two arrows out of the noise, and a line through
-# their tips on which $w$ is the place. In the middle the same in terms of $\hat x_0$, which shows how
-# bold it is: told nothing, the guess is between the arcs; told the caption, it is at the arc; and $w =
-# 3$ points at a place where there are no data at all. Nearer to the end, on the right, all four are all
-# but one.
+# On the left is the formula as a drawing (the arcs and their exact denoiser are in
+# [`lesson_08_plane.py`](../minisd/lessons/lesson_08_plane.py)): two arrows out of the noise, and a line
+# through their tips on which $w$ is the position. In the middle is the same in terms of $\hat x_0$, which
+# shows how bold guidance is: without the caption the guess is between the arcs; with it, the guess is on
+# the arc; and $w = 3$ points to a place where there are no data at all. On the right, closer to the end,
+# all four guesses nearly coincide.
 #
 # ## A classifier that nobody trained
 #
-# Notebook 03 had a second reading of $-\epsilon$: it is the slope of the log-density. Subtract two
-# slopes, and by Bayes' rule, $q(x \mid c) \propto q(x)\,q(c \mid x)$, what is left is the slope of
-# *how likely the caption is*:
+# In notebook 03, $-\epsilon$ was also the slope of the log-density. Subtract two slopes. By Bayes' rule,
+# $q(x \mid c) \propto q(x)\,q(c \mid x)$, the result is the slope of the *probability of the caption*:
 #
 # $$-\frac{\epsilon_c - \epsilon_\varnothing}{\sqrt{1-\bar\alpha_t}} = \nabla_x \log q_t(x \mid c) - \nabla_x \log q_t(x) = \nabla_x \log q_t(c \mid x)$$
 #
-# So somewhere in a UNet that only ever guessed noise there is a classifier, and guidance climbs it.
-# Before that was seen, people trained one for the purpose ([Dhariwal & Nichol
+# So a UNet that only ever guessed noise contains a classifier, and guidance climbs its slope. Before this
+# was known, people trained a separate classifier for the purpose ([Dhariwal & Nichol
 # 2021](https://arxiv.org/abs/2105.05233), §4); hence the name *classifier-free guidance*, CFG. We have
 # both sides as formulas:
 
@@ -176,27 +168,27 @@ lesson.show_line(x, world, told, {t: alphas_cumprod[t] for t in (500, 100)}, sca
 alpha = alphas_cumprod[500]
 with torch.enable_grad():
     places = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    belief = lesson.log_belief(places, world, told, alpha)
+    belief = plane.log_belief(places, world, told, alpha)
     (slope,) = torch.autograd.grad(belief.sum(), places)
-difference = lesson.epsilon(places, told, alpha) - lesson.epsilon(places, world, alpha)
+difference = plane.epsilon(places, told, alpha) - plane.epsilon(places, world, alpha)
 error = (slope + difference / (1 - alpha) ** 0.5).abs().max()
 print(f"largest difference at 1000 places: {error:.1e}")
 
 # %% [markdown]
-# > **Predict.** Shade the plane by how likely our caption is (the upper arc, in orange), and draw the
-# > push of guidance as arrows. Where is it strong, where weak? And what about $x_t$ that lie well
-# > inside the caption's part?
+# > **Predict.** Shade the plane by the probability of our caption (the upper arc, in orange), and draw
+# > the push of guidance as arrows. Where is it strong, where weak? What about $x_t$ well inside the
+# > caption's region?
 
 # %%
-lesson.show_belief(world, told, {t: alphas_cumprod[t] for t in (900, 500, 200)})
+plane.show_belief(world, told, {t: alphas_cumprod[t] for t in (900, 500, 200)})
 
 # %% [markdown]
-# (A shade is a tenth; the darkest is nine tenths and more.) The push is strong where $x_t$ looks like another
-# caption, and vanishes where the caption is certain. It does not point to the data. It points *away
-# from everything else*, and that is not the same.
+# (Each shade is a step of a tenth; the strongest is nine tenths and more.) The push is strong where $x_t$
+# looks like another caption, and vanishes where the caption is certain. It does not point to the data. It
+# points *away from everything else*, and that is not the same.
 #
-# > **Predict.** 800 walkers start in noise and walk with the guided guess. Where do they end with
-# > $w = 0$, with 1, with 2, 4 and 7.5?
+# > **Predict.** 800 walkers start in noise and walk with the guided guess. Where do they end with $w =
+# > 0$, with 1, with 2, 4 and 7.5?
 
 
 # %%
@@ -205,7 +197,7 @@ def walk(scale, told, other=world):
     times = torch.linspace(999, 0, 50).round().long()
     x = torch.randn(800, 2, generator=torch.Generator().manual_seed(1))
     for alpha, alpha_next in zip(alphas_cumprod[times], [*alphas_cumprod[times[1:]], 0.9999]):
-        eps = guide(*(lesson.epsilon(x, points, alpha) for points in (other, told)), scale)
+        eps = guide(*(plane.epsilon(x, points, alpha) for points in (other, told)), scale)
         x = transfer(x, eps, alpha, alpha_next)
     return x
 
@@ -213,30 +205,37 @@ def walk(scale, told, other=world):
 # %%
 clouds = {scale: walk(scale, told) for scale in (0, 1, 2, 4, 7.5)}
 titled = {f"w = {scale:g}": x for scale, x in clouds.items()}
-lesson.show_clouds(titled, world, told, lesson.GUIDED)
+plane.show_clouds(titled, world, told, plane.GUIDED)
 for scale, x in clouds.items():
-    print(f"w = {scale:<3g}  spread, from left to right: {x[:, 0].std():.2f}", end="")
+    print(f"w = {scale:<3g}  spread from left to right: {x[:, 0].std():.2f}", end="")
     print(f"   height above the data: {(x.norm(dim=1) - told.norm(dim=1).mean()).mean():+.2f}")
 
 # %% [markdown]
-# So here is the price, without any network to blame. A perfect denoiser needs no guidance: $w = 1$ is
-# exactly right. What guidance adds is *bias*. It draws the examples that are least like anything else (less
-# **diversity**), and draws them more so than any example is (too much of what sets them apart). Often one
-# reads that $w$ samples from $q(x)\,q(c \mid x)^w$. That is what the formula says at each single $t$, but
-# not where the walk ends ([Bradley & Nakkiran 2024](https://arxiv.org/abs/2408.09000)).
+# So here is the price, with no imperfect network to blame. A perfect denoiser needs no guidance: $w = 1$
+# is exactly right. What guidance adds is *bias*. It draws the examples that are least like anything else
+# (less **diversity**), and exaggerates them beyond the examples (too much of what distinguishes them).
+# Many texts say that guidance with $w$ samples from $q(x)\,q(c \mid x)^w$. That is what the formula says
+# at each single $t$, but it is not where the walk ends ([Bradley & Nakkiran
+# 2024](https://arxiv.org/abs/2408.09000)).
 #
-# Then why does everybody use it? Because networks are not perfect. Told the caption, a network hedges:
-# it has not seen enough to be sure what belongs to the caption, and its guess is too close to the mean
-# of everything. Going further in the direction in which the words have pushed makes up for that. (Much
-# of the gain in quality needs no words: to go away from a worse version of the same network, told the
-# same caption, does it too, as [Karras et al. 2024](https://arxiv.org/abs/2406.02507) found.) How far is
-# too far? That has to be measured.
+# Then why does everybody use it? There are several reasons, and this notebook can show only the first:
+#
+# * A network that is unsure of the caption *hedges*: its guess is too close to the mean of everything.
+#   Going further in the direction of the words makes up for that.
+# * Captions from the web fit their pictures only loosely. So even a perfect $q(x \mid c)$ is broad, and
+#   contains many pictures that users would call wrong.
+# * Users want more than $q(x \mid c)$: the most typical and most attractive of its pictures, at the
+#   expense of diversity.
+#
+# (And much of the gain in quality needs no words: moving away from the guess of a worse version of the
+# same network, given the same caption, improves pictures too, as [Karras et al.
+# 2024](https://arxiv.org/abs/2406.02507) found.) How far is too far? That has to be measured.
 #
 # ## Measuring it
 #
-# Nine prompts: three of one thing, three of two, three of riding, each drawn from two noises. Notebook
-# 10 has a *judge*, which finds the things in a picture; it counts a picture as right if all in it is as
-# the prompt says, and nothing else is there.
+# Nine prompts, three with one thing, three with two things, three with a rider, each drawn from two
+# noises. Notebook 10 has a *judge*, which finds the things in a picture. It counts a picture as right if
+# everything in it matches the prompt and nothing else is there.
 
 # %%
 kinds, each = ("one thing", "two things", "riding"), unless_fast(3, 1)
@@ -250,9 +249,9 @@ def share_right(pictures):
 
 
 # %% [markdown]
-# The price in two numbers. *Saturation*, as painters' programs have it: 0 is grey, 1 is a pure colour.
-# And *diversity*: how different two pictures of one prompt are, the root mean square of small
-# versions of them, in values from 0 to 255. What is right for both we can ask the book itself.
+# Two numbers measure the price. *Saturation* is meant as in painting programs: 0 is grey, 1 is a pure
+# colour. *Diversity* is how different two pictures of one prompt are: the root mean square difference of
+# small versions of them, in values from 0 to 255. The book itself tells us the right values of both.
 
 
 # %%
@@ -267,11 +266,11 @@ def diversity(pictures):
     return (one - other).square().mean(dim=1).sqrt().mean().item()
 
 
-book = lesson.book_pages([p for p in asked[::2] for _ in range(20)])  # by the book's own program
+book = lesson.book_pages([p for p in asked[::2] for _ in range(20)])  # drawn by the book's program
 print(f"the book: saturation {saturation(book):.2f}, diversity {diversity(book):.0f}")
 
 # %% [markdown]
-# > **Predict.** Draw three curves over $w$, from 1 to 20: how many pictures are right, how saturated
+# > **Predict.** Sketch three curves over $w$, from 1 to 20: how many pictures are right, how saturated
 # > they are, how diverse. Where does each begin to change?
 
 # %%
@@ -286,21 +285,58 @@ for scale, share in shares.items():
     print(f"w = {scale:<3g}  right: {share.right} of {share.of}")
 
 # %% [markdown]
-# Up to $w = 8$ hardly anything happens: all is within the bars, and saturation and diversity stay near
-# the book's own. At 20 pictures break, and the colours leave the line. (Diversity rises
-# there, too. That is no gain: two broken pictures differ in their damage.) Whoever knows Stable Diffusion
-# expects something else, for at $w = 1$ it follows a prompt only loosely. It fits what the plane has
-# shown: guidance makes up for hedging, and this network has seen its small world so often that it hardly
-# hedges. ([Its card](../docs/tiny_model.md) shows a model that is not yet sure: there guidance makes 4
-# right pictures of 60 into 19.) The bars are 95 % intervals, and long: 18 pictures cannot tell a half from
-# two thirds. Notebook 10 is about that.
+# Up to $w = 8$ hardly anything happens: all differences are within the error bars, and saturation and
+# diversity stay near the book's own. At 20 pictures break, and the colours are too strong. (Diversity
+# rises there, too. That is no gain: two broken pictures differ in their damage.) The error bars are 95 %
+# intervals, and they are long: 18 pictures cannot tell a half from two thirds. Notebook 10 is about that.
+#
+# Users of Stable Diffusion expect something else: at $w = 1$ it follows a prompt only loosely. Our
+# network has seen its small world so often that it hardly hedges, so guidance has nothing to make up for.
+# Let us take its certainty away.
+#
+# ## A network that hears faintly
+#
+# Words reach the UNet only through its cross-attentions (notebook 07). We copy the UNet and let only 30 %
+# of each cross-attention's output through ([`muffled`](../minisd/lessons/lesson_08.py)). It still knows
+# how to draw, but it hears the prompt faintly. That is an artificial handicap, but every young network has
+# the same symptom: the guess with the caption is too close to the guess without. ([The model's
+# card](../docs/tiny_model.md) shows a network that has it by nature, early in its training: there
+# guidance turns 4 right pictures of 60 into 19.)
+#
+# > **Predict.** Twelve prompts with one thing each. How many pictures will be right at $w = 1$, and how
+# > many at $w = 4$?
+
+# %%
+faint, sharp = lesson.muffled(pipe.unet, 0.3), pipe.unet
+single = prompts.prompts_of("one thing", unless_fast(12, 4), seed=0)
+pipe.unet, rescued = faint, {}
+for scale in (1, 2, 4, 8):
+    rescued[scale] = draw([p.text for p in single], range(len(single)), scale)
+    share = rates.rate(rates.right(geometry.judge(rescued[scale]), single))
+    low, high = share.interval()
+    print(f"w = {scale}  right: {share.right:>2} of {share.of}   95 %: {low:.2f} to {high:.2f}")
+pipe.unet = sharp
+
+# %% [markdown]
+# Here are the first four of the twelve, scale by scale:
+
+# %%
+print(*(p.text for p in single[:4]), sep="   |   ")
+images = [image[:, ::2, ::2] for pictures in rescued.values() for image in pictures[:4]]
+titles = [f"w = {w}" for w in rescued for _ in range(4)]
+figures.show(figures.pictures(images, titles, columns=4), lesson.RESCUED)
+
+# %% [markdown]
+# This is what guidance does for Stable Diffusion. The network has the right idea at every step, only too
+# weakly, and guidance multiplies exactly what the words contribute. It cannot add what the network does
+# not know: some pictures stay wrong at every scale.
 #
 # ### Exercise 2 · The best scale
 #
-# Since luck alone moves the points up and down, the highest one is no good choice. Better: take the
-# scale with the largest share of right pictures, and its interval; of all scales whose share is not
-# below the lower end of that interval, return the smallest. A rate `r` has `r.share` and
-# `r.interval()`, which is (low, high).
+# Back to the curve of the original network. Luck alone moves its points up and down, so the highest point
+# is no good choice. Better: take the scale with the largest share of right pictures, and its interval; of
+# all scales whose share is not below the lower end of that interval, return the smallest. A rate `r` has
+# `r.share` and `r.interval()`, which is (low, high).
 
 
 # %%
@@ -314,25 +350,25 @@ lesson.best_scale.check(my_best_scale)
 
 # %%
 best = lesson.best_scale.answer(list(shares), list(shares.values()))
-print(f"of our curve: w = {best:g}")
+print(f"best scale of our curve: w = {best:g}")
 print(f"the built-in model's default: w = {pipe.guidance_scale:g}")
 
 # %% [markdown]
-# If the two differ, look at the bars: with 18 pictures many scales are "as good as the best". The
-# default was chosen by more pictures of other prompts
+# If the two differ, look at the error bars: with 18 pictures many scales are "as good as the best". The
+# default was chosen with more pictures of other prompts
 # ([`evaluate/curves.py`](../minisd/evaluate/curves.py)). And it is the best scale of *this* model for
-# prompts of *this* world. The best one depends on how much a network hedges, so no number is right for
-# all. Stable Diffusion's authors [compared scales from 1.5 to
-# 8](https://github.com/CompVis/stable-diffusion#weights) on each of their checkpoints; 7.5 is their
-# script's default.
+# prompts of *this* world. The best scale depends on how much a network hedges, as you have just seen, so
+# no number is right for all models. Stable Diffusion's authors [compared scales from 1.5 to
+# 8](https://github.com/CompVis/stable-diffusion#weights) for each of their checkpoints; 7.5 is the
+# default of their script.
 #
 # ## Negative prompts
 #
-# Nothing in the formula demands that the line begins at the empty prompt. Begin it at another one, and
-# you have a *negative prompt*: away from *that*. (Steering away from words is in [N. Liu et al.
-# 2022](https://arxiv.org/abs/2206.01714); the form that everybody uses came from user interfaces.) In
-# code it is a text in place of `""`. But what have we asked for? In the plane we can see. The prompt now
-# allows two arcs, the upper and the left, and the left one is the negative prompt.
+# Nothing in the formula requires that the line begins at the empty prompt. Begin at another prompt, and
+# you have a *negative prompt*: away from *that*. (Steering away from words was proposed by [N. Liu et al.
+# 2022](https://arxiv.org/abs/2206.01714); the form in general use comes from user interfaces.) In code it
+# is a text in place of `""`. But what have we asked for? In the plane we can see it. The prompt now
+# allows two arcs, the upper and the left, and the left arc is the negative prompt.
 #
 # > **Predict.** Where do the walkers go: all to the upper arc?
 
@@ -344,7 +380,7 @@ clouds = {
     "w = 1.2, away from left": walk(1.2, upper_or_left, other=left),
     "w = 2, away from left": walk(2, upper_or_left, other=left),
 }
-lesson.show_clouds(clouds, world, upper_or_left, lesson.AWAY)
+plane.show_clouds(clouds, world, upper_or_left, plane.AWAY)
 
 # %%
 for title, x in clouds.items():
@@ -352,53 +388,53 @@ for title, x in clouds.items():
     print(f"{title:<23}  of {len(x)}: {at_left} at the left arc, {at_upper} at the upper one")
 
 # %% [markdown]
-# (A few between the arcs count for both.) A negative prompt is no "not". Where the two guesses agree, here
-# at the left arc itself, there is no push at all, and whoever is there stays. And where they disagree, the
-# push goes on to the last step. The empty prompt contains every other: at a picture that has the caption
-# the two guesses are the same, and guidance falls silent. A negative prompt need not know that picture at
-# all. Then its guess is a bad one, and one is pushed away from it again and again.
+# (A few walkers between the arcs count for both.) A negative prompt is not a "not". Where the two guesses
+# agree, here at the left arc itself, there is no push at all, and walkers that are there stay. And where
+# they disagree, the push continues to the last step. The empty prompt includes every other prompt: at a
+# picture that shows the caption the two guesses agree, and guidance stops. A negative prompt may have
+# never seen such a picture. Then its guess is a bad one, and the walk is pushed away from it again and
+# again.
 #
-# In the picture book a caption leaves nothing open ("a house" is an orange house on a pale page), so a
-# negative prompt has nothing to choose among. But there is something to see: what the two prompts have in
-# common is in both guesses, and cancels.
+# In pictures one effect is easy to see: what the two prompts have in common is in both guesses, and
+# cancels. We use the network that hears faintly, because what it draws depends on guidance.
 #
-# > **Predict.** A house at night, with three negative prompts: nothing, "a house", "at night". What
-# > becomes of the house, and what of the night?
+# > **Predict.** A house at night with $w = 4$ and three negative prompts: none, "a house", "at night".
+# > What becomes of the house, and what of the night?
 
 # %%
 negatives, night = ("", "a house", "at night"), ["a house at night"] * 4
-rows = [draw(night, range(4), 3, negative=negative) for negative in negatives]
-titles = [f"not “{negative}”" if negative else "no negative" for negative in negatives]
-small = torch.cat(rows)[..., ::2, ::2]
-figures.show(
-    figures.pictures(list(small), [title for title in titles for _ in range(4)], columns=4),
-    "Three rows of a house at night: with no negative prompt, with “a house”, and with “at night”."
-    " All twelve look nearly alike.",
-)
+pipe.unet = faint
+rows = [draw(night, range(4), 4, negative=negative) for negative in negatives]
+pipe.unet = sharp
+titles = [f"not “{negative}”" if negative else "no negative prompt" for negative in negatives]
+small = list(torch.cat(rows)[..., ::2, ::2])
+captions = [title for title in titles for _ in range(4)]
+figures.show(figures.pictures(small, captions, columns=4), lesson.AWAY_FROM)
 
 # %%
 for title, row in zip(titles, rows):
     found = geometry.judge(row)
     houses = sum("house" in [thing.kind for thing in finding.things] for finding in found)
     nights = sum(finding.place == "night" for finding in found)
-    print(f"{title:<14}  the judge sees {houses} houses and {nights} nights")
+    print(f"{title:<18}  the judge sees {houses} houses and {nights} nights in 4 pictures")
 
 # %% [markdown]
-# Turned up is only what the negative prompt does not say: the night in the second row, the house in the
-# third. What both say is left as it would be at about $w = 1$, as well or badly as the network can do it
-# alone. (If the rows look alike, it draws both well without guidance.) Most prompts for Stable Diffusion
-# leave much open, and there the same subtraction can choose: away from "crowd", "a street" still has
-# streets enough.
+# Guidance amplifies only what the negative prompt does *not* say. In the second row it amplifies the
+# night, and the house is no longer amplified: one becomes a fish, another turns pink. In the third row it
+# amplifies the house, and the night is gone. What both prompts say stays as it would be at about $w = 1$.
+# With the original network all three rows would look alike, because it draws house and night well without
+# guidance. Most prompts for Stable Diffusion leave much open, and there the same subtraction can choose:
+# away from "crowd", "a street" still has plenty of streets.
 #
 # ## Guidance only where it helps
 #
-# In the first film the two guesses were far apart at the beginning, where all is open, and the same
-# picture at the end. So do we need guidance at every step? At $w = 20$ it broke the pictures; perhaps
-# it does so where it is of no use. For this we have `low` and `high`: guidance at the timesteps in
-# between, and $w = 1$ at all others.
+# In the first figure the two guesses were far apart at the beginning and almost the same at the end. So
+# do we need guidance at every step? At $w = 20$ it broke the pictures; perhaps it does so where it is of
+# no use. This is what `low` and `high` are for: guidance at the timesteps in between, and $w = 1$ at all
+# others.
 #
-# > **Predict.** $w = 20$ in the first third of the walk only ($t \ge 667$), in the middle, or in the
-# > last: which leaves most of the pictures right?
+# > **Predict.** $w = 20$ in the first third of the walk only ($t \ge 667$), in the middle, or in the last
+# > third: which leaves most of the pictures right?
 
 # %%
 spans = {"nowhere": (0, 0), "everywhere": (0, 1000), "not early": (0, 667)}
@@ -420,12 +456,13 @@ for name, (low, high) in spans.items():
     print(f"   saturation {colours[name]:.2f}   diversity {differences[name]:.0f}")
 
 # %% [markdown]
-# The middle bears most. That is a part of what [Kynkäänniemi et al.
+# The middle third tolerates most. This is a part of what [Kynkäänniemi et al.
 # 2024](https://arxiv.org/abs/2404.07724) found with ImageNet models and Stable Diffusion XL: guidance
-# harms at the beginning, is of little use at the end, and does its work in the middle, where it may then
-# be stronger. At high noise $\hat x_0$ is a mean of many pictures, and pushing it $w$ times further only
-# decides too soon, and too much alike. (At our $w = 20$ the end is even the worst of the three: 20 times a
-# small difference is a large one.) Mind the intervals. And whatever is left out need not be computed.
+# does harm at the beginning, is of little use at the end, and does its work in the middle, where it may
+# then be stronger. At high noise $\hat x_0$ is a mean of many pictures, and pushing it $w$ times further
+# only makes the decision too early and too uniform. (At our $w = 20$ the last third is even the worst: 20
+# times a small difference is a large one.) Mind the intervals. And guidance that is left out need not be
+# computed.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -437,10 +474,11 @@ for name, (low, high) in spans.items():
 # | `negative` in place of `""` | `negative_prompt="…"`; at `guidance_scale` 1 or less it has no effect | [`pipeline.predict`](../minisd/pipeline.py) | N. Liu et al. 2022 |
 # | `low`, `high` | not built in: write the loop by hand, as here | | Kynkäänniemi et al. 2024 |
 #
-# **Play.** Use the prompt itself as its negative: what does the scale do now? Give `draw` a scale below
-# 0. Let the scale fall with $t$. Put `PNDMScheduler` in the place of DDIM and draw at scale 5 in 10
-# steps: samplers that extrapolate ε (notebook 04) and guidance that extrapolates it as well do not get
-# on. Shrink every guided ε to the standard deviation of $\epsilon_c$ ([Lin et al.
-# 2023](https://arxiv.org/abs/2305.08891), §3.4): what becomes of the colours?
+# **Play.** Use the prompt itself as its negative prompt: what does the scale do now? Give `draw` a scale
+# below 0. Muffle the network to 10 %: how far can guidance go? Let the scale fall with $t$. Use
+# `PNDMScheduler` instead of DDIM and draw at scale 5 in 10 steps: samplers that extrapolate ε (notebook
+# 04) do not work well with guidance, which extrapolates it too. Scale every guided ε to the standard
+# deviation of $\epsilon_c$ ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), §3.4): what becomes of
+# the colours?
 #
-# *Stuck in an exercise? The answers are in [`lesson_08.py`](../minisd/lessons/lesson_08.py).*
+# *Stuck on an exercise? The answers are in [`lesson_08.py`](../minisd/lessons/lesson_08.py).*

@@ -6,10 +6,10 @@
 # *45 minutes to read, three minutes to run. You need notebooks 02 (the loss), 05 (latents) and 06
 # (words); for one section 03 (three names for one arrow).*
 #
-# So far the weights came out of a file. Here they are random numbers, and a minute or two later they
-# draw. Nothing is hidden: the whole training is a loop of a dozen lines, and you can watch it learn.
-# The same loop, on more pictures and for longer, made the built-in model, and on still more pictures
-# Stable Diffusion.
+# So far the weights came from a file. Here they are random numbers, and a minute or two later they draw.
+# Nothing is hidden: the whole training is a loop of a dozen lines, and you can watch it learn. The same
+# loop, with more pictures and for longer, made the built-in model, and with still more pictures Stable
+# Diffusion.
 
 # %%
 import copy
@@ -18,9 +18,8 @@ from dataclasses import replace
 
 import torch
 
-from minisd import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from minisd.config import TINY_UNET
-from minisd.lessons import figures, shapes, unless_fast, you_are_here
+from minisd import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel, config
+from minisd.lessons import figures, lesson_09_curves, shapes, unless_fast, you_are_here
 from minisd.lessons import lesson_09 as lesson
 from minisd.schedule import add_noise, velocity
 from minisd.tiny.picture_book import TRAINING_SCENES
@@ -31,8 +30,8 @@ you_are_here("UNet")
 # %% [markdown]
 # ## A world of twelve captions
 #
-# Minutes are not enough for the whole picture book. So we take a corner of its pages, and only three
-# things in four colours. No two pictures are equal: place, size and angle vary a little.
+# A few minutes are not enough for the whole picture book. So we take a corner of its pages, with only
+# three things in four colours. No two pictures are equal: place, size and angle vary a little.
 
 # %%
 kinds, colors = ("heart", "tree", "fish"), ("red", "yellow", "green", "blue")
@@ -40,17 +39,13 @@ things = [(kind, color) for kind in kinds for color in colors]
 captions = [f"a {color} {kind}" for kind, color in things]
 rng = random.Random(0)
 book = torch.stack([lesson.small_page(*things[i % 12], rng) for i in range(612)])
-figures.show(
-    figures.pictures(list(book[:12]), captions, columns=6),
-    "Twelve pictures: a heart, a tree and a fish, each in red, yellow, green and blue, on a pale"
-    " page.",
-)
+figures.show(figures.pictures(list(book[:12]), captions, columns=6), lesson.BOOK)
 
 # %% [markdown]
-# Autoencoder and text encoder come from the built-in model, and stay as they are. That is how Stable
-# Diffusion was trained too: these two first, each for itself, and then the UNet with both of them
-# frozen. It makes training cheap. The pictures become latents *once*, and each caption becomes states
-# once; what is left to train is one network, on numbers that it can be given at once.
+# VAE and text encoder come from the built-in model and are not trained. Stable Diffusion was trained in
+# the same way: these two first, separately, and then the UNet with both of them frozen. It makes training
+# cheap. The pictures become latents *once*, and each caption becomes states once; what is left to train
+# is a single network on precomputed numbers.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -58,36 +53,37 @@ pipe.set_progress_bar_config(disable=True)
 
 with torch.no_grad():
     parts = [pipe.vae.encode(pictures).latent_dist.mode() for pictures in book.split(51)]
-    words = pipe.encode_prompt(captions + [""])  # the last is what no caption looks like
+    words = pipe.encode_prompt(captions + [""])  # the last one is the empty caption
 latents = torch.cat(parts) * pipe.vae.config.scaling_factor
 latents, fresh = latents[:600], latents[600:]  # the last twelve are kept out of the training
 alphas_cumprod = DDIMScheduler().alphas_cumprod
 shapes(latents=(latents, (600, 4, 64, 64)), words=(words, (13, 77, 768)))
 
 # %% [markdown]
-# The network is the UNet of the other notebooks, made smaller: two levels instead of three, and words
-# come in at the coarser of them only. `fresh_unet()` gives one that knows nothing, always the same.
+# The network is the UNet of the other notebooks, but smaller: two levels instead of three, and the words
+# enter only at the coarser one. `fresh_unet()` returns an untrained one, always with the same random
+# weights.
 
 # %%
-config = replace(
-    TINY_UNET, block_out_channels=(32, 64), cross_attention=(False, True),
+small = replace(
+    config.TINY_UNET, block_out_channels=(32, 64), cross_attention=(False, True),
     num_attention_heads=(2, 4), norm_num_groups=8, sample_size=8,
 )  # fmt: skip
 
 
 def fresh_unet():
     torch.manual_seed(0)
-    return UNet2DConditionModel(config)
+    return UNet2DConditionModel(small)
 
 
 count = sum(p.numel() for p in fresh_unet().parameters())
 print(f"{count:,} weights; the UNet of SD 1.5 has 859,520,964")
 
 # %% [markdown]
-# ## What is asked of it
+# ## The loss
 #
-# Every example is made of four draws: a picture, a timestep, noise, and whether the caption is left out
-# (one in ten is, so that guidance has something to go away from: notebook 08).
+# Every example consists of four random draws: a picture, a timestep, noise, and whether the caption is
+# left out (one in ten is, so that guidance has a second guess to start from: notebook 08).
 
 
 # %%
@@ -108,12 +104,12 @@ def noise_loss(unet, x0, t, noise, context):
 
 # %% [markdown]
 # This is the loss of notebook 02 ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 14) with the
-# words as a third input ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), eq. 3). A mean over
-# all four draws is what is optimised; what we can compute is the mean over a batch, which is right on
-# average, and noisy.
+# words as a third input ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), eq. 3). What is
+# optimised is the mean over all four draws. What we can compute is the mean over a batch, which is right
+# on average, and noisy.
 #
-# > **Predict.** What is the loss of a network that always answers 0? (The noise has variance 1.) And of
-# > a fresh one?
+# > **Predict.** What is the loss of a network that always answers 0? (The noise has variance 1.) And of a
+# > fresh network?
 
 # %%
 batch = draw_batch(torch.Generator().manual_seed(0), size=8)
@@ -128,14 +124,14 @@ shapes(
 )
 
 # %% [markdown]
-# About 1, both of them. Whoever starts below or far above has made a mistake already.
+# About 1, both of them. If a training starts far below or above, something is already wrong.
 #
-# ## First, learn one batch by heart
+# ## First, memorise one batch
 #
-# Before a long training comes a short one that must succeed. Eight examples, always the same, with the
-# same noise at the same timesteps.
+# Before a long training comes a short one that must succeed: eight fixed examples, with the same noise at
+# the same timesteps.
 #
-# > **Predict.** A million weights against 8 × 256 numbers. How far down does the loss go?
+# > **Predict.** A million weights against 8 × 256 numbers. How far does the loss fall?
 
 # %%
 unet, losses = fresh_unet(), []
@@ -146,19 +142,20 @@ for _ in range(unless_fast(80, 3)):
     optimizer.step()
     optimizer.zero_grad()
     losses.append(loss.item())
-lesson.show_losses(losses)
+lesson_09_curves.show_losses(losses)
 
 # %% [markdown]
-# As far as one likes: it has no need to understand anything. A network that cannot do this will not do
-# anything else. Gradients do not arrive, the optimiser holds the weights of another network, a shape
-# was broadcast: seconds tell what would else have cost a night. But don't believe it too much. A wrong
-# *formula* can be learnt by heart just as well; for that we need other plots, and they come below.
+# As far as you like: the network need not understand anything to do this. A network that cannot do it
+# will not do anything else. Perhaps gradients do not arrive, the optimiser holds the weights of another
+# network, or a shape was broadcast. This test finds in seconds what could otherwise cost a night. But do
+# not trust it too much. A wrong *formula* can be memorised just as well; to find that we need other
+# plots, which come below.
 #
 # ## The loop
 #
-# Now every step draws its own batch. Beside the weights walks their *moving average*, a second network
-# that nobody trains. At every step it moves 2 % of the way to where the weights are now; it is what
-# will be used in the end.
+# Now every step draws its own batch. Alongside the weights we keep their *moving average*, a copy that is
+# never trained directly. At every step it moves 2 % of the way towards the current weights; it is the
+# network that we use in the end.
 
 
 # %%
@@ -177,8 +174,8 @@ def train(unet, loss, steps, keep=0.98):
 
 
 # %% [markdown]
-# That is a training of a diffusion model, all of it. It is a generator, so that we can look in after
-# every step: at what the average draws, two pictures for each caption, always from the same noise; and
+# That is the complete training of a diffusion model. It is a generator, so we can look in after every
+# step. We look at what the average draws, two pictures for each caption, always from the same noise, and
 # at its error on the twelve pictures that were kept out ([`errors`](../minisd/lessons/lesson_09.py)).
 #
 # Are they the right pictures? Our world is small enough for a simple judge: which of the 600 latents in
@@ -207,7 +204,8 @@ def score(z):
 print("the judge on twelve fresh pictures, colour and thing:", *score(fresh))
 
 # %% [markdown]
-# The judge is never wrong on real pictures, so we may believe it. Here goes. (This cell takes longest.)
+# The judge makes no mistake on real pictures, so we can trust it. Now the training. (This cell takes
+# longest.)
 
 # %%
 steps = unless_fast(500, 20)
@@ -222,18 +220,14 @@ for step, loss, average in train(unet, noise_loss, steps):
         film[step] = draw(average)
 
 # %% [markdown]
-# > **Predict.** What does it draw after a tenth of the steps? What comes first, colours or things?
+# > **Predict.** What does the network draw after a tenth of the steps? What is learnt first, colours or
+# > things?
 
 # %%
 four = [0, 5, 10, 3]  # a red heart, a yellow tree, a green fish, a blue heart
 names = [captions[i] for i in four]
-lesson.show_sheet(
-    {f"step {step}": pipe.decode(z[four]) for step, z in film.items()},
-    names,
-    "Five rows of four pictures. First noise; then blots, few of them in the right colour; then a heart, a"
-    " tree, a fish and a heart with ragged edges; in the last row they are clean, and each is what"
-    " its caption says.",
-)
+rows = {f"step {step}": pipe.decode(z[four]) for step, z in film.items()}
+lesson.show_sheet(rows, names, lesson.FILM)
 
 # %%
 for step, z in film.items():
@@ -242,67 +236,63 @@ for step, z in film.items():
 print(f"the book has {len(latents)} pictures; {steps * 32} examples were drawn from it")
 
 # %% [markdown]
-# Thing and colour come together, and clean outlines last. And the network has seen each picture only some
-# two dozen times, each time in other noise. It needs no more: what it learns from one red thing it can use
-# for the other two, and the pale page is the same on all.
+# Thing and colour are learnt together, and clean outlines last. The network has seen each picture only
+# about two dozen times, each time with different noise. It needs no more: what it learns from one red
+# thing helps with the other two, and the pale page is the same everywhere.
 #
 # ## What the mean hides
 #
-# > **Predict.** Below is the loss of every step. The second half of the training seems to have brought
-# > little; the film did not look like that. At which timesteps has the network gone on learning?
+# > **Predict.** Below is the loss of every step. The second half of the training seems to have achieved
+# > little; the film did not look like that. At which timesteps did the network continue to learn?
 
 # %%
-lesson.show_progress(losses, averaged)
+lesson_09_curves.show_progress(losses, averaged)
 
 # %% [markdown]
-# Two things hide in the curve on the left. It is ragged, because one batch has drawn harder timesteps
-# than another: a single step's loss says next to nothing. And its mean is made by the low timesteps,
-# where the error is tens of times larger, and soon as small as it can be. At the high ones, where a
-# picture begins, the error goes on falling for a long time, out of sight. So log it apart, as
-# [`by_timestep`](../minisd/train/unet.py) does for the built-in model.
+# Two things are hidden in the curve on the left. It is ragged because some batches contain harder
+# timesteps than others: the loss of a single step says next to nothing. And its mean is dominated by the
+# low timesteps, where the error is tens of times larger, and soon as small as it can be. At the high
+# ones, where a picture begins, the error continues to fall for a long time, out of sight. So log them
+# separately, as [`by_timestep`](../minisd/train/unet.py) does for the built-in model.
 #
-# > **Predict.** The laziest network answers "all that I see is noise", $\hat\epsilon = x_t$ (notebook 02).
-# > At which timesteps does ours beat it?
+# > **Predict.** The laziest network answers "everything that I see is noise", $\hat\epsilon = x_t$
+# > (notebook 02). At which timesteps does our network beat it?
 
 # %%
 alpha = alphas_cumprod[lesson.TIMES]
 lazy = (1 - (1 - alpha) ** 0.5) ** 2 + alpha * latents.square().mean()  # E[(x_t − ε)²]
 lines = {"a fresh network": lesson.errors(fresh_unet(), fresh, words[:12])}
 lines |= {f"after {step} steps": averaged[step] for step in (steps // 5, steps)}
-lesson.show_by_timestep(
-    lines | {"the lazy answer": lazy},
-    "mean square error of ε on fresh pictures",
-    "Four curves over t. The fresh network is near 1 at all timesteps. The lazy answer falls from 2"
-    " to less than a hundredth. The trained network falls too, and far below it, except at the"
-    " highest timesteps, where the curves come together or cross.",
-)
+lines |= {"the lazy answer": lazy}
+title = "mean square error of ε on fresh pictures"
+lesson_09_curves.show_by_timestep(lines, title, lesson.ERRORS)
 
 # %% [markdown]
-# At low $t$ the task is hard: the noise is weak, and who is to tell it from the picture? At high $t$ it is
-# so easy that doing nothing is all but right, and at the very end our network has not even caught up with
-# the lazy one. But that is where it counts. At $t = 990$ the square of an error of $\epsilon$ reaches $x_0$
-# 200 times as large, and only a network that is *better* than lazy knows anything of the picture.
+# At low $t$ the task is hard: the noise is weak and difficult to tell from the picture. At high $t$ it is
+# so easy that returning the input is almost right, and at the very end our network has not even caught up
+# with the lazy answer. But that is where it counts. At $t = 990$ a square error of $\epsilon$ reaches
+# $x_0$ 200 times as large, and only a network that is *better* than lazy knows anything about the
+# picture.
 #
 # ## The moving average
 #
-# > **Predict.** Which has the smaller error, the weights or their average: after 25 steps? And at the
-# > end?
+# > **Predict.** Which has the smaller error after 25 steps, the weights or their average? And at the end?
 
 # %%
-lesson.show_average(raw, averaged)
+lesson_09_curves.show_average(raw, averaged)
 
 # %% [markdown]
-# At first the average drags behind, as it still remembers the random start. Then it wins. Each step of
-# the optimiser follows the noise of its batch, and a mean over the last 50 steps forgets that noise
-# (after [Polyak & Juditsky 1992](https://doi.org/10.1137/0330046), whose mean is a plain one). It costs
-# a copy of the weights and no gradient. (Longer trainings average over more.
-# [`loop.Average`](../minisd/train/loop.py) keeps less at first, so that it does not drag.)
+# At first the average lags behind, because it still contains the random start. Then it wins. Each step of
+# the optimiser follows the noise of its batch, and a mean over the last 50 steps removes that noise
+# (after [Polyak & Juditsky 1992](https://doi.org/10.1137/0330046), whose mean is unweighted). It costs a
+# copy of the weights and no gradient. (Longer trainings average over more steps.
+# [`loop.Average`](../minisd/train/loop.py) keeps less at first, so it does not lag.)
 #
 # ## ε or v
 #
 # Notebook 03 gave the arrow three names and left a question open: which one does a network learn best?
-# Everything is as above, the same start, the same batches; only the target is
-# $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$ now.
+# Everything is as above, the same start and the same batches; only the target is now $v =
+# \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$.
 
 
 # %%
@@ -318,16 +308,14 @@ for step, _, average_v in train(fresh_unet(), velocity_loss, steps * 3 // 10):
         film_v[step] = draw(average_v, "v_prediction")
 
 # %% [markdown]
-# > **Predict.** A fifth of the steps, and the same noise to start from. Which of the two draws better?
+# > **Predict.** After a fifth of the steps, from the same noise: which of the two draws better?
 
 # %%
 early = steps // 5
 lesson.show_sheet(
     {f"ε, step {early}": pipe.decode(film[early][four]),
      f"v, step {early}": pipe.decode(film_v[early][four])},
-    names,
-    "Two rows of four pictures after as many steps. The network that predicts ε draws noise with a"
-    " hint of colour; the one that predicts v draws soft things on a paler page.",
+    names, lesson.EPS_OR_V,
 )  # fmt: skip
 
 # %%
@@ -338,26 +326,23 @@ for step, z in film_v.items():
 print("by chance: 25 % and 33 %")
 
 # %% [markdown]
-# $v$ is far ahead. Is it simply the better target? Its loss cannot be compared with the other: it has
-# another unit. But both networks guess an $x_0$, and that can be compared.
+# $v$ is far ahead. Is it simply the better target? Its loss cannot be compared with the other one,
+# because the units differ. But both networks imply a guess of $x_0$, and those can be compared.
 
 # %%
-odds = (1 - alpha) / alpha  # an error of ε, squared, becomes so much in x0
+factor = (1 - alpha) / alpha  # turns a square error of ε into a square error of x0
 last = steps * 3 // 10
 error_v = lesson.errors(average_v, fresh, words[:12], "v_prediction")
-lesson.show_by_timestep(
-    {"predicts ε": averaged[last] * odds, "predicts v": error_v * odds},
-    f"mean square error of $x_0$ on fresh pictures after {last} steps",
-    "Two curves that rise with t. At low timesteps the network that predicts ε is a little lower;"
-    " at high ones it rises steeply, and the one that predicts v stays low.",
-)
+lines = {"predicts ε": averaged[last] * factor, "predicts v": error_v * factor}
+title = f"mean square error of $x_0$ on fresh pictures after {last} steps"
+lesson_09_curves.show_by_timestep(lines, title, lesson.ERRORS_OF_X0)
 
 # %% [markdown]
-# Each is better where its question is the easier one. In much noise, $v$ is nearly $-x_0$: the network
-# is asked for the picture itself. Asked for $\epsilon$, it must first learn to repeat its input to a
-# hundredth, and what it knows of the picture is in the rest. In little noise it is the other way round.
-# Early in a training the first weighs more, since no picture can be better than its beginning. Later it
-# evens out: in the end, ε had everything right too.
+# Each is better where its question is easier. In strong noise $v$ is nearly $-x_0$: the network is asked
+# for the picture itself. A network that is asked for $\epsilon$ must first learn to repeat its input to
+# within a hundredth, and what it knows about the picture is in the remainder. In weak noise it is the
+# other way round. Early in a training the high timesteps matter more, because no picture can be better
+# than its beginning. Later the difference shrinks: in the end, ε had everything right too.
 #
 # ## What is optimised, then
 #
@@ -376,20 +361,19 @@ for t in (10, 250, 500, 750, 990):
     print(f"t = {t:<3}   SNR {alpha / (1 - alpha):7.3f}   in ε {in_eps:7.3f}   in v {in_v:7.3f}")
 
 # %% [markdown]
-# In ε it counts SNR times, in $v$ SNR + 1 times ([Salimans & Ho
-# 2022](https://arxiv.org/abs/2202.00512), §4). So what is optimised is always the same thing, the mean
-# square error of the guessed picture, *weighted by timestep*; and whoever chooses a target chooses
-# weights. One may as well choose them openly. The built-in model predicts ε, and its loss is multiplied
-# so that no timestep counts more than one with an SNR of 5 ([Hang et al.
-# 2023](https://arxiv.org/abs/2303.09556)).
+# In ε it counts SNR times, in $v$ SNR + 1 times ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512),
+# §4). So what is optimised is always the same: the mean square error of the guessed picture, *weighted by
+# timestep*. Choosing a target means choosing weights, and weights can also be chosen directly. The
+# built-in model predicts ε, and its loss is multiplied so that no timestep counts more than one with an
+# SNR of 5 ([Hang et al. 2023](https://arxiv.org/abs/2303.09556)).
 
 # %%
-lesson.show_weights()
+lesson_09_curves.show_weights()
 
 # %% [markdown]
-# The weights of ε span five powers of ten, and a plain training spends much of itself at the very left,
-# on the last details. It works, as you have seen. Stable Diffusion 1 was trained so; version 2 has a model
-# that predicts ε, and one that predicts $v$.
+# The weights of ε span five powers of ten, and a plain training spends much of its effort at the very
+# left, on the last details. It works, as you have seen. Stable Diffusion 1 was trained like this; version
+# 2 has one model that predicts ε and one that predicts $v$.
 #
 # ## The model in the package
 #
@@ -397,51 +381,50 @@ lesson.show_weights()
 #
 # ```bash
 # python -m minisd.train clip       # the text encoder, on captions and pictures (notebook 06)
-# python -m minisd.train vae        # the autoencoder (notebook 05)
-# python -m minisd.train decoder    # its decoder further, for sharper pictures
+# python -m minisd.train vae        # the VAE (notebook 05)
+# python -m minisd.train decoder    # its decoder again, for sharper pictures
 # python -m minisd.train unet       # this notebook
 # python -m minisd.train pack --to my-model
 # python -m minisd.generate --model my-model "an astronaut riding a horse"
 # ```
 #
-# Every step draws its numbers from seeds made of the step's number. So a training may be stopped at any
-# time; started again, it goes on as if nothing had been. What is different from here:
+# All random numbers of a step come from seeds made from the step's number. So a training can be stopped
+# at any time, and continues later as if nothing had happened. The differences to this notebook:
 
 # %%
 r = recipe.RECIPE
 for what, here, there in [
     ("pictures", len(latents), TRAINING_SCENES),
     ("steps × batch", f"{steps} × 32", f"{r.steps} × {r.batch_size}"),
-    ("learning rate", 2e-3, f"{r.learning_rate}, after {r.warmup} steps, falling in the end"),
-    ("kept of the average", 0.98, f"{r.ema}, less at first"),
+    ("learning rate", 2e-3, f"{r.learning_rate}, after {r.warmup} steps, falling at the end"),
+    ("moving average keeps", 0.98, f"{r.ema}, less at first"),
     ("captions dropped", 0.1, recipe.CAPTION_DROPOUT),
     ("loss", "plain", f"no timestep counts more than one with SNR = {recipe.GAMMA:g}"),
 ]:
-    print(f"{what:<20} {here!s:<10} {there}")
+    print(f"{what:<21} {here!s:<10} {there}")
 
 # %% [markdown]
-# It writes a line to `log.jsonl` every 50 steps, and `python -m minisd.train plot` draws it. The log of
-# the built-in model comes with the package, and stands here beside ours. (There the errors are those of
-# the weights, on the pictures of the batch; ours are those of their average, on fresh ones.)
+# The training writes a line to `log.jsonl` every 50 steps, and `python -m minisd.train plot` draws it.
+# The log of the built-in model is part of the package; here it is next to ours. (Its errors are those of
+# the weights, on the pictures of the batch; ours are those of their average, on fresh pictures.)
 
 # %%
-lesson.show_logs(averaged)
+lesson_09_curves.show_logs(averaged)
 
 # %% [markdown]
-# The step in its curves at 20,000 has a story. There the text encoder was exchanged for a better one, and
-# the learning rate, which had fallen to zero, went up again ([how it was
+# The jump in its curves at step 20,000 has a reason: there the text encoder was exchanged for a better
+# one, and the learning rate, which had fallen to zero, was raised again ([how it was
 # trained](../docs/tiny_model.md)).
 #
 # ## Something is wrong
 #
-# Trainings go wrong quietly. Nothing stops, the loss falls, and days later the pictures are bad, or not
-# even that. To find out what it is, one looks at three things: the loss, the error by timestep, and
-# pictures.
+# Trainings go wrong quietly. Nothing stops, the loss falls, and days later the pictures are bad, or only
+# slightly bad. To find the cause, look at three things: the loss, the error by timestep, and pictures.
 #
 # Three more trainings follow, half as long as ours, from the same start and on the same batches. In each,
 # one line is wrong: one of these six. (Don't look them up in `lesson_09.py`. This is the fun part.)
 #
-# * **roots swapped**: $\sqrt{\bar\alpha}$ and $\sqrt{1-\bar\alpha}$ have changed places in `add_noise`;
+# * **roots swapped**: $\sqrt{\bar\alpha}$ and $\sqrt{1-\bar\alpha}$ are swapped in `add_noise`;
 # * **learning rate too high**: far more than 2e-3;
 # * **every caption dropped**: the context is always that of the empty prompt;
 # * **x0 as the target**: the loss compares `eps` with `x0` instead of `noise`;
@@ -461,8 +444,9 @@ run_a, run_b, run_c = [
 ]
 
 # %% [markdown]
-# Our own training, half-way, is drawn as "healthy" beside them; its pictures are in the film. Before you
-# look: what would each of the six do to the loss? To the error by timestep? To the pictures?
+# Our own training, half-way through, is drawn next to them as "healthy"; its pictures are in the film.
+# Before you look: what would each of the six faults do to the loss? To the error by timestep? To the
+# pictures?
 #
 # ### Exercise 1 · Run A
 
@@ -470,7 +454,7 @@ run_a, run_b, run_c = [
 lesson.show_run(run_a, healthy, names, lesson.RUN_A)
 
 # %%
-fault_a = ...  # one of the suspects, as it is printed above, in quotation marks
+fault_a = ...  # one of the suspects, as printed above, in quotation marks
 
 # %%
 lesson.fault_a.check(fault_a)
@@ -490,7 +474,8 @@ lesson.fault_b.check(fault_b)
 # %% [markdown]
 # ### Exercise 3 · Run C
 #
-# This one draws soft things, mostly in the right colours. Is anything wrong, or does it only need more time?
+# This one draws soft things, mostly in the right colours. Is anything wrong, or does it only need more
+# time?
 
 # %%
 lesson.show_run(run_c, healthy, names, lesson.RUN_C)
@@ -502,26 +487,26 @@ fault_c = ...
 lesson.fault_c.check(fault_c)
 
 # %% [markdown]
-# (Why Run C draws at all, told the wrong amount of noise at nearly every $t$, stands beside its answer in
-# `lesson_09.py`: read it when you have named all three.)
+# (Why run C draws anything, although it was told the wrong amount of noise at nearly every $t$, is
+# explained next to its answer in `lesson_09.py`: read it when you have named all three.)
 #
-# All three losses fall. Two of the three would have passed for good trainings by their loss alone, and
-# the third by its pictures. Look at all three plots, every time.
+# All three losses fall. Judged by the loss alone, two of the three would have passed for good trainings;
+# judged by its pictures, so would the third. Look at all three plots, every time.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
 # | here | in SD 1.5 | code | paper |
 # |---|---|---|---|
-# | 600 pictures, twelve captions | LAION-5B, and in the end the part of it that a network finds beautiful, "laion-aesthetics v2 5+" | [`picture_book.py`](../minisd/tiny/picture_book.py) | [Schuhmann et al. 2022](https://arxiv.org/abs/2210.08402) |
+# | 600 pictures, twelve captions | LAION-5B, and finally the part of it that a network rates as beautiful, "laion-aesthetics v2 5+" | [`picture_book.py`](../minisd/tiny/picture_book.py) | [Schuhmann et al. 2022](https://arxiv.org/abs/2210.08402) |
 # | `noise_loss` | the same | [`train/unet.py`](../minisd/train/unet.py) | Ho et al. 2020, eq. 14; Rombach et al. 2022, eq. 3 |
 # | `dropped`, one in ten | the same, from v1-3 on | [`train/unet.py`](../minisd/train/unet.py) | Ho & Salimans 2022, algorithm 1 |
 # | `train`: AdamW, 2e-3, batches of 32 | AdamW, 1e-4, batches of 2048 | [`train/loop.py`](../minisd/train/loop.py) | [model card](https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5) |
-# | 500 steps | 595,000, on top of those of v1-1 and v1-2 | [`train/unet.py`](../minisd/train/unet.py) | model card |
-# | `average` | the same; the file named "emaonly" has nothing else | [`loop.Average`](../minisd/train/loop.py) | Polyak & Juditsky 1992 |
+# | 500 steps | 595,000, in addition to those of v1-1 and v1-2 | [`train/unet.py`](../minisd/train/unet.py) | model card |
+# | `average` | the same; the file named "emaonly" contains nothing else | [`loop.Average`](../minisd/train/loop.py) | Polyak & Juditsky 1992 |
 # | `velocity_loss` | not in 1.5; Stable Diffusion 2 at 768×768 | [`schedule.velocity`](../minisd/schedule.py) | Salimans & Ho 2022, appendix D |
 #
-# **Play.** Leave one caption out of the book, and ask for it in the end. Give `timestep_embedding` a
-# constant $t$: how much worse does it get? Multiply the loss by `recipe.min_snr_weights(alphas_cumprod)[t]`.
-# Train for 5000 steps, over a cup of tea.
+# **Play.** Leave one caption out of the book, and ask for it at the end. Give `timestep_embedding` a
+# constant $t$: how much worse does it get? Multiply the loss by
+# `recipe.min_snr_weights(alphas_cumprod)[t]`. Train for 5000 steps over a cup of tea.
 #
-# *Stuck in an exercise? The answers are in [`lesson_09.py`](../minisd/lessons/lesson_09.py).*
+# *Stuck on an exercise? The answers are in [`lesson_09.py`](../minisd/lessons/lesson_09.py).*

