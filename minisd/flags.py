@@ -124,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--grid", action="store_true", help="write all pictures on one page, too")
     p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
     p.add_argument("--gif", action="store_true", help="write a film of each picture's making, too: the guess at every step")
+    p.add_argument(
+        "--explain", action="store_true", help="write a page for each picture, too: its steps and where each word looked"
+    )
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
     p.add_argument(
@@ -167,6 +170,9 @@ def check_call(args: argparse.Namespace, prompts: Sequence[str]):
         check_steps(args.steps, SchedulerConfig().num_train_timesteps)
     if sides := [side for side in (args.height, args.width) if side is not None]:
         check_size(sides[0], sides[-1], FACTOR)
+    other = ("image", "mask", "control", "control_image", "prompt_weighting")
+    if args.explain and (given := [name for name in other if getattr(args, name)]):
+        raise ValueError(f"--explain explains pictures from a plain prompt; leave out --{given[0].replace('_', '-')}")
     limits = {"guidance_scale": (), "guidance_rescale": (0, 1), "eta": (0, 1), "clip_skip": (0,), "image_guidance_scale": (1,)}
     for name, limit in limits.items():
         if (number := getattr(args, name)) is not None:
