@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
         ["flags", "generate", "again", "infotext", "image_files"],
         {"config", "numerics", "samplers", "pipeline", "fast", "tiny", "processes", "system"},
     ),
-    "explain": (["attention_maps", "explain"], {"numerics", "networks", "pipeline"}),
+    "explain": (["attention_maps", "explain"], {"numerics", "networks", "pipeline", "system"}),
     "tiny": (["tiny"], set()),
     "processes": (["processes"], set()),
     "system": (["disk", "exit_status", "open_image"], set()),
@@ -71,6 +71,7 @@ LATE = {
     ("weights", "few steps"),
     ("command", "tiny"),
     ("command", "editing"),
+    ("command", "explain"),
     ("command", "adapters"),
 }  # imported when a function is called
 

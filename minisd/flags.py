@@ -124,6 +124,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--grid", action="store_true", help="also write all images in one grid")
     p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
     p.add_argument("--gif", action="store_true", help="also write an animation: the predicted image at each step")
+    p.add_argument(
+        "--explain", action="store_true", help="also write a page for each image: its steps, and where each word looked"
+    )
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
     p.add_argument(
@@ -179,6 +182,9 @@ def check_call(args: argparse.Namespace, prompts: Sequence[str]):
         check_steps(args.steps, SchedulerConfig().num_train_timesteps)
     if sides := [side for side in (args.height, args.width) if side is not None]:
         check_size(sides[0], sides[-1], FACTOR)
+    other = ("image", "mask", "control", "control_image", "prompt_weighting")
+    if args.explain and (given := [name for name in other if getattr(args, name)]):
+        raise ValueError(f"--explain explains pictures from a plain prompt; leave out --{given[0].replace('_', '-')}")
     limits = {"guidance_scale": (), "guidance_rescale": (0, 1), "eta": (0, 1), "clip_skip": (0,), "image_guidance_scale": (1,)}
     for name, limit in limits.items():
         if (number := getattr(args, name)) is not None:

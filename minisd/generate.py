@@ -11,8 +11,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from PIL import Image
@@ -25,11 +27,14 @@ from .exit_status import exit_status
 from .fast.half import arithmetic
 from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, names_picture, parse, what_to_draw
 from .image import to_pil
-from .image_files import save_gif, save_png
+from .image_files import save_gif, save_png, save_to_free_name
 from .numerics import ImageWarning
 from .pipeline import StableDiffusionPipeline
 from .schedulers.names import name_of, with_sigmas
 from .sheet import image_grid
+
+if TYPE_CHECKING:
+    from .explain import Watch
 
 BATCH = 4  # images per batch
 NAME = 100  # bytes of the prompt in a file name, few enough for every file system after the seed is appended
@@ -91,7 +96,7 @@ def run(args: argparse.Namespace):
 
     started, pictures = time.perf_counter(), []
     with arithmetic(pipe.device, pipe.dtype):
-        for batch in adapters.batches(pipe, orders, 1 if args.low_memory else BATCH):
+        for batch in adapters.batches(pipe, orders, 1 if args.low_memory or args.explain else BATCH):
             pictures += write(pipe, batch, args, say)
     if args.grid:
         columns = args.num_images if args.num_images > 1 else math.ceil(len(pictures) ** 0.5)
@@ -132,10 +137,16 @@ def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Name
     """Draw and write a batch of images, then print the paths, which comes last because the output may be a broken pipe."""
     pictures, paths, notes = [], [], []
     try:
-        for order, (image, film, hidden) in zip(batch, draw(pipe, batch, args)):
-            paths.append(path := save_png(image, file_name(args.out, order), settings(pipe, order, image, args)))
+        with watched(pipe, args) as watch:
+            drawn = draw(pipe, batch, args, watch)
+        for order, (image, film, hidden) in zip(batch, drawn):
+            about = settings(pipe, order, image, args)
+            paths.append(path := save_png(image, file_name(args.out, order), about))
             if args.gif:
                 paths.append(save_gif(film, path.with_suffix(".gif")))
+            if watch and not hidden:
+                text = watch.page(order.text, image, about).encode()
+                paths.append(save_to_free_name(path.with_suffix(".html"), partial(writing, text)))
             if hidden:
                 notes.append(f"note: the safety checker blacked out {path}; try another seed or prompt")
             elif all(low == high for low, high in image.getextrema()):
@@ -149,7 +160,20 @@ def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Name
     return pictures
 
 
-def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace):
+def writing(data: bytes, file: BinaryIO):
+    file.write(data)
+
+
+def watched(pipe: StableDiffusionPipeline, args: argparse.Namespace) -> AbstractContextManager:
+    """Records what `--explain` shows; does nothing without it."""
+    if not args.explain:
+        return nullcontext()
+    from .explain import watched
+
+    return watched(pipe)
+
+
+def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace, watch: "Watch | None"):
     """For each order: the image, the predicted image at each step if --gif is given, and whether the checker hides both."""
     start = size_or_picture(pipe, len(batch), args)
     steps = pipe.denoise(
@@ -164,6 +188,8 @@ def draw(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Names
     )
     frames: list[list[Image.Image]] = []
     for step in steps:
+        if watch:
+            watch.steps.append(step)
         if args.gif:
             frames.append(to_pil(decode(pipe, step.pred_original_sample, start, args)))
     with warnings.catch_warnings():
