@@ -124,9 +124,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--grid", action="store_true", help="also write all images in one grid")
     p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
     p.add_argument("--gif", action="store_true", help="also write an animation: the predicted image at each step")
-    p.add_argument(
-        "--explain", action="store_true", help="also write a page for each image: its steps, and where each word looked"
-    )
+    p.add_argument("--explain", action="store_true", help="also write a page for each image: its steps, and where each word looked")
     p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
     p.add_argument(

@@ -53,7 +53,7 @@ class Recipe:
 
 @contextmanager
 def fast_arithmetic(recipe: Recipe):
-    """Use half precision for matrix products, and unfused attention, whose gradient is faster on a CPU than that of the fused kernel.
+    """Use half precision for matrix products, and unfused attention, whose gradient is faster on a CPU than the fused one.
 
     (The CUDA backend's setting also applies to the CPU; without it, these products are in float32.)
     """
