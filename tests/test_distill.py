@@ -3,8 +3,10 @@
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from minisd import LCMScheduler, StableDiffusionPipeline
@@ -98,6 +100,22 @@ def test_four_steps_draw_what_they_are_told(pipe):
     assert sum(rate.right for rate in rates.values()) >= 19  # of 24
 
 
+def test_diffusers_draws_the_same_in_four_steps(pipe):
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(
+        TINY, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+    )
+    theirs.set_progress_bar_config(disable=True)
+    pictures = []
+    for p, sampler in ((pipe, LCMScheduler), (theirs, diffusers.LCMScheduler)):
+        p.load_lora_weights(TINY, weight_name=FILE.name)
+        p.scheduler = sampler.from_config(p.scheduler.config)
+        noise = torch.Generator().manual_seed(0)
+        image = p("a red ball on the beach", num_inference_steps=4, guidance_scale=1.0, generator=noise).images[0]
+        pictures.append(np.asarray(image, dtype=int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
 def test_fast_is_the_lora_with_lcm_in_four_steps(pipe, tmp_path):
     pipe.load_lora_weights("tiny")
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
@@ -106,8 +124,6 @@ def test_fast_is_the_lora_with_lcm_in_four_steps(pipe, tmp_path):
     for i, flags in enumerate((["--fast"], ["--fast", "--lora", "tiny"])):
         path = tmp_path / f"{i}.png"
         assert generate(["a red ball", *flags, "--seed", "3", "--out", str(path), "--quiet"]) == 0
-        from PIL import Image
-
         assert Image.open(path).tobytes() == expected.tobytes()
     again = tmp_path / "again.png"
     assert generate(["--again", str(tmp_path / "0.png"), "--out", str(again), "--quiet"]) == 0

@@ -10,10 +10,10 @@ import copy
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..adapters.lora import LoRA, attach, layers_of, loras_of
+from ..adapters.lora import LoRA, attach, layers_of
+from ..adapters.lora_writer import lora_tensors
 from ..disk import replacing
 from ..pipeline import StableDiffusionPipeline, guide
 from ..processes import rank_and_world
@@ -21,7 +21,7 @@ from ..schedule import add_noise, to_x0, transfer
 from ..schedulers.lcm import LCMScheduler, end_of_curve
 from ..tiny.picture_book import caption, training_scene
 from ..unet import UNet2DConditionModel
-from ..weights.names import diffusers_name
+from ..weights.safetensors import write_tensors
 from .loop import Recipe, batch_noise, device, sample_seeds, train
 from .unet import Scenes, cached_latents, ids_with, show_with
 
@@ -77,16 +77,6 @@ def loss_with(pipe: StableDiffusionPipeline, latents: Tensor, scene: Scenes = tr
     return loss_of
 
 
-def lora_tensors(student: UNet2DConditionModel) -> dict[str, Tensor]:
-    """The LoRAs by peft's names, in float16: what `load_lora_weights` reads, and diffusers' too."""
-    tensors: dict[str, Tensor] = {}
-    for path, layer in layers_of(student).items():
-        name = diffusers_name("unet", f"{path}.weight").removesuffix(".weight")
-        (lora,) = loras_of(layer)
-        tensors |= {f"unet.{name}.lora_A.weight": lora.down.weight, f"unet.{name}.lora_B.weight": lora.up.weight}
-    return {name: tensor.detach().half().contiguous().cpu() for name, tensor in tensors.items()}
-
-
 def run(folder: Path, recipe: Recipe = RECIPE, model: str = "tiny"):
     pipe = StableDiffusionPipeline.from_pretrained(model).to(device())
     pipe.set_progress_bar_config(disable=True)
@@ -97,5 +87,6 @@ def run(folder: Path, recipe: Recipe = RECIPE, model: str = "tiny"):
     fast.set_progress_bar_config(disable=True)
     trained = train(folder / "distill", student, recipe, loss_with(pipe, latents, recipe=recipe), show_with(fast, steps=STEPS))
     if rank_and_world()[0] == 0:
+        tensors = {name: tensor.half() for name, tensor in lora_tensors("unet", trained).items()}
         with replacing(folder / "distill" / FILE) as partial:
-            save_file(lora_tensors(trained), partial)
+            write_tensors(partial, tensors)
