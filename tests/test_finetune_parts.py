@@ -23,7 +23,7 @@ from minisd.finetune.recomputed import recompute_activations
 from minisd.finetune.settings import Settings
 from minisd.schedulers import PNDMScheduler
 from minisd.train import loop
-from minisd.train.loop import Recipe, batch_noise, train
+from minisd.train.loop import Recipe, batch_noise, fast_arithmetic, train
 
 RECIPE = Recipe(steps=4, batch_size=4, learning_rate=1e-2, warmup=1, bfloat16=False)
 
@@ -176,10 +176,10 @@ def test_recomputed_activations_give_the_same_gradient_bit_for_bit():
             kept[run] += t.nbytes
             return t
 
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        with fast_arithmetic(RECIPE), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
             loss = unet(randn(2, 4, 8, 8), 500, randn(2, 77, 48)).sample.square().mean()
         gradients.append(torch.autograd.grad(loss, list(unet.parameters())))
-        recompute_activations(unet)
+        recompute_activations(unet, RECIPE)
     assert all(map(torch.equal, *gradients)) and kept[1] < kept[0] / 3
 
 

@@ -96,7 +96,7 @@ def run(settings: Settings, say: Callable[[str], None] = print, save_every: floa
     examples = own + of_class
     latents = cached_latents(settings.training / "latents.pt", pipe.vae, [e.picture for e in examples], size)
     if settings.gradient_checkpointing:
-        recompute_activations(nn.ModuleList([learner.pipe.unet, learner.trained]))
+        recompute_activations(nn.ModuleList([learner.pipe.unet, learner.trained]), recipe)
 
     loss_of = loss_with(learner.predict, Data(examples, latents, len(own)), pipe.scheduler, recipe, settings)
     expected = forecast([*pipe.networks, learner.trained], learner.trained, loss_of, recipe)
