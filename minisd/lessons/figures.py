@@ -83,7 +83,8 @@ def pictures(images: Sequence[Tensor], titles: Sequence[str], columns: int) -> F
         bottom = page_height - (i // columns + 1) * (head + height)
         ax = figure.add_axes((left / page_width, bottom / page_height, width / page_width, height / page_height))
         ax.set_axis_off()
-        ax.imshow(enlarged(image, width, height), interpolation="nearest", aspect="auto")
+        pixels = (-0.5, image.shape[2] - 0.5, image.shape[1] - 0.5, -0.5)  # coordinates on the axes are the picture's own
+        ax.imshow(enlarged(image, width, height), interpolation="nearest", aspect="auto", extent=pixels)
         ax.set_title(title, color=SLATE)
     return figure
 
