@@ -27,7 +27,7 @@ export class Engine {
   count = 0;
 
   /**
-   * `device` is "webgpu" or "wasm"; by default the faster one, if they agree. `onProgress` hears what is being done, `onNotice` when the
+   * With the `device` "webgpu" the GPU computes the UNet, if it agrees with wasm. `onProgress` hears what is being done, `onNotice` when the
    * GPU is lost.
    */
   static async start(facts, { device, onProgress = () => {}, onNotice }) {

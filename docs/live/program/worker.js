@@ -18,7 +18,7 @@ const jobs = {
     tokenizer = new Tokenizer(files);
     networks = await Networks.load(runtime, graphs, config, (notice) => postMessage({ notice }));
     if (!graphs.unet) return {};
-    const why = device === "wasm" ? "" : await networks.moveToGpu(graphs.unet, tokenizer, device === "webgpu");
+    const why = device === "webgpu" ? await networks.moveToGpu(graphs.unet, tokenizer) : "";
     return { device: networks.device, why };
   },
 
