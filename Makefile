@@ -44,7 +44,7 @@ site: docs .venv/live
 
 # The page against the package, in a headless Chromium; skipped, with the reason, where there is none
 test-live: .venv/live
-	$(BIN)/python -m pytest -rs tests/test_live.py
+	$(BIN)/python -m pytest -rs -m "not slow" tests/test_live.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -294,6 +294,7 @@ def gpu_page(page):
         yield driver
 
 
+@pytest.mark.slow
 def test_webgpu_draws_the_same_and_a_lost_gpu_is_replaced(gpu_page, pipe):
     """The UNet on WebGPU, in software here, agrees; when its process dies while it draws, wasm goes on and a sentence says so."""
     request = REQUEST | {"prompt": captions(3)[2], "steps": 3}
