@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-slow test-cuda test-lowest notebooks docs live test-live lint clean
+.PHONY: demo test test-slow test-cuda test-lowest notebooks docs live site test-live lint clean
 
 demo: .venv/demo
 	$(BIN)/python -m minisd.generate "an astronaut riding a horse" --seed 0
@@ -38,9 +38,13 @@ docs: .venv/test
 live: .venv/live
 	$(BIN)/python docs/live/build.py
 
+# The documentation with the live page inside, as it is published
+site: docs .venv/live
+	$(BIN)/python docs/live/build.py --docs ../ --out docs/_build/html/live/index.html
+
 # The page against the package, in a headless Chromium; skipped, with the reason, where there is none
 test-live: .venv/live
-	$(BIN)/python -m pytest -rs tests/test_live.py
+	$(BIN)/python -m pytest -rs -m "not slow" tests/test_live.py
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from PIL import Image
 from minisd import StableDiffusionPipeline
 from minisd.attention_maps import attention_maps
 from minisd.cuda_noise import CudaNoise
+from minisd.editing import StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from minisd.image import to_pil
 from minisd.schedulers.names import SAMPLERS
 from minisd.tiny.picture_book import caption, sample
@@ -165,6 +166,158 @@ def test_attention(page, pipe):
                 torch.testing.assert_close(torch.tensor(found).view(ours.shape), ours, atol=1e-4, rtol=1e-3)
 
 
+PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)  # 128 × 128
+MASK = np.zeros((128, 128), dtype=np.uint8)
+MASK[20:90, 40:] = 255
+
+
+def started(page, request: dict, strength: float, mask: bool) -> dict:
+    """What the page computes from a picture, whose pixels it gets as a canvas has them."""
+    script = """
+        const engine = await minisd.ready, [request, rgba, strength, mask] = args, steps = [];
+        const start = { image: minisd.toImage(Uint8ClampedArray.from(rgba)), strength, mask: mask && Float32Array.from(mask) };
+        const { image } = await engine.draw({ ...request, start }, (step) => steps.push(Array.from(step.next)));
+        return { steps, pixels: Array.from(minisd.toPixels(image)) };
+    """
+    rgba = np.asarray(Image.fromarray(PICTURE).convert("RGBA")).ravel().tolist()
+    latent_mask = (MASK[::8, ::8] / 255).ravel().tolist() if mask else None
+    return run(page, script, request, rgba, strength, latent_mask)
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["img2img", "inpainting"])
+@pytest.mark.parametrize("change", [{}, {"sampler": "ddim"}, {"sampler": "lms"}, {"scale": 1.0}], ids=str)
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_from_a_picture(page, pipe, strength, change, mask):
+    """Latents at every step and pixels are those of minisd.editing."""
+    request = REQUEST | change | {"prompt": captions(3)[2], "steps": 6}
+    theirs = started(page, request, strength, mask)
+    kind = StableDiffusionInpaintPipeline if mask else StableDiffusionImg2ImgPipeline
+    ours = kind.from_pipe(pipe, scheduler=SAMPLERS[request["sampler"]].from_config(pipe.scheduler.config))
+    ours.set_progress_bar_config(disable=True)
+    pictures = [Image.fromarray(PICTURE), *([Image.fromarray(MASK)] if mask else [])]
+    settings = {"num_inference_steps": 6, "guidance_scale": request["scale"], "generator": CudaNoise(request["seed"])}
+    steps = list(ours.denoise(request["prompt"], *pictures, strength, **settings))
+    assert len(theirs["steps"]) == len(steps)
+    for step, latents in zip(steps, theirs["steps"]):
+        torch.testing.assert_close(torch.tensor(latents), step.latents.flatten(), atol=1e-3, rtol=1e-3)
+    pixels = np.asarray(to_pil(ours.decode(steps[-1].latents))[0].convert("RGBA")).astype(int)
+    assert np.abs(np.array(theirs["pixels"]).reshape(pixels.shape) - pixels).max() <= 1
+
+
+def test_painted_noise(page, pipe):
+    """Where the noise is painted, the loop starts from the next seed's."""
+    request = REQUEST | {"prompt": captions(3)[2]}
+    script = """
+        const engine = await minisd.ready, steps = [];
+        const start = { noise: Float32Array.from(args[1]) };
+        await engine.draw({ ...args[0], start }, (step) => steps.push(Array.from(step.next)));
+        return steps;
+    """
+    noise = torch.where(torch.tensor(MASK[::8, ::8] > 0), CudaNoise(4).randn((1, 4, 16, 16)), CudaNoise(3).randn((1, 4, 16, 16)))
+    pipe.scheduler = SAMPLERS["pndm"].from_config(pipe.scheduler.config)
+    ours = list(pipe.denoise(request["prompt"], 128, 128, 5, 2.0, latents=noise))
+    for step, latents in zip(ours, run(page, script, request, noise.flatten().tolist()), strict=True):
+        torch.testing.assert_close(torch.tensor(latents), step.latents.flatten(), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("tool", ["color", "veil", "noise"])
+def test_reader_paints_and_draws_from_there(page, tool):
+    """With a mouse and with keys: a stroke becomes colour, a mask, or other noise, and the loop starts from it."""
+    from selenium.webdriver import ActionChains, Keys
+
+    script = """
+        const { app } = minisd;
+        [app.run, app.index] = [null, 0];
+        app.set({ prompt: minisd.facts.examples[0], seed: "0", steps: 3, width: 128, height: 128, screen: "paint" });
+        document.querySelector("#stage-paint [data-tool=color]").click();
+        document.querySelector(`#stage-paint [data-tool=${args[0]}]`).click();
+        [...document.querySelectorAll("#stage-paint button")].find((button) => button.textContent === "Undo all painting").click();
+    """
+    run(page, script, tool)
+    board = page.find_element("css selector", "#stage-paint .board")
+    page.execute_script("arguments[0].scrollIntoView({ block: 'center' })", board)
+    ActionChains(page).move_to_element_with_offset(board, -30, 0).click_and_hold().move_by_offset(40, 20).release().perform()
+    board.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.SPACE)
+    script = """
+        const { app } = minisd, pause = () => new Promise((resolve) => setTimeout(resolve, 50));
+        [...document.querySelectorAll("#stage-paint button")].find((button) => button.textContent === "Draw from here").click();
+        while (!app.run?.pixels && document.getElementById("error").hidden) await pause();
+        const { start } = app.run.request, noise = new minisd.CudaNoise("0").randn(1024);
+        return {
+          masked: start.mask?.reduce((a, b) => a + b), strength: start.strength, steps: app.run.steps.length,
+          painted: start.image && start.image.some((value, i) => value !== start.image[0] && i < 128 * 128),
+          changed: start.noise?.filter((value, i) => value !== noise[i]).length,
+        };
+    """
+    found = run(page, script, tool)
+    if tool == "color":
+        assert found["painted"] and found["masked"] is None and found["strength"] == 0.6 and found["steps"] == 2
+    elif tool == "veil":
+        assert 0 < found["masked"] < 200 and found["strength"] == 1 and found["steps"] == 4
+    else:
+        assert 0 < found["changed"] < 800 and found["steps"] == 4
+
+
+def test_tour(page):
+    """Every stop has an answer to predict, explains it, and shows what to do; nothing fails on the way."""
+    script = """
+        const { app } = minisd, tour = document.getElementById("tour"), seen = [];
+        await app.draw({ prompt: minisd.facts.examples[0], seed: "0", steps: 4, scale: 2, width: 128, height: 128, negative: "" });
+        document.getElementById("tour-start").click();
+        for (;;) {
+          const button = (text) => [...tour.querySelectorAll("button")].find((one) => one.textContent === text);
+          const values = () => [...document.querySelectorAll("input")].map((input) => input.value);
+          const state = () => JSON.stringify([app.state, app.index, ...values()]);
+          const before = state(), choices = [...tour.querySelectorAll(".choice")];
+          choices.forEach((choice) => choice.click());
+          const right = choices.findIndex((choice) => choice.classList.contains("right"));
+          choices[right].click();
+          button("Show me").click();
+          seen.push([tour.querySelector("h2").textContent, tour.querySelector(".answer").textContent, before !== state()]);
+          if (button("Finish")) break;
+          button("Next").click();
+        }
+        tour.querySelector("h2").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
+        return [seen, tour.hidden, document.getElementById("error").textContent];
+    """
+    stops, hidden, error = run(page, script)
+    assert len(stops) == 9 and len({title for title, *_ in stops}) == 9
+    assert all(answer.startswith("Yes. ") and shown for _, answer, shown in stops)
+    assert hidden and error == ""
+
+
+@pytest.fixture(scope="module")
+def gpu_page(page):
+    with browser(device="webgpu") as driver:
+        if not run(driver, "return Boolean(await navigator.gpu?.requestAdapter())"):
+            pytest.skip("this Chromium has no WebGPU, not even in software")
+        yield driver
+
+
+@pytest.mark.slow
+def test_webgpu_draws_the_same_and_a_lost_gpu_is_replaced(gpu_page, pipe):
+    """The UNet on WebGPU, in software here, agrees; when its process dies while it draws, wasm goes on and a sentence says so."""
+    request = REQUEST | {"prompt": captions(3)[2], "steps": 3}
+    assert run(gpu_page, "return (await minisd.ready).device") == "webgpu"
+    theirs, (steps, pixels) = drawn(gpu_page, request), expected(pipe, request)
+    for step, latents in zip(steps, theirs["steps"], strict=True):
+        torch.testing.assert_close(torch.tensor(latents), step.latents.flatten(), atol=2e-3, rtol=2e-3)
+    assert np.abs(np.array(theirs["pixels"]).reshape(pixels.shape) - pixels.astype(int)).max() <= 2
+
+    gpu_page.execute_script("minisd.later = minisd.app.draw({ steps: 6 })")
+    run(gpu_page, "while (!minisd.app.run.steps.length) await new Promise((resolve) => setTimeout(resolve, 20))")
+    gpu_page.execute_cdp_cmd("Browser.crashGpuProcess", {})
+    found = run(
+        gpu_page,
+        """
+        await minisd.later;
+        const { app } = minisd;
+        return [document.getElementById("error").textContent, app.engine.device, app.run.steps.length, Boolean(app.run.pixels)];
+    """,
+    )
+    assert found[0].startswith("The GPU stopped working") and found[1:] == ["wasm", 7, True]
+
+
 def test_replay(page):
     """A run that goes on from recorded steps is the run that never stopped."""
     script = """
@@ -180,6 +333,48 @@ def test_nothing_is_fetched_and_nothing_failed(page):
     resources = run(page, "return performance.getEntriesByType('resource').map((entry) => entry.name.slice(0, 40))")
     assert [name for name in resources if not name.startswith(("data:", "blob:"))] == []
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_reader_mutes_compares_and_draws_nine_seeds(page):
+    """With the page's own buttons: a muted word changes the picture, B is compared with A, every seed has its own picture."""
+    script = """
+        const { app } = minisd, pause = () => new Promise((resolve) => setTimeout(resolve, 50));
+        const until = async (test) => { while (!test() && document.getElementById("error").hidden) await pause(); };
+        const buttons = (name) => [...document.querySelectorAll(`#stage-${name} button`)];
+        const press = (name, text) => buttons(name).find((one) => one.textContent === text).click();
+        const bytes = (canvas) => canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.join();
+        const settings = { prompt: minisd.facts.examples[0], seed: "0", steps: 2, scale: 2, width: 128, height: 128 };
+        await app.draw({ ...settings, screen: "attention" });
+        const plain = app.run;
+        app.select(1);
+        press("attention", "Mute");
+        press("attention", "Draw with this attention");
+        await until(() => app.run !== plain && app.run.pixels);
+        const silent = app.run.request.muted.filter((factor) => factor === 0).length;
+        const muted = [silent, app.run.pixels.join() !== plain.pixels.join()];
+
+        await app.draw({ screen: "knobs" });
+        for (const [name, value] of [["scale", 2], ["steps", 3], ["prompt", app.state.prompt]]) {
+          document.getElementById(`b-${name}`).value = value;
+          document.getElementById(`b-${name}`).dispatchEvent(new Event("change"));
+        }
+        press("knobs", "Draw both");
+        const caption = () => document.querySelector("#stage-knobs figure:nth-child(3) figcaption").textContent;
+        await until(() => caption().includes("255"));
+        const compared = [document.querySelector("#stage-knobs figure:nth-child(2) figcaption").textContent, caption()];
+
+        app.set({ screen: "seeds" });
+        await pause();
+        press("seeds", "Draw nine seeds");
+        await until(() => document.querySelector("#stage-seeds button").textContent === "Draw nine seeds");
+        const cells = [...document.querySelectorAll("#stage-seeds .grid canvas")];
+        return [muted, compared, new Set(cells.map(bytes)).size, cells[0].getAttribute("aria-label"),
+          bytes(cells[0]) === bytes(document.getElementById("result")), document.getElementById("error").textContent];
+    """
+    muted, compared, pictures, label, same, error = run(page, script)
+    assert muted == [1, True]
+    assert "steps 3" in compared[0] and compared[1].startswith("B − A: ")
+    assert (pictures, label, same, error) == (9, "The picture of seed 0", True, "")
 
 
 def test_page_is_one_file_of_30_megabytes(page):
@@ -214,7 +409,8 @@ def test_address_holds_the_state(page):
 def test_png_holds_its_settings(page):
     script = """
         const canvas = document.createElement("canvas");
-        const settings = minisd.settingsOf({ ...minisd.app.state, prompt: "naïve 猫", negative: "red", seed: "5" }, minisd.facts);
+        const request = { ...minisd.app.state, prompt: "naïve 猫", negative: "red", seed: "5" };
+        const settings = minisd.settingsOf({ request }, minisd.facts);
         const bytes = new Uint8Array(await (await minisd.pngWithSettings(canvas, settings)).arrayBuffer());
         return Array.from(bytes);
     """
@@ -255,12 +451,12 @@ def test_reader_draws_stops_and_goes_on_from_a_step(page):
     assert same == [True, False, False] and label == "Draw"
 
 
-SCREENS = ["words", "noise", "loop", "guidance", "attention", "knobs", "seeds"]
+SCREENS = ["words", "noise", "loop", "guidance", "attention", "knobs", "seeds", "paint"]
 LOOK = """
     const { app } = minisd, [stage, notes] = ["#stage-", "#screen-"].map((id) => document.querySelector(id + args[0]));
     const pause = () => new Promise((resolve) => setTimeout(resolve, 50));
     if (!args[1]) [app.run, app.index] = [null, 0];
-    else if (!app.run?.pixels) await app.draw({ prompt: minisd.facts.examples[0], steps: 4, scale: 2, width: 128, height: 128 });
+    else if (app.run?.request.steps !== 4) await app.draw({ prompt: minisd.facts.examples[0], steps: 4, scale: 2, width: 128 });
     app.set({ screen: args[0] });
     app.select(2);
     const canvases = () => [...stage.querySelectorAll("canvas")].filter((canvas) => canvas.offsetParent);
@@ -284,7 +480,8 @@ def test_screen_shows_something_and_says_what(page, screen, drawn):
     assert seen["words"].endswith(".") and seen["formulas"] >= 1
     assert len(seen["shapes"]) >= 2 and all(any(letter.isdigit() for letter in cell) for cell in seen["shapes"])
     prefix = run(page, "return minisd.facts.docs")
-    *code, notebook = [link.removeprefix(prefix) for link in seen["links"]]
+    *others, notebook = [link.removeprefix(prefix) for link in seen["links"]]
+    code = [link for link in others if "#L-" in link]
     assert (ROOT / notebook).with_suffix(".ipynb").exists()
     for link in code:
         path, line = link.split(".html#L-")

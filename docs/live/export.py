@@ -1,4 +1,4 @@
-"""The package's networks as ONNX: text encoder, UNet and VAE decoder, with the sizes left open.
+"""The package's networks as ONNX: text encoder, UNet, VAE encoder and decoder, with the sizes left open.
 
 Weights are stored as the package stores them, in float16, and cast to float32 when the runtime loads them; all arithmetic is
 float32. The UNet has one input more than in Python, a factor for each word's attention (all 1 changes nothing), and one output more
@@ -40,6 +40,18 @@ class UNet(nn.Module):
             return (eps, *(maps.rows(0, level) for level in maps.levels))
 
 
+class Encoder(nn.Module):
+    """An image in -1 to 1 to mean and standard deviation of its latents, both scaled."""
+
+    def __init__(self, pipe):
+        super().__init__()
+        self.network, self.scaling_factor = pipe.vae, pipe.vae.config.scaling_factor
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        latents = self.network.encode(image).latent_dist
+        return self.scaling_factor * latents.mean, self.scaling_factor * latents.std
+
+
 class Decoder(nn.Module):
     """Latents, still scaled, to an image in about -1 to 1."""
 
@@ -52,7 +64,7 @@ class Decoder(nn.Module):
 
 
 def networks(pipe) -> dict[str, bytes]:
-    """The three graphs, serialised.
+    """The four graphs, serialised.
 
     Examples have a batch of 1, because the UNet expands t to the length of the batch, which tracing takes for a constant: an
     expansion to 1 broadcasts to every batch, as long as all its images are at the same time.
@@ -60,11 +72,13 @@ def networks(pipe) -> dict[str, bytes]:
     side, words = pipe.unet.config.sample_size, pipe.tokenizer.model_max_length
     x = torch.randn(1, pipe.unet.config.in_channels, side, side)
     context = torch.randn(1, words, pipe.unet.config.cross_attention_dim)
+    image = torch.randn(1, 3, *[side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)] * 2)
     ids, t, ones = torch.zeros(1, words, dtype=torch.long), torch.tensor([500.0]), torch.ones(1, words)
     attention = [f"attention_{level}" for level in sorted({level for level, _ in cross_attentions(pipe.unet)})]
     return {
         "text_encoder": export(TextEncoder(pipe), {"ids": ids}, ["context"]),
         "unet": export(UNet(pipe), {"x": x, "t": t, "context": context, "word_scale": ones}, ["eps", *attention]),
+        "encoder": export(Encoder(pipe), {"image": image}, ["mean", "std"]),
         "decoder": export(Decoder(pipe), {"latents": x}, ["image"]),
     }
 

@@ -9,6 +9,7 @@ import minisd
 from minisd import layers, pipeline, schedule, tokenizer
 from minisd.clip import CLIPTextModel
 from minisd.config import SD1_TEXT, SD1_UNET, SD1_VAE
+from minisd.editing import StableDiffusionImg2ImgPipeline, inpaint
 from minisd.schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 from minisd.tiny.picture_book import WORDS, caption, sample
 from minisd.unet import UNet2DConditionModel
@@ -30,6 +31,8 @@ CODE = {  # the lines behind each screen
     "unet": UNet2DConditionModel.forward,
     "pndm": PNDMScheduler.step,
     "decode": AutoencoderKL.decode,
+    "img2img": StableDiffusionImg2ImgPipeline.steps,
+    "keep_rest": inpaint.keep_rest,
 }
 
 

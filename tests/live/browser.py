@@ -8,7 +8,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "_build" / "live" / "index.html"
 PATIENCE = 600  # seconds for anything; busy machines are slow
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
@@ -18,23 +18,31 @@ def missing() -> str | None:
         import selenium  # noqa: F401
     except ImportError:
         return "selenium is not installed: pip install -e '.[live]'"
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+    if not (chromium() and shutil.which("chromedriver")):
         return "no chromium and chromedriver: apt-get install chromium chromium-driver"
     if not shutil.which("npm"):
         return "no npm, which fetches the page's runtime"
     return None
 
 
+def chromium() -> str | None:
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @contextmanager
-def browser(width: int = 1600, height: int = 1000, dark: bool = False, hash: str = "") -> Iterator:
-    """A driver with the page open and the networks loaded; `?wait` keeps the page from drawing by itself."""
+def browser(width: int = 1600, height: int = 1000, dark: bool = False, hash: str = "", device: str = "wasm") -> Iterator:
+    """A driver with the page open and the networks loaded; `?wait` keeps the page from drawing by itself.
+
+    With device "webgpu" Chromium computes WebGPU in software (SwiftShader), where there is no GPU.
+    """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = chromium()
     with tempfile.TemporaryDirectory() as profile:
-        for flag in [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]:
+        gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] if device == "webgpu" else ["--disable-gpu"]
+        for flag in [*FLAGS, *gpu, f"--user-data-dir={profile}", f"--window-size={width},{height}"]:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
@@ -47,7 +55,7 @@ def browser(width: int = 1600, height: int = 1000, dark: bool = False, hash: str
             # A window cannot be as narrow as a phone, but its content can
             metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-            driver.get(PAGE.as_uri() + "?wait" + hash)
+            driver.get(PAGE.as_uri() + f"?wait&device={device}{hash}")
             run(driver, "await minisd.ready")
             yield driver
         finally:

@@ -1,7 +1,7 @@
 // The page's side of the workers: `engine.draw(request, onStep)` and the like, as promises.
 //
 // Two workers, so that a picture can be decoded while the next step is computed: the painter has the text encoder and the UNet, the
-// developer the VAE's decoder.
+// developer the VAE.
 
 /** The text of one of the page's elements, and the element gone, so that memory holds it once. */
 function take(id) {
@@ -10,30 +10,41 @@ function take(id) {
   return text;
 }
 
-/** base64 of gzip → bytes. */
+/** 7 bits a character, of gzip → bytes. What `packed` in build.py wrote. */
 async function unpack(id) {
-  const blob = await (await fetch(`data:application/gzip;base64,${take(id)}`)).blob();
-  return new Uint8Array(await new Response(blob.stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
+  const text = take(id), bytes = new Uint8Array((text.length * 7) >> 3);
+  for (let i = 0, n = 0, bits = 0, count = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    bits = (bits << 7) | (code >= 192 ? code - 192 : code);
+    count += 7;
+    if (count >= 8) bytes[n++] = bits >> (count -= 8);
+  }
+  return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
 }
 
 export class Engine {
   waiting = new Map();
   count = 0;
 
-  static async start(facts, onProgress = () => {}) {
+  /**
+   * With the `device` "webgpu" the GPU computes the UNet, if it agrees with wasm. `onProgress` hears what is being done, `onNotice` when the
+   * GPU is lost.
+   */
+  static async start(facts, { device, onProgress = () => {}, onNotice }) {
     const engine = new Engine(), script = URL.createObjectURL(new Blob([take("worker")], { type: "text/javascript" }));
-    engine.config = facts.config;
+    Object.assign(engine, { config: facts.config, onNotice });
     engine.painter = engine.hire(script);
     engine.developer = engine.hire(script);
     onProgress("Unpacking the networks …");
-    const [runtime, text_encoder, unet, decoder] = await Promise.all(["runtime", "text_encoder", "unet", "decoder"].map(unpack));
+    const names = ["runtime", "text_encoder", "unet", "encoder", "decoder"];
+    const [runtime, text_encoder, unet, encoder, decoder] = await Promise.all(names.map(unpack));
     onProgress("Starting the networks …");
-    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config };
-    await Promise.all([
+    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, device };
+    const [found] = await Promise.all([
       engine.ask(engine.painter, "load", { ...values, graphs: { text_encoder, unet } }),
-      engine.ask(engine.developer, "load", { ...values, graphs: { decoder } }),
+      engine.ask(engine.developer, "load", { ...values, graphs: { encoder, decoder } }),
     ]);
-    return engine;
+    return Object.assign(engine, found);
   }
 
   hire(script) {
@@ -43,7 +54,11 @@ export class Engine {
     return worker;
   }
 
-  receive({ id, step, done, error }) {
+  receive({ id, step, done, error, notice }) {
+    if (notice) {
+      this.device = "wasm";
+      return this.onNotice?.(notice);
+    }
     const job = this.waiting.get(id);
     if (!job) return;
     if (step) return job.onStep?.(step);
@@ -66,15 +81,18 @@ export class Engine {
 
   /** Every step goes to `onStep`; the promise gives {image, seconds} or {stopped}, and has `.stop()`. */
   draw(request, onStep, replay = []) {
-    const started = performance.now();
-    const job = this.ask(this.painter, "draw", { request, replay }, onStep);
-    const finished = job.then(async ({ latents }) => {
+    const started = performance.now(), { height, width, start } = request, { factor } = this.config;
+    let job, stopped = false;
+    const work = async () => {
+      const moments = start?.image && (await this.ask(this.developer, "compress", { image: start.image, height, width }));
+      if (stopped) return { stopped };
+      job = this.ask(this.painter, "draw", { request: { ...request, moments }, replay }, onStep);
+      const { latents } = await job;
       if (!latents) return { stopped: true };
-      const { factor } = this.config;
-      const { image } = await this.decode(latents, request.height / factor, request.width / factor);
+      const { image } = await this.decode(latents, height / factor, width / factor);
       return { image, seconds: (performance.now() - started) / 1000 };
-    });
-    return Object.assign(finished, { stop: job.stop });
+    };
+    return Object.assign(work(), { stop: () => ((stopped = true), job?.stop()) });
   }
 
   encode(texts) {

@@ -1,23 +1,58 @@
-// The three networks, computed by onnxruntime-web from the graphs that docs/live/export.py wrote.
+// The networks, computed by onnxruntime-web from the graphs that docs/live/export.py wrote.
 
-import * as ort from "onnxruntime-web/wasm";
+import * as ort from "onnxruntime-web/webgpu";
+import { CudaNoise } from "./noise.js";
 
 ort.env.wasm.numThreads = 1; // threads need a server that sends headers; a page in a file has none
 ort.env.wasm.proxy = false; // this already runs in a worker
 ort.env.logLevel = "error";
 
+const AGREES = 1e-3; // largest difference of two predictions, whose numbers are about 1 in size
+const create = (graph, device) => ort.InferenceSession.create(graph, { executionProviders: [device], graphOptimizationLevel: "all" });
 const float = (data, dims) => new ort.Tensor("float32", data, dims);
 
 export class Networks {
-  /** Starts the runtime with the networks that `graphs` has, by name. */
-  static async load(runtime, graphs, config) {
+  device = "wasm"; // or "webgpu": what computes the UNet
+
+  /** Starts the runtime with the networks that `graphs` has, by name; `onNotice` hears when the GPU is lost. */
+  static async load(runtime, graphs, config, onNotice) {
     ort.env.wasm.wasmBinary = runtime;
-    const networks = new Networks();
-    networks.config = config;
-    for (const [name, graph] of Object.entries(graphs)) {
-      networks[name] = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
-    }
+    const networks = Object.assign(new Networks(), { config, onNotice });
+    for (const [name, graph] of Object.entries(graphs)) networks[name] = await create(graph, "wasm");
     return networks;
+  }
+
+  /**
+   * Lets WebGPU compute the UNet, if there is one and its prediction agrees with wasm's. Returns why not, or "".
+   */
+  async moveToGpu(graph, tokenizer) {
+    try {
+      if (!(await navigator.gpu?.requestAdapter())) return "this browser has no WebGPU";
+      const session = await create(graph, "webgpu"), side = this.config.size / this.config.factor;
+      const x = new CudaNoise(0).randn(this.config.channels * side * side), context = await this.encode([tokenizer.encode("a").ids]);
+      const trial = async (unet) => {
+        const ones = new Float32Array(this.config.length).fill(1);
+        return (await unet.run(this.feeds(x, 500, context, ones, 1, side, side))).eps.data;
+      };
+      const gpu = await trial(session), wasm = await trial(this.unet);
+      if (!gpu.every((value, i) => Math.abs(value - wasm[i]) <= AGREES)) return "its WebGPU computes other numbers";
+      Object.assign(this, { spare: this.unet, unet: session, device: "webgpu" });
+      return "";
+    } catch {
+      return "its WebGPU does not work";
+    }
+  }
+
+  /** The UNet's outputs. If the GPU fails, wasm takes over, for good. */
+  async denoise(feeds) {
+    if (this.device === "wasm") return this.unet.run(feeds);
+    try {
+      const outputs = await this.unet.run(feeds);
+      if (outputs.eps.data.every(Number.isFinite)) return outputs;
+    } catch {}
+    Object.assign(this, { unet: this.spare, device: "wasm" });
+    this.onNotice("The GPU stopped working or ran out of memory. Drawing goes on without it, more slowly.");
+    return this.unet.run(feeds);
   }
 
   /** Ids (B of 77) → text states (B, 77, D), in one array. */
@@ -32,21 +67,30 @@ export class Networks {
    * `{h, w, data}` with data (h·w, 77).
    */
   async predict(x, t, context, wordScale, batch, h, w) {
-    const { channels, contextDim, length, levels } = this.config;
-    const twice = new Float32Array(batch * x.length);
-    for (let i = 0; i < batch; i++) twice.set(x, i * x.length);
-    const outputs = await this.unet.run({
-      x: float(twice, [batch, channels, h, w]),
-      t: float(Float32Array.of(t), [1]),
-      context: float(context, [batch, length, contextDim]),
-      word_scale: float(wordScale, [batch, length]),
-    });
+    const { levels } = this.config, outputs = await this.denoise(this.feeds(x, t, context, wordScale, batch, h, w));
     const eps = Array.from({ length: batch }, (_, i) => outputs.eps.data.slice(i * x.length, (i + 1) * x.length));
     const attention = levels.map((level) => {
       const { data, dims } = outputs[`attention_${level}`];
       return { level, h: Math.ceil(h / 2 ** level), w: Math.ceil(w / 2 ** level), data: data.slice(-dims[1] * dims[2]) };
     });
     return { eps: batch === 2 ? eps : [null, eps[0]], attention };
+  }
+
+  feeds(x, t, context, wordScale, batch, h, w) {
+    const { channels, contextDim, length } = this.config, repeated = new Float32Array(batch * x.length);
+    for (let i = 0; i < batch; i++) repeated.set(x, i * x.length);
+    return {
+      x: float(repeated, [batch, channels, h, w]),
+      t: float(Float32Array.of(t), [1]),
+      context: float(context, [batch, length, contextDim]),
+      word_scale: float(wordScale, [batch, length]),
+    };
+  }
+
+  /** Image (3, H, W) → mean and standard deviation of its latents (4, h, w). */
+  async compress(image, height, width) {
+    const { mean, std } = await this.encoder.run({ image: float(image, [1, 3, height, width]) });
+    return { mean: mean.data, std: std.data };
   }
 
   /** Latents (4, h, w) → image (3, H, W). */

@@ -3,7 +3,7 @@
 import { h, duration, paint, paintLatents } from "./dom.js";
 import { Engine } from "./engine.js";
 import { CudaNoise } from "./noise.js";
-import { toPixels } from "./pipeline.js";
+import { toImage, toPixels } from "./pipeline.js";
 import { pngWithSettings, settingsOf } from "./png.js";
 import { Run } from "./run.js";
 import { alphasCumprod } from "./schedule.js";
@@ -12,6 +12,7 @@ import * as guidance from "./screens/guidance.js";
 import * as knobs from "./screens/knobs.js";
 import * as loop from "./screens/loop.js";
 import * as noise from "./screens/noise.js";
+import * as paintScreen from "./screens/paint.js";
 import * as seeds from "./screens/seeds.js";
 import * as words from "./screens/words.js";
 import { SCREENS, checked, defaults, fromHash, toHash } from "./state.js";
@@ -45,12 +46,12 @@ const app = {
   },
 
   /** Whether the run shown is the one that the settings ask for. */
-  isCurrent: () => app.run && REQUEST.every((name) => app.run.request[name] === app.state[name]) && !app.run.request.muted && !app.run.origin,
+  isCurrent: () => app.run && REQUEST.every((name) => app.run.request[name] === app.state[name]) && !app.run.request.muted && !app.run.request.start && !app.run.origin,
 
-  /** Draw the settings, with `patch` first; `muted` are factors for the words' attention. */
-  async draw({ muted, ...patch } = {}) {
+  /** Draw the settings, with `patch` first; `muted` are factors for the words' attention, `start` is what to start from. */
+  async draw({ muted, start, ...patch } = {}) {
     app.set(patch);
-    const run = new Run(app, { ...pick(app.state), muted });
+    const run = new Run(app, { ...pick(app.state), muted, start });
     run.before = muted && (app.run?.before ?? app.run);
     await app.begin(run);
   },
@@ -58,7 +59,8 @@ const app = {
   /** Go on from the step that is looked at, with other words or another scale. */
   async fork(patch) {
     const origin = app.run.origin ?? app.run, replay = app.run.steps.slice(0, app.index);
-    const run = new Run(app, pick(app.checked({ ...app.run.request, ...patch })));
+    const run = new Run(app, { ...pick(app.checked({ ...app.run.request, ...patch })), start: app.run.request.start });
+    if (run.request.prompt === app.run.request.prompt) run.request.muted = app.run.request.muted;
     for (const [key, pixels] of app.run.frames) if (Number(key.split(" ")[1]) < app.index) run.frames.set(key, pixels);
     run.origin = origin;
     await app.begin(run, replay);
@@ -106,6 +108,9 @@ const app = {
     schedule();
   },
 
+  /** Tell what went wrong, in a sentence; "" takes it back. */
+  fail: (message) => error(message),
+
   accent() {
     const probe = getComputedStyle(document.documentElement).getPropertyValue("--accent-rgb");
     return probe.split(",").map(Number);
@@ -136,7 +141,7 @@ function status() {
   bar.hidden = !run?.drawing;
   if (!engine) return;
   if (run?.drawing) {
-    const total = state.steps + (state.sampler === "pndm" && state.steps > 1 ? 1 : 0), done = run.steps.length;
+    const { total } = run, done = run.steps.length;
     bar.max = total;
     bar.value = done;
     const left = run.secondsPerStep ? (((performance.now() - run.started) / 1000) * (total - done)) / Math.max(1, done) : null;
@@ -145,13 +150,13 @@ function status() {
   const expected = pace && pace * state.steps * state.width * state.height * (state.scale > 1 ? 2 : 1);
   const estimate = expected ? `About ${duration(expected)} for a picture here.` : "";
   if (run?.stopped || run?.abandoned) return `Stopped after ${run.steps.length} steps. ${estimate}`;
-  if (run?.pixels && !app.isCurrent() && !run.origin && !run.request.muted) return `The settings have changed. ${estimate}`;
+  if (run?.pixels && !app.isCurrent() && !run.origin && !run.request.muted && !run.request.start) return `The settings have changed. ${estimate}`;
   return run?.pixels ? `Drawn in ${duration(run.seconds)}.` : estimate;
 }
 
 // The fixed parts of the page
 
-const screens = Object.entries({ words, noise, loop, guidance, attention, knobs, seeds });
+const screens = Object.entries({ words, noise, loop, guidance, attention, knobs, seeds, paint: paintScreen });
 const views = Object.fromEntries(screens.map(([name, { mount }]) => [name, mount(find(`stage-${name}`), app)]));
 const film = timeline.mount(find("timeline"), app);
 const guide = tour.mount(find("tour"), app);
@@ -193,10 +198,15 @@ find("seed").oninput = () => /^\d{1,19}$/.test(find("seed").value) && app.set({ 
 find("dice").onclick = () => app.draw({ seed: String(Math.floor(Math.random() * 1e6)) });
 find("tour-start").onclick = () => guide.start();
 find("save").onclick = async () => {
-  const blob = await pngWithSettings(result, settingsOf(app.run.request, facts));
+  const blob = await pngWithSettings(result, settingsOf(app.run, facts));
   const link = h("a", { href: URL.createObjectURL(blob), download: `${app.run.request.prompt.replace(/\W+/g, "-").slice(0, 60) || "picture"}-${app.run.request.seed}.png` });
   link.click();
   URL.revokeObjectURL(link.href);
+};
+find("link").onclick = async () => {
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  find("link").textContent = copied ? "Copied" : "It is the page’s address";
+  setTimeout(() => (find("link").textContent = "Copy link"), 2000);
 };
 find("examples").append(...facts.examples.map((text) => h("button", { class: "example", onclick: () => app.draw({ prompt: text }) }, text)));
 
@@ -237,11 +247,24 @@ for (const link of document.querySelectorAll("[data-docs]")) link.href = facts.d
 for (const place of document.querySelectorAll("[data-fact]")) place.textContent = facts[place.dataset.fact].toLocaleString("en");
 
 update();
-const ready = Engine.start(facts, (message) => (find("status").textContent = message));
-window.minisd = { app, facts, tokenizer: app.tokenizer, CudaNoise, alphasCumprod, toPixels, ready, pngWithSettings, settingsOf };
+const query = new URLSearchParams(location.search);
+const ready = Engine.start(facts, {
+  device: query.get("device"),
+  onProgress: (message) => (find("status").textContent = message),
+  onNotice: (message) => (app.fail(message), describeDevice()),
+});
+
+/** Says in the footer what computes the networks. */
+function describeDevice() {
+  const { device, why } = app.engine;
+  find("device").textContent = device === "webgpu" ? "The UNet runs on WebGPU." : `The UNet runs on one CPU core${why ? `: ${why}` : ""}.`;
+}
+
+window.minisd = { app, facts, tokenizer: app.tokenizer, CudaNoise, alphasCumprod, toImage, toPixels, ready, pngWithSettings, settingsOf };
 ready.then((engine) => {
   app.engine = engine;
   find("status").textContent = "";
+  describeDevice();
   update();
-  if (!new URLSearchParams(location.search).has("wait")) app.draw();
+  if (!query.has("wait")) app.draw();
 }, (problem) => error(`The networks could not start. ${problem.message}`)); // prettier-ignore

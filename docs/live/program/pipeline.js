@@ -1,4 +1,4 @@
-// From a prompt to a picture, as minisd/pipeline.py: words, noise, loop.
+// From a prompt to a picture, as minisd/pipeline.py: words, noise, loop; and from a picture, as minisd/editing.
 //
 // Tensors are Float32Arrays; the latents of one picture are (4, h, w), its image is (3, H, W) in about -1 to 1.
 
@@ -12,11 +12,14 @@ export const latentSide = (pixels, config) => pixels / config.factor;
 /**
  * The loop as a generator of steps, to watch, draw or stop.
  *
+ * `start` is what the reader has painted: {noise}, latents for the first step, or {image, strength, mask}, where the mask (h, w), if there
+ * is one, is 1 where the picture is drawn anew. `moments` are the mean and the standard deviation of the picture's latents.
+ *
  * `replay` holds the ε of steps that were already taken: the sampler follows them without the network, so that a run can go on from any
  * step with another prompt or scale.
  */
 export async function* denoise(networks, tokenizer, config, request, replay = []) {
-  const { prompt, negative = "", seed, steps, scale, sampler: name, height, width, muted } = request;
+  const { prompt, negative = "", seed, steps, scale, sampler: name, height, width, muted, start, moments } = request;
   const [h, w] = [latentSide(height, config), latentSide(width, config)];
   const guided = scale > 1;
 
@@ -26,22 +29,41 @@ export async function* denoise(networks, tokenizer, config, request, replay = []
   const wordScale = new Float32Array(texts.length * tokenizer.length).fill(1);
   if (muted) wordScale.set(muted, wordScale.length - tokenizer.length); // only in the prompt's half
 
+  // Picture: a sample of its latents. The strength says at which step it enters the loop
+  const sampler = new SAMPLERS[name](config.scheduler, steps), generator = new CudaNoise(seed), count = config.channels * h * w;
+  const sampled = moments && generator.randn(count), clean = moments?.mean.map((mean, i) => mean + moments.std[i] * sampled[i]);
+  const mask = start?.mask, pure = !clean || (mask && start.strength === 1);
+  sampler.begin = clean ? steps - Math.min(Math.floor(steps * start.strength), steps) : 0;
+
   // Noise: as large as the sampler wants it at its first timestep
-  const sampler = new SAMPLERS[name](config.scheduler, steps);
-  let x = new CudaNoise(seed).randn(config.channels * h * w).map((value) => value * sampler.initNoiseSigma);
+  const noise = start?.noise ?? generator.randn(count);
+  let x = pure ? noise.map((value) => value * sampler.initNoiseSigma) : sampler.addNoise(clean, noise, sampler.begin);
 
   // Loop: from noise to an image's latents
-  for (const [i, t] of sampler.timesteps.entries()) {
-    const input = sampler.scale(x, i);
-    const known = replay[i];
+  const timesteps = sampler.timesteps.slice(sampler.begin);
+  for (const [index, t] of timesteps.entries()) {
+    const i = sampler.begin + index, input = sampler.scale(x, i);
+    const known = replay[index];
     const both = known ? null : await networks.predict(input, t, context, wordScale, texts.length, h, w);
     const [uncond, cond] = known ? [known.uncond, known.cond] : both.eps;
     const output = known ? known.output : guided ? guide(uncond, cond, scale) : cond;
-    const { x: next, x0, eps } = sampler.step(output, i, x);
+    let { x: next, x0, eps } = sampler.step(output, i, x);
+    if (mask) [next, x0] = [blend(mask, sampler.addNoise(clean, noise, i + 1), next), blend(mask, clean, x0)];
     if (!next.every(Number.isFinite)) throw new Error("The numbers left the range of float32: try a lower guidance scale.");
-    yield { index: i, t, x, input, uncond, cond, output, eps, x0, next, attention: known ? known.attention : both.attention };
+    yield { index, of: timesteps.length, place: i, t, x, input, uncond, cond, output, eps, x0, next, attention: known ? known.attention : both.attention };
     x = next;
   }
+}
+
+/** (1 − m) · picture + m · drawn, with one m for all channels. */
+function blend(mask, picture, drawn) {
+  return picture.map((value, i) => (1 - mask[i % mask.length]) * value + mask[i % mask.length] * drawn[i]);
+}
+
+/** RGBA bytes → (3, H, W) in [-1, 1], as minisd.editing reads pictures. */
+export function toImage(pixels) {
+  const size = pixels.length / 4;
+  return Float32Array.from({ length: 3 * size }, (_, i) => (2 * pixels[4 * (i % size) + Math.floor(i / size)]) / 255 - 1);
 }
 
 /** (3, H, W) in [-1, 1] → RGBA bytes, rounded as minisd.image.to_pil does. */

@@ -20,10 +20,17 @@ function textChunk(keyword, text) {
   return chunk;
 }
 
-export function settingsOf(request, facts) {
+/** The settings of a run; `live` says what the command line cannot repeat. */
+export function settingsOf({ request, origin }, facts) {
+  const live = [
+    request.start?.noise && "started from painted noise",
+    request.start?.image && `started from a ${request.start.mask ? "masked" : "painted"} picture, strength ${request.start.strength}`,
+    request.muted && "attention of words changed",
+    origin && `went on from a step of: ${origin.request.prompt}`,
+  ].filter(Boolean);
   const { prompt, negative, sampler, steps, scale, seed, width, height } = request;
   return { prompt, negative_prompt: negative, model: "tiny", sampler, steps, guidance_scale: scale, seed: Number.isSafeInteger(Number(seed)) ? Number(seed) : seed, noise: "cuda",
-    width, height, version: facts.version }; // prettier-ignore
+    width, height, version: facts.version, ...(live.length ? { live: live.join("; ") } : {}) }; // prettier-ignore
 }
 
 function parameters(s) {

@@ -34,6 +34,12 @@ export class Run {
     return this;
   }
 
+  /** How many steps there will be; PNDM takes its first one twice. */
+  get total() {
+    const { steps, sampler } = this.request;
+    return this.steps[0]?.of ?? steps + (sampler === "pndm" && steps > 1 ? 1 : 0);
+  }
+
   stop() {
     this.abandoned = true;
     this.job?.stop();

@@ -1,8 +1,9 @@
 // The samplers: one update, three blends of past ε, as minisd/schedulers.
 //
-// A sampler sees latents and predictions, never a network: `timesteps`, `initNoiseSigma`, `scale(x, i)`, `step(output, i, x)`.
+// A sampler sees latents and predictions, never a network: `timesteps`, `initNoiseSigma`, `scale(x, i)`, `step(output, i, x)`. It may
+// begin in the middle, as img2img does.
 
-import { alphasCumprod, toEpsilon, toX0, transfer } from "./schedule.js";
+import { addNoise, alphasCumprod, toEpsilon, toX0, transfer } from "./schedule.js";
 
 /** n evenly spaced, falling timesteps, the last of them `steps_offset`: 981, 961, … 21, 1 for n = 50. */
 function leading(n, { num_train_timesteps: most, steps_offset: offset }) {
@@ -16,6 +17,7 @@ function weightedSum(weights, noises) {
 
 class Sampler {
   initNoiseSigma = 1;
+  begin = 0; // the index of the first step
 
   constructor(config, steps) {
     Object.assign(this, { config, steps, alphas: alphasCumprod(config), timesteps: leading(steps, config) });
@@ -23,6 +25,11 @@ class Sampler {
 
   scale(x) {
     return x;
+  }
+
+  /** Clean latents with noise up to step i; without, after the last step. */
+  addNoise(clean, noise, i) {
+    return i < this.timesteps.length ? addNoise(clean, noise, this.alphas[this.timesteps[i]]) : clean;
   }
 
   /** ᾱ at a timestep; after the last step, ᾱ of t = 0, or 1 if `set_alpha_to_one`. */
@@ -65,8 +72,8 @@ class PNDM extends Sampler {
   step(output, i, x) {
     let t = this.timesteps[i], blend;
     const { eps, x0 } = this.guess(output, i, x);
-    if (i === 1) { // the first step again: from its start, with the mean of the slopes at both ends
-      [t, x] = [this.timesteps[0], this.start];
+    if (i === this.begin + 1) { // the first step again: from its start, with the mean of the slopes at both ends
+      [t, x] = [2 * t - this.next(t), this.start];
       blend = eps.map((e, j) => (this.noises[0][j] + e) / 2);
     } else {
       this.start = x;
@@ -93,6 +100,10 @@ class LMS extends Sampler {
     this.initNoiseSigma = this.sigmas[0];
   }
 
+  addNoise(clean, noise, i) {
+    return clean.map((value, j) => value + this.sigmas[i] * noise[j]);
+  }
+
   scale(x, i) {
     return x.map((value) => value / Math.sqrt(this.sigmas[i] ** 2 + 1));
   }
@@ -106,7 +117,7 @@ class LMS extends Sampler {
   step(output, i, x) {
     const { eps, x0 } = this.guess(output, i, x);
     this.noises = [eps, ...this.noises.slice(0, 3)];
-    const past = this.noises.map((_, j) => this.sigmas[i - j]);
+    const past = this.sigmas.slice(Math.max(0, i - 3), i + 1).reverse(); // slopes of steps that were not taken count as 0
     const change = weightedSum(integrals(past, this.sigmas[i + 1]), this.noises);
     return { x: x.map((value, j) => value + change[j]), x0, eps };
   }

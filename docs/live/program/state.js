@@ -1,6 +1,6 @@
 // What the reader has chosen, kept in the address (#prompt=…&seed=…), so that a link holds it.
 
-export const SCREENS = ["words", "noise", "loop", "guidance", "attention", "knobs", "seeds"];
+export const SCREENS = ["words", "noise", "loop", "guidance", "attention", "knobs", "seeds", "paint"];
 const NUMBERS = ["steps", "scale", "width", "height"];
 
 /** The settings at the start: the first example, 20 steps, the model's own scale and sampler. */

@@ -35,10 +35,9 @@ export function mount(root, app) {
       const { run, index, step } = app;
       root.hidden = !run;
       if (!run) return;
-      const count = run.timesteps?.length ?? run.steps.length;
       slider.max = Math.max(0, run.steps.length - 1);
       slider.value = index;
-      told.textContent = step ? `step ${index + 1} of ${count} · t = ${Math.round(step.t)}` : "waiting for the first step";
+      told.textContent = step ? `step ${index + 1} of ${run.total} · t = ${Math.round(step.t)}` : "waiting for the first step";
       if (seen !== run) (seen = run), strip.replaceChildren();
       while (strip.children.length < run.steps.length) {
         const i = strip.children.length, canvas = picture(`The guess at step ${i + 1}`);

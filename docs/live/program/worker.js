@@ -1,6 +1,6 @@
 // A worker: computes off the page's thread, so that the page stays responsive. One job at a time, in the order of asking.
 //
-// Messages in: {id, job, …}; {stop: id}. Messages out: {id, step}, {id, done}, {id, error}.
+// Messages in: {id, job, …}; {stop: id}. Messages out: {id, step}, {id, done}, {id, error}, {notice}.
 
 import { Networks } from "./networks.js";
 import { denoise } from "./pipeline.js";
@@ -13,11 +13,13 @@ const stopped = new Set();
 const breathe = () => new Promise((resolve) => setTimeout(resolve)); // lets a "stop" come in
 
 const jobs = {
-  async load({ runtime, graphs, tokenizer: files, config: settings }) {
+  async load({ runtime, graphs, tokenizer: files, config: settings, device }) {
     config = settings;
     tokenizer = new Tokenizer(files);
-    networks = await Networks.load(runtime, graphs, config);
-    return {};
+    networks = await Networks.load(runtime, graphs, config, (notice) => postMessage({ notice }));
+    if (!graphs.unet) return {};
+    const why = device === "webgpu" ? await networks.moveToGpu(graphs.unet, tokenizer) : "";
+    return { device: networks.device, why };
   },
 
   async encode({ texts }) {
@@ -33,6 +35,10 @@ const jobs = {
       if (stopped.has(id)) return { stopped: true };
     }
     return { latents };
+  },
+
+  async compress({ image, height, width }) {
+    return networks.compress(image, height, width);
   },
 
   async decode({ latents, h, w }) {

@@ -11,6 +11,7 @@ export function mount(root, app) {
   const names = levels.map(() => h("span", {}));
   const slider = h("input", { type: "range", min: 0, max: 4, step: 0.1, value: 1, id: "weight", "aria-label": "Attention of this word" });
   const output = h("output", { for: "weight", class: "formula" });
+  const mute = h("button", { class: "quiet", onclick: () => ((slider.value = Number(slider.value) ? 0 : 1), slider.oninput()) });
   const again = h("button", { onclick: () => app.draw({ muted: factors() }) }, "Draw with this attention");
   const reset = h("button", { class: "quiet", onclick: () => (weights.clear(), app.draw()) }, "Reset");
   const unchanged = picture("The picture before"), comparison = h("div", { class: "row two" }, figure(unchanged, "every word × 1"), h("div", {}));
@@ -19,7 +20,7 @@ export function mount(root, app) {
     h("div", { class: "row" },
       figure(h("div", { class: "veiled" }, under, over), "all levels on the guess x̂₀"),
       ...maps.map((map, i) => figure(map, names[i]))),
-    h("div", { class: "fork" }, h("label", { class: "slider grow", for: "weight" }, h("span", {}, "this word ×"), slider, output), again, reset),
+    h("div", { class: "fork" }, h("label", { class: "slider grow", for: "weight" }, h("span", {}, "this word ×"), slider, output), mute, again, reset),
     comparison,
   ); // prettier-ignore
   const before = prelude.mount(root, app, stage, "Draw a picture to see where each of your words is read.");
@@ -74,6 +75,7 @@ export function mount(root, app) {
       button.style.opacity = Math.max(0.35, Math.min(1, 0.4 + 0.6 * weight));
       button.dataset.weight = weight === 1 ? "" : `×${weight.toFixed(1)}`;
     }
+    mute.textContent = Number(slider.value) ? "Mute" : "Unmute";
     output.textContent = Number(slider.value) === 0 ? "× 0: muted" : `× ${Number(slider.value).toFixed(1)}`;
     again.hidden = [...weights.values()].every((weight) => weight === 1) && !run.request.muted;
     reset.hidden = again.hidden;

@@ -37,7 +37,7 @@ export function mount(root, app) {
 
   let seen;
   function update() {
-    const { run, step, index } = app, ready = Boolean(step?.uncond);
+    const { run, step } = app, ready = Boolean(step?.uncond);
     before.update(Boolean(step));
     stage.hidden = !ready;
     note.hidden = !step || ready;
@@ -54,7 +54,7 @@ export function mount(root, app) {
     output.textContent = `w = ${w.toFixed(1)}`;
     told.textContent = `The same three as arrows in ${step.cond.length.toLocaleString("en")} dimensions, seen in the plane that holds them. With and without words are ${angle.toFixed(1)}° apart.`;
     const sampler = new SAMPLERS[run.request.sampler](config.scheduler, run.request.steps);
-    decode(sampler.guess(guided, index, step.x).x0, run);
+    decode(sampler.guess(guided, step.place, step.x).x0, run);
   }
   slider.oninput = update;
   return { update };
