@@ -56,8 +56,8 @@ def show_u(tiny: Sequence[Block], sd15: Sequence[Block], skips: tuple[int, int])
         draw_u(ax, blocks, 0.3 * thick, 0.22 * side, count)
         ax.set(title=name)
         ax.set_axis_off()
-    axes[1].add_patch(Rectangle((0, -180), tiny[0].shape[0], tiny[0].shape[1], facecolor=ORANGE))
-    axes[1].text(150, -172, "the built-in model's\nfirst block, to scale", va="center", size=8, color=ORANGE)
+    axes[1].add_patch(Rectangle((0, -200), tiny[0].shape[0], tiny[0].shape[1], facecolor=ORANGE))
+    axes[1].text(150, -192, "the built-in model's\nfirst block, to scale", va="center", size=8, color=ORANGE)
     for ax in axes:
         ax.autoscale_view()
     handles = [ax.plot([], [], marker, color=color)[0] for marker, color in (("o", ORANGE), ("s", TEAL), ("-", GREY))]
