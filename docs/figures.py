@@ -161,12 +161,15 @@ def snow():
     edited(minisd.StableDiffusionInpaintPipeline, images, "snow", mask)
 
 
+FOUR_SAMPLERS = ("pndm", "ddim", "dpm++2m", "lcm")  # docs/samplers.md has a table of all
+
+
 def curves():
     """The share of right pictures, by guidance scale (left), and by sampler and steps (right). Bars are 95 % intervals (Wilson)."""
     measured = json.loads((MEASURED / "curves.json").read_text(encoding="utf-8"))
     figure, (scales, steps) = page(1, 2, height=3.2, sharey=True)
     for axes, curve, group, x in ((scales, "guidance", "set", "scale"), (steps, "steps", "sampler", "steps")):
-        points = [point for point in measured if point["curve"] == curve]
+        points = [point for point in measured if point["curve"] == curve and point["sampler"] in FOUR_SAMPLERS]
         for i, name in enumerate(dict.fromkeys(point[group] for point in points)):
             mine = [(point[x] * 1.02**i, Rate(point["right"], point["of"])) for point in points if point[group] == name]
             rates = [rate for _, rate in mine]
