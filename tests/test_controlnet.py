@@ -235,7 +235,7 @@ def test_wrong_arguments_are_named(pipe, given, says):
 
 
 def test_parts_that_do_not_fit(pipe, folders, tmp_path):
-    with pytest.raises(TypeError, match="a StableDiffusionControlNetPipeline needs controlnet=…, which checkpoints do not contain"):
+    with pytest.raises(TypeError, match="StableDiffusionControlNetPipeline needs controlnet=…, which checkpoints do not contain"):
         StableDiffusionControlNetPipeline.from_pretrained(folders["v1"])
     with pytest.raises(TypeError, match="unknown argument controlnet"):
         StableDiffusionPipeline.from_pretrained(folders["v1"], controlnet=pipe.controlnet)
