@@ -208,7 +208,7 @@ PLACES = {  # of each room in the figure: column, and row from the bottom
     "evaluate": (0, 4.4), "processes": (0.75, 4.4), "command": (1.75, 4.4),
     "words": (3, 2.6), "few steps": (3, 3.2), "editing": (2.9, 3.9), "explain": (2.9, 4.7), "foreign": (2.4, 2.2),
     "fast": (0.3, 2.6), "adapters": (-1, 4.2), "system": (1.6, 5.7),
-    "train": (-0.4, 5.3), "lessons": (-0.4, 6.2),
+    "train": (-0.4, 5.3), "lessons": (-0.4, 6.2), "finetune": (0.5, 5.7),
 }  # fmt: skip
 
 

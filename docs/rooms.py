@@ -42,7 +42,20 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "train": (
         ["train", "second"],
-        {"config", "numerics", "networks", "samplers", "tokenizer", "pipeline", "tiny", "evaluate", "processes", "system"},
+        {
+            "config",
+            "numerics",
+            "networks",
+            "samplers",
+            "tokenizer",
+            "pipeline",
+            "adapters",
+            "weights",
+            "tiny",
+            "evaluate",
+            "processes",
+            "system",
+        },
     ),
     "finetune": (
         ["finetune"],

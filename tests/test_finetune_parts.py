@@ -278,7 +278,7 @@ ERRORS = {
     "size": (["--size", "30", "--caption", "x"], "--size must be a multiple of 8, not 30"),
     "known word": (
         ["--method", "inversion", "--init-word", "cat", "--token", "cat"],
-        "--token: the tokenizer knows the word 'cat' already; give another",
+        "--token: the tokenizer already has the word 'cat'; choose another",
     ),
 }
 

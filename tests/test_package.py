@@ -34,5 +34,6 @@ def test_the_wheel_is_small(wheel):
 
 
 def test_the_model_is_small():
-    files = [path for path in (ROOT / "minisd" / "tiny").rglob("*") if path.suffix == ".safetensors"]
+    """The LoRA of four steps, which has its own limit, is not part of the model."""
+    files = [path for path in (ROOT / "minisd" / "tiny").rglob("*.safetensors") if "lora" not in path.name]
     assert sum(path.stat().st_size for path in files) <= 20_000_000

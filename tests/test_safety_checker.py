@@ -197,7 +197,7 @@ def test_a_tower_that_overflows_hides_nothing_in_silence():
 def test_a_damaged_concept_is_said():
     checker = small_checker()
     checker.concept_embeds[4, 0] = np.nan
-    with pytest.raises(FloatingPointError, match="the safety checker: weights are damaged"):
+    with pytest.raises(FloatingPointError, match="the safety checker: the weights are damaged"):
         checker(pictures((64, 64)))
 
 

@@ -46,7 +46,7 @@ def test_cosine_betas_give_back_the_cosine():
 
 
 def test_unknown_schedule_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"'sigmoid' is not one of .*scaled_linear"):
+    with pytest.raises(ValueError, match=r"beta_schedule must be .*scaled_linear.*, not 'sigmoid'"):
         schedule.betas("sigmoid", 0.1, 0.2, 10)
 
 
