@@ -203,7 +203,7 @@ def ablations():
 
 PLACES = {  # of each room in the figure: column, and row from the bottom
     "pretrained": (-1, 0), "config": (0.5, 0), "numerics": (1.9, 0),
-    "tokenizer": (-0.2, 1.2), "networks": (0.95, 1.2), "samplers": (2.3, 1.2),
+    "tokenizer": (-0.5, 1.2), "networks": (0.95, 1.2), "samplers": (2.5, 1.2),
     "safety": (1.3, 2.2), "weights": (-1, 3), "pipeline": (1.75, 3.2), "tiny": (0.3, 3.4),
     "evaluate": (0, 4.4), "processes": (0.75, 4.4), "command": (1.75, 4.4),
     "words": (3, 2.6), "few steps": (3, 3.2), "editing": (2.9, 3.9), "explain": (2.9, 4.7), "foreign": (2.4, 2.2),
