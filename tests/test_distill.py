@@ -69,6 +69,7 @@ def test_only_loras_learn(pipe, latents, tmp_path):
     assert all(weight.abs().max() > 0 for name, weight in after.items() if name.endswith("up.weight"))
 
 
+@pytest.mark.slow
 def test_a_student_that_agrees_more_comes_of_it(pipe, latents, tmp_path):
     recipe = Recipe(steps=30, batch_size=4, learning_rate=2e-3, warmup=1, decay=0.01, ema=0.5)
     student, loss_of = distill.student_of(pipe.unet, rank=4), distill.loss_with(pipe, latents, recipe=recipe)
