@@ -34,7 +34,7 @@ from .schedulers.names import name_of, with_sigmas
 from .sheet import image_grid
 
 if TYPE_CHECKING:
-    from .explain import Watch
+    from .explain.record import Watch
 
 BATCH = 4  # images per batch
 NAME = 100  # bytes of the prompt in a file name, few enough for every file system after the seed is appended
@@ -168,7 +168,7 @@ def watched(pipe: StableDiffusionPipeline, args: argparse.Namespace) -> Abstract
     """Records what `--explain` shows; does nothing without it."""
     if not args.explain:
         return nullcontext()
-    from .explain import watched
+    from .explain.record import watched
 
     return watched(pipe)
 

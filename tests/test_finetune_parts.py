@@ -18,12 +18,13 @@ from minisd.finetune.examples import Example, fingerprint_of, read_examples
 from minisd.finetune.forecast import duration, forecast
 from minisd.finetune.latents import cached_latents, fitted, survey
 from minisd.finetune.learner import lent
-from minisd.finetune.objective import Data, loss_with, snr_weights, target, with_offset
+from minisd.finetune.objective import Data, loss_with, target, with_offset
 from minisd.finetune.recomputed import recompute_activations
 from minisd.finetune.settings import Settings
 from minisd.schedulers import PNDMScheduler
 from minisd.train import loop
 from minisd.train.loop import Recipe, batch_noise, fast_arithmetic, train
+from minisd.train.unet import min_snr_weights
 
 RECIPE = Recipe(steps=4, batch_size=4, learning_rate=1e-2, warmup=1, bfloat16=False)
 
@@ -132,7 +133,7 @@ def test_weights_and_targets_as_in_diffusers(kind):
     t = torch.tensor([0, 100, 500, 999])
     snr = compute_snr(theirs, t)
     expected = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1 if kind == "v_prediction" else snr)
-    assert torch.allclose(snr_weights(ours.alphas_cumprod, 5.0, kind)[t], expected, rtol=1e-4)
+    assert torch.allclose(min_snr_weights(ours.alphas_cumprod, 5.0, kind)[t], expected, rtol=1e-4)
     x0, noise = randn(4, 4, 8, 8), randn(4, 4, 8, 8, seed=1)
     wanted = noise if kind == "epsilon" else theirs.get_velocity(x0, noise, t)
     assert torch.allclose(target(x0, noise, ours.alphas_cumprod[t].view(-1, 1, 1, 1), kind), wanted, atol=1e-5)

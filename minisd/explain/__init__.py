@@ -14,9 +14,7 @@ from PIL import Image
 from ..disk import check_writable, replacing
 from ..image import to_pil
 from ..pipeline import StableDiffusionPipeline
-from .record import Watch, watched
-
-__all__ = ["Watch", "explain", "watched"]
+from .record import watched
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""How long a training will take and how much memory, found by a step from which nothing is learnt."""
+"""Estimates the time and memory of a training with a trial pass that changes no weights."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(networks: list[nn.Module], trained: nn.Module, loss_of: Callable, recipe: Recipe) -> Forecast:
-    """Compute the first gradient twice, of which the first warms up; count the networks and what is kept for the gradient."""
+    """Time one pass after a warm-up pass; count the weights and the activations kept for the gradient."""
     weights = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for net in networks for p in net.parameters()}
     kept: dict[int, int] = {}
 

@@ -1,24 +1,18 @@
 """Pictures of any size, fitted to one size and encoded once: the UNet learns from latents, so the VAE need not run again."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
 from ..editing.pictures import upright
-from ..image import to_tensor
 from ..open_image import open_image
-from ..processes import from_all, rank_and_world
-from ..train.loop import device
+from ..processes import rank_and_world
 from ..train.state import read_state, write_state
+from ..train.unet import encoded
 from ..vae import AutoencoderKL
 from .examples import Example, named
-
-BATCH = 4  # pictures that are encoded at once
 
 
 def fitted(path: Path, size: int) -> Image.Image:
@@ -49,18 +43,11 @@ def survey(examples: Sequence[Example], size: int) -> str:
     return f"{len(examples)} picture{'s' * (len(examples) > 1)} of {size}×{size} pixels" + (f": {said}" if said else "")
 
 
-@torch.no_grad()
 def cached_latents(file: Path, vae: AutoencoderKL, pictures: Sequence[Path], size: int) -> Tensor:
-    """The scaled latents of the pictures, (N, 4, h, w) in float16; each process encodes its share. What `file` has is read."""
+    """The scaled latents of the pictures, (N, 4, h, w) in float16, read from `file` if it exists and otherwise written to it."""
     if file.exists():
         return read_state(file)["latents"]
-    rank, world = rank_and_world()
-    share = [pictures[i % len(pictures)] for i in range(rank, world * math.ceil(len(pictures) / world), world)]
-    parts = []
-    for first in tqdm(range(0, len(share), BATCH), "latents", disable=True if rank else None):
-        x = torch.stack([to_tensor(fitted(path, size)) for path in share[first : first + BATCH]]).to(device())
-        parts.append((vae.encode(x).latent_dist.mode() * vae.config.scaling_factor).half())
-    latents = torch.stack(from_all(torch.cat(parts)), dim=1).flatten(0, 1)[: len(pictures)].cpu()
-    if rank == 0:
+    latents = encoded(vae, lambda i: fitted(pictures[i], size), len(pictures))
+    if rank_and_world()[0] == 0:
         write_state(file, {"latents": latents})
     return latents

@@ -18,7 +18,7 @@ from ..processes import rank_and_world
 from ..schedule import add_noise, velocity
 from ..schedulers import Scheduler
 from ..train.loop import Recipe, batch_noise, device, sample_seeds
-from ..train.unet import by_timestep
+from ..train.unet import by_timestep, min_snr_weights
 from .examples import Example
 from .settings import Settings
 
@@ -50,14 +50,6 @@ class Data(NamedTuple):
         return first + order(f"{seed}/{first}/{epoch}", count)[place]
 
 
-def snr_weights(alphas_cumprod: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """How much the error at each timestep counts: min(SNR, γ) for x0, divided by SNR for ε and by SNR + 1 for v."""
-    snr = alphas_cumprod / (1 - alphas_cumprod)
-    if prediction_type == "epsilon":
-        return (gamma / snr).clamp(max=1)
-    return snr.clamp(max=gamma) / (snr + 1 if prediction_type == "v_prediction" else 1)
-
-
 def target(x0: Tensor, noise: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:
     """What a perfect model would predict."""
     return {"epsilon": noise, "v_prediction": velocity(x0, noise, alpha), "sample": x0}[prediction_type]
@@ -72,7 +64,7 @@ def loss_with(predict: Predict, data: Data, scheduler: Scheduler, recipe: Recipe
     """The loss of a batch, for `train`."""
     kind = scheduler.config.prediction_type
     alphas_cumprod = scheduler.alphas_cumprod.to(device())
-    weights = snr_weights(alphas_cumprod, settings.min_snr, kind) if settings.min_snr else torch.ones_like(alphas_cumprod)
+    weights = min_snr_weights(alphas_cumprod, settings.min_snr, kind) if settings.min_snr else torch.ones_like(alphas_cumprod)
 
     def loss_of(model: nn.Module, number: int) -> tuple[Tensor, dict[str, float]]:
         # What this process's samples are

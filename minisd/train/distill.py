@@ -87,6 +87,5 @@ def run(folder: Path, recipe: Recipe = RECIPE, model: str = "tiny"):
     fast.set_progress_bar_config(disable=True)
     trained = train(folder / "distill", student, recipe, loss_with(pipe, latents, recipe=recipe), show_with(fast, steps=STEPS))
     if rank_and_world()[0] == 0:
-        tensors = {name: tensor.half() for name, tensor in lora_tensors("unet", trained).items()}
         with replacing(folder / "distill" / FILE) as partial:
-            write_tensors(partial, tensors)
+            write_tensors(partial, lora_tensors("unet", trained), torch.float16)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -57,24 +58,38 @@ def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = t
     cached = read_state(file)["latents"] if file.exists() else torch.empty(0, 4, 16, 16).half()
     if len(cached) >= count:
         return cached[:count]
-    rank, world = rank_and_world()
-    share = math.ceil((count - len(cached)) / world)
-    mine, parts = [len(cached) + i * world + rank for i in range(share)], []
-    for first in tqdm(range(0, share, 4), desc="latents", disable=rank > 0):
-        pictures = torch.stack([to_tensor(draw(scene(i))) for i in mine[first : first + 4]]).to(device())
-        with fast_arithmetic(RECIPE):
-            parts.append((vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
-    shares = from_all(torch.cat(parts))
-    latents = torch.cat([cached, torch.stack(shares, dim=1).flatten(0, 1)])[:count]
-    if rank == 0:
+    with fast_arithmetic(RECIPE):
+        new = encoded(vae, lambda i: draw(scene(len(cached) + i)), count - len(cached))
+    latents = torch.cat([cached, new])
+    if rank_and_world()[0] == 0:
         write_state(file, {"latents": latents})
     return latents
 
 
-def min_snr_weights(alphas_cumprod: Tensor) -> Tensor:
-    """The weight of the error of ε at each timestep, min(SNR, γ) / SNR (Hang et al. 2023, §3.4)."""
-    signal_to_noise = alphas_cumprod / (1 - alphas_cumprod)
-    return (GAMMA / signal_to_noise).clamp(max=1)
+@torch.no_grad()
+def encoded(vae: AutoencoderKL, picture: Callable[[int], Image.Image], count: int, batch_size: int = 4) -> Tensor:
+    """The scaled latents of pictures 0 to `count` - 1, (count, 4, h, w) in float16 on the CPU; each process encodes a share.
+
+    Shares have the same size, so some processes may encode a picture again, which is then left out.
+    """
+    rank, world = rank_and_world()
+    share = [i % count for i in range(rank, world * math.ceil(count / world), world)]
+    parts = []
+    for first in tqdm(range(0, len(share), batch_size), "latents", disable=True if rank else None):
+        pictures = torch.stack([to_tensor(picture(i)) for i in share[first : first + batch_size]]).to(device())
+        parts.append((vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
+    return torch.stack(from_all(torch.cat(parts)), dim=1).flatten(0, 1)[:count]
+
+
+def min_snr_weights(alphas_cumprod: Tensor, gamma: float = GAMMA, prediction_type: str = "epsilon") -> Tensor:
+    """The weight of the error at each timestep: min(SNR, γ) for x0, divided by SNR for ε and by SNR + 1 for v.
+
+    Source: Hang et al. 2023, §3.4.
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1)
+    return snr.clamp(max=gamma) / (snr + 1 if prediction_type == "v_prediction" else 1)
 
 
 def loss_with(
