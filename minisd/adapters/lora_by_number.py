@@ -1,6 +1,6 @@
 """LoRA files of cloneofsimo's program: `unet:17:up` belongs to the 18th layer that the program found in diffusers 0.11.
 
-The metadata list the classes in which it searched. It visited up blocks before the mid block, attentions before ResNet blocks, the
+The metadata list the classes that it searched. It visited up blocks before the mid block, attentions before ResNet blocks, the
 feed-forward layer between the two attentions, and, in the text encoder, k and v before q.
 """
 

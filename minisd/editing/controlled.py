@@ -21,7 +21,7 @@ from .pictures import Pictures, read_pictures
 
 @dataclass(frozen=True)
 class ControlRequest(Request):
-    """A request with, per ControlNet, images (k, 3, H, W) in [0, 1], a strength, and the range of steps in which it is active."""
+    """A request with, per ControlNet, images (k, 3, H, W) in [0, 1], a strength, and the range of steps that it affects."""
 
     images: list[Tensor]
     scales: list[float]

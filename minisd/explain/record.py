@@ -23,7 +23,7 @@ FRAME = 256  # the longest side of a frame of the film, in pixels
 
 @contextmanager
 def watched(pipe: StableDiffusionPipeline) -> Iterator["Watch"]:
-    """Record the calls of a pipeline's UNet as long as the context is open; whoever runs the loop adds its steps."""
+    """Record the UNet calls of a pipeline while the context is open; the code that runs the loop appends the steps."""
     with attention_maps(pipe) as maps:
         watch = Watch(pipe, maps)
         hook = pipe.unet.register_forward_hook(
@@ -88,7 +88,7 @@ def tokens(pipe: StableDiffusionPipeline, prompt: str) -> list[dict[str, Any]]:
 
 
 def guidance(prediction: Tensor, scale: float, guidance_rescale: float) -> dict[str, Any] | None:
-    """Of the predictions without and with the prompt and the guided one: lengths, the angle of the first two, and a map.
+    """Compare the unconditional, conditional and guided predictions: their norms, the angle between the first two, and a map.
 
     The angle is in degrees. The map is the mean over the channels of |with − without|: where the words change the prediction.
     """

@@ -120,8 +120,8 @@ def show_way(prompt: str, ids: Tensor, context: Tensor, noise: Tensor, latents: 
     arrow(ax, (2.35, 1.95), (2.35, bottom + 0.69), color=SLATE)
     show(
         figure,
-        "The way from prompt to picture with every tensor drawn. The ids are a grid of 77 positions, of which the first few are "
-        "words and the rest padding. The context is two sheets of stripes, one line per position. Below, grey noise enters the "
+        "The way from prompt to picture with every tensor drawn. The ids are a grid of 77 positions: the first few are "
+        "words, the rest is padding. The context is two sheets of stripes, one line per position. Below, grey noise enters the "
         f"loop of UNet and scheduler, which runs {calls} times, and leaves it as latents in which the shapes of the picture are "
         "visible; the VAE turns them into the picture.",
     )

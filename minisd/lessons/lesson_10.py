@@ -23,7 +23,7 @@ NEAREST = (
     "Five of the model's pictures, and below each the nearest training page: mostly the same place, with similar colours in "
     "similar parts, but not the same scene."
 )
-FAILURES = "Ten numbered pictures, most of which look right. What was asked for and what the judges found is printed below."
+FAILURES = "Ten numbered pictures. Most look right. The prompts and the judges' findings are printed below."
 UPSIDE_DOWN = (
     "Five drawings for the prompt “a horse riding an astronaut”, from the seeds 0 to 4: each a brown astronaut on something white."
 )

@@ -14,7 +14,7 @@ class Configured(Pretrained):
     spacings: ClassVar[tuple[str, ...]]  # a subset of SPACINGS; the first is the default
     predictions: ClassVar[tuple[str, ...]] = ("epsilon", "v_prediction", "sample")
     choices: ClassVar[Mapping[str, tuple]] = {}  # the allowed values of other settings
-    implemented: ClassVar[Mapping[str, Any]] = {}  # diffusers settings of which only this value is implemented
+    implemented: ClassVar[Mapping[str, Any]] = {}  # diffusers settings with a single implemented value
 
     def __init__(self, config: SchedulerConfig | None = None, **settings: Any):
         config = config or self.config_class()

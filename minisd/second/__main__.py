@@ -1,8 +1,8 @@
-"""`python -m minisd.second …`: trains the second edition from scratch. Run the same command again to resume.
+"""`python -m minisd.second …`: trains the second edition. Run the same command again to resume.
 
     python -m minisd.second clip                 # the text encoder
     python -m minisd.second features             # the network of the perceptual loss
-    python -m minisd.second vae                  # needs features
+    python -m minisd.second vae                  # needs features; starts from the first edition's
     python -m minisd.second decoder              # needs vae; adds the discriminator
     python -m minisd.second unet                 # needs clip and vae
     python -m minisd.second pack --to my-model   # a folder for `python -m minisd.generate --model my-model`

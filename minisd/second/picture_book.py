@@ -128,7 +128,7 @@ def sample(rng: random.Random, held_out: bool = False) -> Scene:
 
 
 def compose(request: Request, rng: random.Random) -> Scene:
-    """A scene of which the request is true; everything else is random."""
+    """A scene that matches the request; everything else is random."""
     places = rng.sample([*COLORS], 10) if rng.random() < 0.45 else rng.sample([*SCENERY], 5)
     place = request.place or next(place for place in places if place not in request.colors)
     colors = free_colors(request.colors, place, rng)
