@@ -106,12 +106,13 @@ def from_diffusers(part: str, tensors: Mapping[str, Tensor], network: nn.Module,
 
 def fill(network: N, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> N:
     """Assign checked tensors to a network, cast to `dtype`; tensors without a cast share their memory. Empties the dict."""
-    weights = {name: tensors.pop(name) for name in list(tensors)}
-    for name, tensor in weights.items():
-        weights[name] = tensor.to(dtype or tensor.dtype)  # one at a time, so that the weights never exist twice
-    network.load_state_dict(weights, assign=True)
+    modules = dict(network.named_modules())
+    for name in list(tensors):
+        tensor = tensors.pop(name)  # one at a time, so that the weights never exist twice
+        module, _, parameter = name.rpartition(".")
+        setattr(modules[module], parameter, nn.Parameter(tensor.to(dtype or tensor.dtype), requires_grad=False))
     speed_up(network)
-    return network.eval().requires_grad_(False)
+    return network.eval()
 
 
 def load_strictly(network: N, tensors: Mapping[str, Tensor], where: str) -> N:
