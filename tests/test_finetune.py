@@ -250,7 +250,7 @@ def test_files_hold_the_average_of_what_was_learnt(results):
 @pytest.mark.parametrize("case", METHODS)
 def test_the_card_says_how_it_was_made_and_how_to_use_it(case, results):
     card = (results(case) / "README.md").read_text(encoding="utf-8")
-    assert f"--method {case.split(',')[0]}" in card and "trained on 5 pictures" in card
+    assert f"--method {case.split(',')[0]}" in card and "trained on 5 images" in card
     assert "| steps | 4 |" in card and "| learning rate | 0.01 |" in card and "python -m minisd.generate --model" in card
     use = {"lora": "load_lora_weights", "inversion": "load_textual_inversion", "controlnet": "ControlNetModel.from_pretrained"}
     assert use.get(case.split(",")[0], "StableDiffusionPipeline.from_pretrained") in card

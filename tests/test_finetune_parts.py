@@ -46,9 +46,9 @@ def test_captions_stand_beside_pictures_or_are_one_for_all(tmp_path):
         Example(tmp_path / "a.JPG", ("a cat",), tmp_path / "a.condition.png"),
         Example(tmp_path / "b.png", ("a ball", "a box")),
     ]
-    with pytest.raises(ValueError, match=r"1 \(b.png\) of 2 pictures in .* have no caption"):
+    with pytest.raises(ValueError, match=r"1 \(b.png\) of 2 images in .* have no caption"):
         read_examples(tmp_path)
-    with pytest.raises(ValueError, match=r"1 \(b.png\) of 2 pictures in .* have no picture that a ControlNet could see"):
+    with pytest.raises(ValueError, match=r"1 \(b.png\) of 2 images in .* have no conditioning image"):
         read_examples(tmp_path, ["a ball"], steered=True)
 
 
@@ -60,12 +60,12 @@ def test_metadata_as_imagefolders_have_it(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(json.dumps(line) + "\n\n")
     assert read_examples(tmp_path, steered=True) == [Example(tmp_path / "a.png", ("a cat",), tmp_path / "edges" / "a.png")]
     for wrong, says in {
-        '{"file_name": "none.png", "text": "x"}': r"1 \(none.png\) of 1 pictures in .* are in metadata.jsonl and not in the folder",
+        '{"file_name": "none.png", "text": "x"}': r"1 \(none.png\) of 1 images in .* are in metadata.jsonl but not in the folder",
         '{"text": "x"}': r"metadata.jsonl, line 1: write \{",
         '{"file_name": 3}': "line 1: file_name, text and conditioning_image must be strings",
         "x": r"metadata.jsonl, line 1: write \{",
         '["a.png"]': r"metadata.jsonl, line 1: write \{",
-        "": "holds no pictures",
+        "": "contains no images",
     }.items():
         (tmp_path / "metadata.jsonl").write_text(wrong)
         with pytest.raises(ValueError, match=says):
@@ -79,7 +79,7 @@ def test_pictures_of_any_size_are_fitted_and_counted(tmp_path):
     middle = np.array(fitted(tmp_path / "wide.png", 32))
     assert middle.shape == (32, 32, 3) and (middle[:, 4:-4, 0] > 250).all()
     examples = [Example(tmp_path / "wide.png", ("x",)), Example(picture(tmp_path / "small.png", 20, 20), ("x",))]
-    assert survey(examples, 32) == "2 pictures of 32×32 pixels: 1 cropped to the middle, 1 enlarged"
+    assert survey(examples, 32) == "2 images of 32×32 pixels: 1 cropped to the centre, 1 enlarged"
     assert survey(examples[1:], 16) == "1 picture of 16×16 pixels"
 
 
@@ -87,10 +87,10 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path):
     examples = [Example(picture(tmp_path / f"{i}.png"), ("x",)) for i in range(3)]
     examples[0].picture.write_text("no picture")
     examples[2].picture.write_bytes(examples[1].picture.read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"2 \(0.png, 2.png\) of 3 pictures cannot be read; mend or remove them \(.*0.png is not"):
+    with pytest.raises(ValueError, match=r"2 \(0.png, 2.png\) of 3 images cannot be read; repair or remove them \(.*0.png is not"):
         survey(examples, 32)
     steered = [replace(examples[1], condition=picture(tmp_path / "c.png", 64, 32))]
-    with pytest.raises(ValueError, match=r"1 \(1.png\) of 1 pictures have another shape than what a ControlNet is to see"):
+    with pytest.raises(ValueError, match=r"1 \(1.png\) of 1 images have a different aspect ratio from"):
         survey(steered, 32)
 
 
@@ -238,7 +238,7 @@ def test_the_forecast_counts_weights_and_what_the_gradient_needs():
     weights = 4 * (5 * numbers + sum(p.numel() for p in frozen.parameters()))
     assert weights < expected.bytes < weights + 4 * 50 * 100 * 6 and expected.seconds > 0
     assert all(p.grad is None for p in model.parameters())
-    assert "4 steps of 2 pictures take about 2 seconds and 0 MB" in expected.sentence(4, 2)
+    assert "4 steps of 2 images take about 2 seconds and 0 MB" in expected.sentence(4, 2)
     assert [duration(s) for s in (0.1, 100, 1000, 7200, 3e5)] == ["2 seconds", "100 seconds", "17 minutes", "2 hours", "3 days"]
 
 
@@ -261,20 +261,20 @@ def data(tmp_path) -> Path:
 
 
 ERRORS = {
-    "no captions": ([], r"1 \(a.png\) of 1 pictures in .* have no caption"),
-    "no folder": (["--data", "nowhere"], "nowhere is no folder; name a folder with pictures by --data"),
+    "no captions": ([], r"1 \(a.png\) of 1 images in .* have no caption"),
+    "no folder": (["--data", "nowhere"], "nowhere is not a folder; choose a folder of images with --data"),
     "steps": (["--steps", "0"], "--steps must be 1 or more, not 0"),
     "rate": (["--learning-rate", "nan"], "--learning-rate must be"),
     "gamma": (["--min-snr", "0"], "--min-snr must be 0.001 or more"),
-    "dreambooth": (["--method", "dreambooth"], "say by --class-prompt what the new thing is one of"),
-    "inversion": (["--method", "inversion"], "say by --init-word what the new thing is like"),
+    "dreambooth": (["--method", "dreambooth"], "dreambooth needs the class of the new thing"),
+    "inversion": (["--method", "inversion"], "inversion needs a similar word to start from"),
     "silent": (
         ["--method", "inversion", "--init-word", "cat", "--caption", "a cat"],
-        r"the captions of 1 \(a.png\) pictures lack the new word 'out'; --token chooses another",
+        r"the captions of 1 \(a.png\) images lack the new word 'out'; set another word with --token",
     ),
     "no text": (["--data", "binary"], r"binary/a.txt is not a text file"),
-    "no condition": (["--method", "controlnet", "--caption", "x"], "have no picture that a ControlNet could see"),
-    "needless": (["--init-word", "cat", "--caption", "x"], "--init-word has no meaning for the method lora; leave it out"),
+    "no condition": (["--method", "controlnet", "--caption", "x"], "have no conditioning image"),
+    "needless": (["--init-word", "cat", "--caption", "x"], "--init-word does not apply to the method lora; leave it out"),
     "no model": (["--model", "none.safetensors", "--caption", "x"], "none.safetensors"),
     "size": (["--size", "30", "--caption", "x"], "--size must be a multiple of 8, not 30"),
     "known word": (
@@ -315,13 +315,15 @@ def test_a_folder_belongs_to_one_training(data, tmp_path):
     examples = read_examples(data, ["x"])
     session.keep_to(settings, examples)
     session.keep_to(replace(settings, steps=7, prompt=("y",)), examples)  # more steps may be asked for
-    with pytest.raises(ValueError, match=r"out holds another training: rank was 4 before and is 8 now; name a new folder by --out"):
+    with pytest.raises(
+        ValueError, match=r"out holds another training: rank was 4 before and is 8 now; choose a new folder with --out"
+    ):
         session.keep_to(replace(settings, rank=8), examples)
     with pytest.raises(ValueError, match="another training: pictures was"):
         session.keep_to(settings, [*examples, *examples])
     (tmp_path / "taken").mkdir()
     picture(tmp_path / "taken" / "a.png")
-    with pytest.raises(ValueError, match="taken exists and is not empty; name a new folder by --out"):
+    with pytest.raises(ValueError, match="taken exists and is not empty; choose a new folder with --out"):
         session.check(replace(settings, out=tmp_path / "taken"), RECIPE)
 
 

@@ -1,4 +1,4 @@
-"""The card of a result: how it was made and how to use it, as a README that the Hub shows, and as notes in the file itself."""
+"""The model card of a result, as a README for the Hub and as metadata in the file."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ..train.loop import Recipe
 from .examples import Example
 from .settings import Settings, flag
 
-SHOWN = ("model", "method", "caption", "size", "batch_size", "learning_rate")  # or have no use on the card
+SHOWN = ("model", "method", "caption", "size", "batch_size", "learning_rate")  # elsewhere on the card
 NAMES = {
     "lora": "LoRA",
     "inversion": "textual inversion",
@@ -36,7 +36,7 @@ FLAGS = {
 
 
 def notes(settings: Settings, recipe: Recipe, own: int) -> dict[str, str]:
-    """How the file was made, for its header."""
+    """The settings of the training, for the file's metadata."""
     about = {**settings.record(), "steps": recipe.steps, "pictures": own, "version": __version__}
     return {"minisd.finetune": json.dumps(about)}
 
@@ -46,10 +46,10 @@ def write_card(path: Path, result: Path, settings: Settings, recipe: Recipe, exa
     place = result.relative_to(path.parent).as_posix()
     numbers = {
         "steps": recipe.steps, "batch size": recipe.batch_size, "learning rate": f"{recipe.learning_rate:g}",
-        "pictures": len(examples), "size": f"{settings.size}×{settings.size}",
+        "images": len(examples), "size": f"{settings.size}×{settings.size}",
     }  # fmt: skip
-    usual = {field.name: field.default for field in fields(Settings)}
-    given = {name: value for name, value in settings.record().items() if name not in SHOWN and value != usual[name]}
+    defaults = {field.name: field.default for field in fields(Settings)}
+    given = {name: value for name, value in settings.record().items() if name not in SHOWN and value != defaults[name]}
     numbers |= {f"--{flag(name)}": value for name, value in given.items()}
     rows = "\n".join(f"| {name} | {value} |" for name, value in numbers.items())
     said = "\n".join(f"* {caption}" for caption in captions[:10])
@@ -61,7 +61,7 @@ tags: [stable-diffusion, {settings.method}]
 
 # {settings.out.name}
 
-A {NAMES[settings.method]} for `{settings.model}`, trained on {len(examples)} pictures with minisd {__version__}
+A {NAMES[settings.method]} for `{settings.model}`, trained on {len(examples)} images with minisd {__version__}
 (`python -m minisd.finetune --method {settings.method}`).
 
 ```bash
@@ -83,5 +83,5 @@ Captions{" (the first 10)" if len(captions) > 10 else ""}:
 
 
 def is_id(model: str) -> bool:
-    """Whether a model is an id on the Hub, owner/name."""
+    """Whether a model is an id on the Hub (owner/name)."""
     return model.count("/") == 1 and not Path(model).exists()

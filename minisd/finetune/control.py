@@ -1,4 +1,4 @@
-"""A ControlNet for pictures of your own (Zhang et al. 2023, §3): it starts as a copy of the UNet's way down and changes nothing."""
+"""Trains a ControlNet (Zhang et al. 2023, §3). It starts as a copy of the UNet's encoder half whose output is zero."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ class Control(Learner):
         return fitted(example.condition, self.settings.size)
 
     def rows(self, examples: Sequence[Example]) -> list[list[Image.Image]]:
-        """What the ControlNet sees, and pictures that it steers."""
+        """The conditioning image and the images drawn with it, per example."""
         prompts = self.settings.prompt or [example.captions[0] for example in examples]
         rows = []
         for prompt, example in list(zip(prompts, examples))[: self.ROWS]:
@@ -50,6 +50,6 @@ class Control(Learner):
         return rows
 
     def write(self, folder: Path, notes: dict[str, str]) -> Path:
-        """A folder that minisd and diffusers load."""
+        """Write a folder that minisd and diffusers load."""
         self.controlnet.save_pretrained(folder / "controlnet")
         return folder / "controlnet"

@@ -1,8 +1,8 @@
-"""A folder of pictures as people have it: which pictures there are, what their captions say, and what a ControlNet is to see.
+"""Reads a folder of images with captions and, for a ControlNet, conditioning images.
 
-Captions are in a text file beside each picture (`cat.png`, `cat.txt`), or in `metadata.jsonl`, a line a picture, as in imagefolders
-of 🤗 datasets: {"file_name": "cat.png", "text": "a cat", "conditioning_image": "edges.png"}. Without that file, what a ControlNet
-sees is called `cat.condition.png`.
+Captions are in a text file beside each image (`cat.png`, `cat.txt`), or in `metadata.jsonl`, one line per image, as in an
+imagefolder of 🤗 datasets: {"file_name": "cat.png", "text": "a cat", "conditioning_image": "edges.png"}. Without that file, the
+conditioning image of `cat.png` is `cat.condition.png`.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ CONDITION = ".condition"
 
 @dataclass(frozen=True)
 class Example:
-    """A picture, what may be said of it, and the picture that steers a ControlNet to it."""
+    """An image, its possible captions, and its conditioning image for a ControlNet."""
 
     picture: Path
     captions: tuple[str, ...]
@@ -29,31 +29,31 @@ class Example:
 
 
 def read_examples(folder: Path, captions: Sequence[str] = (), steered: bool = False) -> list[Example]:
-    """The examples in a folder, by name; `captions` are for pictures that have none. Raises ValueError, which says what lacks."""
+    """The examples in a folder, by name. `captions` are for images that have none. Raises ValueError if anything is missing."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; name a folder with pictures by --data")
+        raise ValueError(f"{folder} is not a folder; choose a folder of images with --data")
     found = list(listed(folder) if (folder / METADATA).exists() else beside(folder))
     if not found:
-        raise ValueError(f"{folder} holds no pictures; {', '.join(PICTURES)} are read")
+        raise ValueError(f"{folder} contains no images; supported are {', '.join(PICTURES)}")
     examples = [Example(picture, (caption,) if caption else tuple(captions), condition) for picture, caption, condition in found]
     missing = {
-        "are in metadata.jsonl and not in the folder": [e.picture for e in examples if not e.picture.is_file()],
-        "have no caption: write one into a .txt file beside each, or give one for all by --caption": [
+        "are in metadata.jsonl but not in the folder": [e.picture for e in examples if not e.picture.is_file()],
+        "have no caption: write one in a .txt file beside each, or give one for all with --caption": [
             e.picture for e in examples if not e.captions
         ],
     }
     if steered:
-        missing["have no picture that a ControlNet could see: put NAME.condition.png beside each, or name it in metadata.jsonl"] = [
+        missing["have no conditioning image: put NAME.condition.png beside each, or name it in metadata.jsonl"] = [
             e.picture for e in examples if not (e.condition and e.condition.is_file())
         ]
     for what, pictures in missing.items():
         if pictures:
-            raise ValueError(f"{named(pictures)} of {len(examples)} pictures in {folder} {what}")
+            raise ValueError(f"{named(pictures)} of {len(examples)} images in {folder} {what}")
     return examples
 
 
 def listed(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
-    """Picture, caption and condition of each line of metadata.jsonl."""
+    """The image, caption and conditioning image of each line of metadata.jsonl."""
     for number, line in enumerate(read_text(folder / METADATA).splitlines(), start=1):
         if not line.strip():
             continue
@@ -70,7 +70,7 @@ def listed(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
 
 
 def beside(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
-    """The same of every picture, from the files beside it."""
+    """The image, caption and conditioning image of each image file, from the files beside it."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith("."))
     conditions = {path.stem.removesuffix(CONDITION): path for path in files if path.stem.endswith(CONDITION)}
     for picture in files:
@@ -80,11 +80,11 @@ def beside(folder: Path) -> Iterator[tuple[Path, str, Path | None]]:
 
 
 def named(paths: Sequence[Path], most: int = 3) -> str:
-    """How many, and the first names: "5 (a.png, b.png, c.png, …)"."""
+    """The number of paths and the first names: "5 (a.png, b.png, c.png, …)"."""
     return f"{len(paths)} ({', '.join(path.name for path in paths[:most])}{', …' * (len(paths) > most)})"
 
 
 def fingerprint_of(examples: Iterable[Example]) -> str:
-    """Sixteen hexadecimal digits that change with the pictures' names and sizes and with the captions."""
+    """Sixteen hexadecimal digits that identify the image names, the file sizes and the captions."""
     entries = [[[path.name, path.stat().st_size] for path in (e.picture, e.condition) if path] + list(e.captions) for e in examples]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]

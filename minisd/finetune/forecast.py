@@ -9,22 +9,22 @@ from torch import Tensor, nn
 
 from ..train.loop import Recipe, fast_arithmetic
 
-OF_TRAINED = 5  # numbers for each that learns: itself, its gradient, two of Adam, its moving average
+OF_TRAINED = 5  # values per trained parameter: itself, gradient, two of Adam, moving average
 
 
 class Forecast(NamedTuple):
-    """Seconds of a step, and bytes of all that a training holds in memory at once."""
+    """Seconds per step, and bytes of memory."""
 
     seconds: float
     bytes: int
 
     def sentence(self, steps: int, batch_size: int) -> str:
         memory = f"{self.bytes / 2**30:.1f} GB" if self.bytes >= 2**30 else f"{self.bytes / 2**20:.0f} MB"
-        return f"{steps:,} steps of {batch_size} pictures take about {duration(steps * self.seconds)} and {memory} of memory"
+        return f"{steps:,} steps of {batch_size} images take about {duration(steps * self.seconds)} and {memory} of memory"
 
 
 def forecast(networks: list[nn.Module], trained: nn.Module, loss_of: Callable, recipe: Recipe) -> Forecast:
-    """Time one pass after a warm-up pass; count the weights and the activations kept for the gradient."""
+    """Time a pass after a warm-up pass; count the bytes of the weights and of the activations kept for the backward pass."""
     weights = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for net in networks for p in net.parameters()}
     kept: dict[int, int] = {}
 
@@ -45,7 +45,7 @@ def forecast(networks: list[nn.Module], trained: nn.Module, loss_of: Callable, r
 
 
 def run_pass(trained: nn.Module, loss_of: Callable, recipe: Recipe):
-    """A loss and its gradient."""
+    """Compute a loss and its gradient."""
     with fast_arithmetic(recipe):
         loss, _ = loss_of(trained, 0)
     loss.backward()

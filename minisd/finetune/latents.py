@@ -1,4 +1,4 @@
-"""Pictures of any size, fitted to one size and encoded once: the UNet learns from latents, so the VAE need not run again."""
+"""Scales and crops images to one size and encodes them once, since the UNet only needs their latents."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ from .examples import Example, named
 
 
 def fitted(path: Path, size: int) -> Image.Image:
-    """The middle of a picture, as a square of `size` pixels a side."""
+    """The centre of an image, as a square of `size` × `size` pixels."""
     return ImageOps.fit(upright(open_image(path), "RGB"), (size, size), Image.Resampling.LANCZOS)
 
 
 def survey(examples: Sequence[Example], size: int) -> str:
-    """Open every picture, and say how many change how. Raises ValueError that names those that cannot be read or do not match."""
+    """Open all images and report how many are cropped or enlarged. Raises ValueError if some cannot be read or do not match."""
     cropped, enlarged, unreadable, unlike = [], [], [], []
     for example in examples:
         try:
@@ -35,16 +35,16 @@ def survey(examples: Sequence[Example], size: int) -> str:
         unlike += [example.picture] * (abs(width * other[1] - height * other[0]) > max(width, height))
     if unreadable:
         pictures = named([path for path, _ in unreadable])
-        raise ValueError(f"{pictures} of {len(examples)} pictures cannot be read; mend or remove them ({unreadable[0][1]})")
+        raise ValueError(f"{pictures} of {len(examples)} images cannot be read; repair or remove them ({unreadable[0][1]})")
     if unlike:
-        raise ValueError(f"{named(unlike)} of {len(examples)} pictures have another shape than what a ControlNet is to see of them")
-    counts = {"cropped to the middle": len(cropped), "enlarged": len(enlarged)}
+        raise ValueError(f"{named(unlike)} of {len(examples)} images have a different aspect ratio from their conditioning images")
+    counts = {"cropped to the centre": len(cropped), "enlarged": len(enlarged)}
     said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    return f"{len(examples)} picture{'s' * (len(examples) > 1)} of {size}×{size} pixels" + (f": {said}" if said else "")
+    return f"{len(examples)} image{'s' * (len(examples) > 1)} of {size}×{size} pixels" + (f": {said}" if said else "")
 
 
 def cached_latents(file: Path, vae: AutoencoderKL, pictures: Sequence[Path], size: int) -> Tensor:
-    """The scaled latents of the pictures, (N, 4, h, w) in float16, read from `file` if it exists and otherwise written to it."""
+    """The scaled latents of the images, (N, 4, h, w) in float16, read from `file`, or computed and written to it."""
     if file.exists():
         return read_state(file)["latents"]
     latents = encoded(vae, lambda i: fitted(pictures[i], size), len(pictures))

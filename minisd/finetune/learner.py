@@ -1,4 +1,4 @@
-"""What all methods have in common: a checkpoint that stays as it is, and a small module beside or inside it that learns."""
+"""What all methods share: a frozen checkpoint, and a module beside or inside it that is trained."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from ..sheet import image_grid
 from .examples import Example
 from .settings import Settings
 
-CAPTIONS = 1000  # whose states are kept
+CAPTIONS = 1000  # size of the cache of text states
 
 
 class Learner:
-    """A method. It sets `trained`, and says how to predict and what to write."""
+    """Base class of the methods. A method sets `trained` and defines the prediction and the written file."""
 
-    ROWS, COLUMNS, STEPS = 4, 4, 20  # of the sheet, and in which its pictures are drawn
+    ROWS, COLUMNS, STEPS = 4, 4, 20  # of the sample sheet
 
     trained: nn.Module
     teaches_text = False  # whether gradients go through the text encoder
@@ -35,19 +35,19 @@ class Learner:
         return self.pipe.encode_prompt([caption])[0]
 
     def contexts(self, captions: list[str]) -> Tensor:
-        """Text states (B, 77, D), which are computed once for each caption unless they learn."""
+        """Text states (B, 77, D), computed once per caption unless the text encoder is trained."""
         return self.pipe.encode_prompt(captions) if self.teaches_text else torch.stack([self.states(text) for text in captions])
 
     def predict(self, x: Tensor, t: Tensor, captions: list[str], examples: list[Example]) -> Tensor:
-        """As `Predict` of the objective."""
+        """See `objective.Predict`."""
         return self.pipe.unet(x, t, self.contexts(captions)).sample
 
     def write(self, folder: Path, notes: dict[str, str]) -> Path:
-        """Write what was learnt into the folder, with notes where a file has a place for them; returns its path."""
+        """Write the result into the folder and return its path. Safetensors files get the notes as metadata."""
         raise NotImplementedError
 
     def show_with(self, examples: Sequence[Example]):
-        """Sheets of pictures, always from the same noise."""
+        """A function that draws a sample sheet, always from the same noise."""
 
         @torch.no_grad()
         def show(average: nn.Module, path: Path) -> dict[str, float]:
@@ -73,7 +73,7 @@ class Learner:
 
 @contextmanager
 def lent(module: nn.Module, other: nn.Module) -> Iterator[None]:
-    """Inside, the first module has the weights of the second, and the second those of the first."""
+    """Swap the weights of two modules inside the context."""
 
     def exchange():
         for one, two in zip(module.parameters(), other.parameters()):

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021): thin matrices beside the weights of attention learn, and the file holds nothing else."""
+"""LoRA (Hu et al. 2021): trains low-rank matrices beside the attention weights, and writes only these."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Textual inversion (Gal et al. 2022, §4): every network stays as it is, and the vectors of one new word learn."""
+"""Textual inversion (Gal et al. 2022, §4): trains the embedding vectors of one new word; all networks are frozen."""
 
 import re
 from pathlib import Path
@@ -15,14 +15,14 @@ from .settings import Settings
 
 
 class Vectors(nn.Module):
-    """Rows of the table of word embeddings that learn, (n, D). The table gives the others."""
+    """The trainable rows of the token embedding, (n, D)."""
 
     def __init__(self, rows: Tensor, first: int):
         super().__init__()
         self.rows, self.first = nn.Parameter(rows.clone()), first
 
     def replace_in(self, table: nn.Module, ids: tuple[Tensor], embeddings: Tensor) -> Tensor:
-        """A hook behind the table: ids (B, T), embeddings (B, T, D)."""
+        """A forward hook of the token embedding: ids (B, T), embeddings (B, T, D)."""
         place = ids[0] - self.first
         return torch.where((place >= 0).unsqueeze(-1), self.rows[place.clamp(0, len(self.rows) - 1)], embeddings)
 
@@ -33,13 +33,13 @@ class NewWord(Learner):
     def __init__(self, pipe: StableDiffusionPipeline, settings: Settings):
         super().__init__(pipe, settings)
         self.word = settings.word
-        rows = beginning(pipe, settings.init_word or "", settings.vectors)
+        rows = initial_vectors(pipe, settings.init_word or "", settings.vectors)
         add_words(pipe, checked_words(pipe, {self.word: rows}, "--token"))
         self.trained = vectors = Vectors(rows, added_words(pipe.tokenizer)[pieces_of(self.word, len(rows))[0]])
         pipe.text_encoder.token_embedding.register_forward_hook(vectors.replace_in)
 
     def write(self, folder: Path, notes: dict[str, str]) -> Path:
-        """A file as diffusers writes it. Web interfaces take its name for the word, so it is called as the word."""
+        """Write a file in diffusers' layout, named after the word, because web interfaces take the word from the file name."""
         name = re.sub(r"[^\w.-]", "", self.word)
         path = folder / f"{name or folder.name}.safetensors"
         with replacing(path) as partial:
@@ -47,10 +47,10 @@ class NewWord(Learner):
         return path
 
 
-def beginning(pipe: StableDiffusionPipeline, init_word: str, vectors: int) -> Tensor:
-    """Where the vectors (n, D) start: at those of a word's tokens, or for a single vector at their mean."""
+def initial_vectors(pipe: StableDiffusionPipeline, init_word: str, vectors: int) -> Tensor:
+    """The initial vectors (n, D): those of the word's tokens, or for a single vector their mean."""
     ids = pipe.tokenizer.bpe.encode(init_word).ids
     if not ids:
-        raise ValueError(f"--init-word {init_word!r:.60} has no tokens; give a word")
+        raise ValueError(f"--init-word {init_word!r:.60} has no tokens; choose a word")
     rows = pipe.text_encoder.token_embedding.weight[ids]  # (tokens, D)
     return rows.mean(dim=0, keepdim=True) if vectors == 1 else rows[[i % len(ids) for i in range(vectors)]]

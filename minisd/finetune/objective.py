@@ -1,9 +1,9 @@
-"""The loss of a fine-tuning: guess what was added to latents (Ho et al. 2020, eq. 14), for models of ε, of v and of x0.
+"""The loss of a fine-tuning: predict the noise in latents (Ho et al. 2020, eq. 14), for models that predict ε, v or x0.
 
-Three options change it. *Prior preservation*: every second sample is one of the model's own pictures of the class, so that the new
-cat does not become every cat (Ruiz et al. 2023, eq. 2). *Min-SNR*: timesteps with little noise count less, since they pull against
-the others, and training converges faster (Hang et al. 2023, §3.4). *Offset noise*: the noise gets a random mean in every channel,
-so that the model learns to draw very dark and very light pictures (Guttenberg 2023).
+Three options change it. *Prior preservation*: every second sample is an image that the model itself generated for the class, so
+that not every cat becomes the new cat (Ruiz et al. 2023, eq. 2). *Min-SNR*: timesteps with little noise get smaller weights, since
+their gradients conflict with those of the others, and training converges faster (Hang et al. 2023, §3.4). *Offset noise*: the noise
+gets a random mean in each channel, so that the model learns to draw very dark and very light images (Guttenberg 2023).
 """
 
 import random
@@ -24,26 +24,26 @@ from .settings import Settings
 
 
 class Predict(Protocol):
-    """What a model predicts for latents x (B, 4, h, w) at times t (B,), for captions, and for what a ControlNet sees."""
+    """The prediction for latents x (B, 4, h, w) at timesteps t (B,), with captions and the conditioning images of a ControlNet."""
 
     def __call__(self, x: Tensor, t: Tensor, captions: list[str], examples: list[Example]) -> Tensor: ...
 
 
 @lru_cache(8)
 def order(seed: str, count: int) -> list[int]:
-    """The numbers below `count`, shuffled."""
+    """The numbers from 0 to `count` - 1, shuffled."""
     return random.Random(seed).sample(range(count), count)
 
 
 class Data(NamedTuple):
-    """Examples and their latents (N, 4, h, w). The first `own` are the user's, the others pictures of the class."""
+    """Examples and their latents (N, 4, h, w). The first `own` are the user's, the others class images."""
 
     examples: Sequence[Example]
     latents: Tensor
     own: int
 
     def number(self, sample: int, seed: int) -> int:
-        """The example of a training's n-th sample: each once in every epoch, in an order of its own; classes at odd samples."""
+        """The index of the n-th sample. Each epoch has all examples once, in a new order. Odd samples are class images."""
         of_class = self.own < len(self.examples) and sample % 2
         first, count = (self.own, len(self.examples) - self.own) if of_class else (0, self.own)
         epoch, place = divmod(sample // 2 if self.own < len(self.examples) else sample, count)
@@ -51,32 +51,32 @@ class Data(NamedTuple):
 
 
 def target(x0: Tensor, noise: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:
-    """What a perfect model would predict."""
+    """The target of the prediction."""
     return {"epsilon": noise, "v_prediction": velocity(x0, noise, alpha), "sample": x0}[prediction_type]
 
 
 def with_offset(noise: Tensor, offset: float) -> Tensor:
-    """Noise (B, 4, h·w + 1) → (B, 4, h·w): the last number of each channel, times `offset`, is added to all others."""
+    """Noise (B, 4, h·w + 1) → (B, 4, h·w): `offset` times the last value of each channel is added to all others."""
     return noise[..., :-1] + offset * noise[..., -1:]
 
 
 def loss_with(predict: Predict, data: Data, scheduler: Scheduler, recipe: Recipe, settings: Settings):
-    """The loss of a batch, for `train`."""
+    """The loss function for `train`."""
     kind = scheduler.config.prediction_type
     alphas_cumprod = scheduler.alphas_cumprod.to(device())
     weights = min_snr_weights(alphas_cumprod, settings.min_snr, kind) if settings.min_snr else torch.ones_like(alphas_cumprod)
 
     def loss_of(model: nn.Module, number: int) -> tuple[Tensor, dict[str, float]]:
-        # What this process's samples are
+        # This process's samples
         rank, world = rank_and_world()
         seeds = sample_seeds(recipe, number)
         samples = [number * recipe.batch_size + i for i in range(rank, recipe.batch_size, world)]
         which = [data.number(sample, recipe.seed) for sample in samples]
         examples = [data.examples[i] for i in which]
-        captions = ["" if rng.random() < settings.usual.dropout else rng.choice(e.captions) for rng, e in zip(seeds, examples)]
+        captions = ["" if rng.random() < settings.defaults.dropout else rng.choice(e.captions) for rng, e in zip(seeds, examples)]
         counts = torch.tensor([1.0 if i < data.own else settings.prior_weight for i in which], dtype=torch.float32, device=device())
 
-        # Noise and times
+        # Noise and timesteps
         x0 = data.latents[which].float().to(device())  # (B, 4, h, w)
         drawn = batch_noise(recipe, number, x0.shape[1], x0[0, 0].numel() + 1)
         noise = with_offset(drawn, settings.offset_noise).view_as(x0)

@@ -1,4 +1,4 @@
-"""Pictures of the class, drawn by the model before it learns: with them it rehearses what it knows (Ruiz et al. 2023, §3.3)."""
+"""Class images: the model generates them before training and then trains on them too, to forget less (Ruiz et al. 2023, §3.3)."""
 
 import torch
 from tqdm import tqdm
@@ -13,14 +13,14 @@ FOLDER = "class"
 
 
 def class_examples(pipe: StableDiffusionPipeline, settings: Settings) -> list[Example]:
-    """`settings.class_images` pictures of the class, each from the noise of its own seed. What is there is not drawn again."""
+    """`settings.class_images` class images, each with its own seed. Existing files are not generated again."""
     if not settings.class_prompt:
         return []
     folder = settings.training / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     examples = [Example(folder / f"{i:05}.png", (settings.class_prompt,)) for i in range(settings.class_images)]
     rank, world = rank_and_world()
-    for i in tqdm(range(rank, len(examples), world), "pictures of the class", disable=True if rank else None):
+    for i in tqdm(range(rank, len(examples), world), "class images", disable=True if rank else None):
         if not examples[i].picture.exists():
             noise = torch.Generator().manual_seed(settings.seed + i)
             (image,) = pipe(settings.class_prompt, settings.size, settings.size, generator=noise).images

@@ -1,4 +1,4 @@
-"""Less memory for more time: activations inside blocks are computed again for the gradient, not kept (Chen et al. 2016, §4)."""
+"""Activation checkpointing: recomputes activations in the backward pass to save memory (Chen et al. 2016, §4)."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -12,10 +12,10 @@ from ..unet import SpatialTransformer
 
 
 def recompute_activations(network: nn.Module, recipe: Recipe):
-    """Keep of each ResNet block and transformer only its inputs. The gradient stays the same, bit for bit."""
+    """Keep only the inputs of each ResNet block and transformer. The gradient is the same, bit for bit."""
 
     def contexts():
-        return nullcontext(), fast_arithmetic(recipe)  # the second time, too, although the loop has left it by then
+        return nullcontext(), fast_arithmetic(recipe)  # the backward pass runs outside the training loop's own context
 
     for module in network.modules():
         if isinstance(module, ResnetBlock | SpatialTransformer):

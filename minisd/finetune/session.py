@@ -1,4 +1,4 @@
-"""A fine-tuning from flags to result: data, checkpoint, latents, a forecast, the loop, and what was learnt in a file."""
+"""A whole fine-tuning: data, checkpoint, latents, forecast, training loop, and the resulting file."""
 
 import json
 from collections.abc import Callable
@@ -32,21 +32,21 @@ LEARNERS: dict[str, type[Learner]] = {
     "dreambooth": WholeNetwork,
     "controlnet": Control,
 }
-EMA = 0.99  # the last hundred steps: single ones differ much when there are few pictures
+EMA = 0.99  # averages about a hundred steps, since single steps on few images fluctuate
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    """How long and how fast, as asked or as usual."""
-    usual = settings.usual
+    """The hyperparameters: those of the flags, otherwise the method's defaults."""
+    defaults = settings.defaults
     asked = {name: getattr(settings, name) for name in ("steps", "batch_size", "learning_rate")}
-    numbers = {name: getattr(usual, name) if value is None else value for name, value in asked.items()}
+    numbers = {name: getattr(defaults, name) if value is None else value for name, value in asked.items()}
     warmup = min(100, max(1, numbers["steps"] // 10))
-    recipe = Recipe(**numbers, warmup=warmup, weight_decay=usual.weight_decay, ema=EMA, seed=settings.seed)
+    recipe = Recipe(**numbers, warmup=warmup, weight_decay=defaults.weight_decay, ema=EMA, seed=settings.seed)
     return replace(recipe, accumulate=settings.accumulate)
 
 
 def check(settings: Settings, recipe: Recipe) -> list[Example]:
-    """The user's examples. Raises ValueError for whatever can be known to be wrong before a model is loaded."""
+    """The user's examples. Raises ValueError for everything that can be checked before a model is loaded."""
     settings.check()
     world = rank_and_world()[1]
     if recipe.batch_size % world:
@@ -54,21 +54,23 @@ def check(settings: Settings, recipe: Recipe) -> list[Example]:
     examples = read_examples(settings.data, settings.captions, steered=settings.method == "controlnet")
     silent = [e.picture for e in examples if settings.method == "inversion" and not all(map(settings.says_word, e.captions))]
     if silent:
-        raise ValueError(f"the captions of {named(silent)} pictures lack the new word {settings.word!r}; --token chooses another")
+        raise ValueError(
+            f"the captions of {named(silent)} images lack the new word {settings.word!r}; set another word with --token"
+        )
     if not (settings.training / "settings.json").exists() and is_taken(settings.out):
-        raise ValueError(f"{settings.out} exists and is not empty; name a new folder by --out")
-    check_writable(settings.out, "name another folder by --out")
+        raise ValueError(f"{settings.out} exists and is not empty; choose a new folder with --out")
+    check_writable(settings.out, "choose another folder with --out")
     return examples
 
 
 def keep_to(settings: Settings, examples: list[Example]):
-    """Write down what the training in this folder is, or raise ValueError if it is another one."""
+    """Record the settings of the training in its folder. Raises ValueError if the folder holds a different training."""
     file, record = settings.training / "settings.json", {**settings.record(), "pictures": fingerprint_of(examples)}
     record = json.loads(json.dumps(record))
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else record
     if changed := [name for name in record if before.get(name) != record[name]]:
         was = f"{before.get(changed[0])!r:.60} before and is {record[changed[0]]!r:.60} now"
-        raise ValueError(f"{settings.out} holds another training: {changed[0]} was {was}; name a new folder by --out")
+        raise ValueError(f"{settings.out} holds another training: {changed[0]} was {was}; choose a new folder with --out")
     if rank_and_world()[0] == 0:
         settings.training.mkdir(parents=True, exist_ok=True)
         with replacing(file) as partial:
@@ -76,19 +78,21 @@ def keep_to(settings: Settings, examples: list[Example]):
 
 
 def run(settings: Settings, say: Callable[[str], None] = print, save_every: float = 180.0):
-    """Fine-tune as the settings say, from where the last call was stopped. The state is written every `save_every` seconds."""
+    """Fine-tune with these settings, resuming where the last call stopped. The state is written every `save_every` seconds."""
     recipe = recipe_of(settings)
     own = check(settings, recipe)
     pipe = StableDiffusionPipeline.from_pretrained(settings.model, safety_checker=None).to(device())
     if type(pipe) is not StableDiffusionPipeline:
-        raise ValueError(f"{settings.model} draws in few steps, which fine-tuning would undo; name the model that it was made from")
+        raise ValueError(
+            f"{settings.model} was distilled for few steps, which fine-tuning would undo; use the model from which it was distilled"
+        )
     pipe.set_progress_bar_config(disable=True)
     size = size_for(pipe, settings)
     settings = replace(settings, size=size, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate)
     learner = LEARNERS[settings.method](pipe, settings)
     learner.trained.to(device())
     said = survey(own, size)
-    wait_for_all()  # before one of them makes the folder
+    wait_for_all()  # until all processes have checked the folder, before one creates it
     keep_to(settings, own)
     say(said)
 
@@ -101,7 +105,7 @@ def run(settings: Settings, say: Callable[[str], None] = print, save_every: floa
     loss_of = loss_with(learner.predict, Data(examples, latents, len(own)), pipe.scheduler, recipe, settings)
     expected = forecast([*pipe.networks, learner.trained], learner.trained, loss_of, recipe)
     learns = sum(p.numel() for p in learner.trained.parameters())
-    say(f"{learns:,} numbers learn on {device()}; {expected.sentence(recipe.steps, recipe.batch_size * recipe.accumulate)}")
+    say(f"{learns:,} trainable parameters on {device()}; {expected.sentence(recipe.steps, recipe.batch_size * recipe.accumulate)}")
     average = train(settings.training, learner.trained, recipe, loss_of, learner.show_with(own), save_every)
     if rank_and_world()[0] == 0:
         with lent(learner.trained, average):
@@ -112,7 +116,7 @@ def run(settings: Settings, say: Callable[[str], None] = print, save_every: floa
 
 
 def size_for(pipe: StableDiffusionPipeline, settings: Settings) -> int:
-    """Pixels a side: as asked, or as the model was trained."""
+    """Pixels per side: the flag, or the size at which the model was trained."""
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     size = settings.size or min(sides(pipe.unet.config.sample_size)) * factor
     if size % factor:

@@ -1,4 +1,4 @@
-"""What a fine-tuning is asked to do, and what each method does when nothing is said."""
+"""The settings of a fine-tuning, and the default hyperparameters of each method."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ from ..request import real
 
 
 @dataclass(frozen=True)
-class Usual:
-    """A method's own numbers. `dropout` is the share of captions that are left out, so that guidance keeps working."""
+class Defaults:
+    """Hyperparameters of a method. `dropout` is the fraction of captions that are dropped, so that guidance keeps working."""
 
     steps: int
     batch_size: int
@@ -18,33 +18,33 @@ class Usual:
     weight_decay: float = 0.01
 
 
-USUAL = {
-    "lora": Usual(1000, 4, 1e-4),
-    "inversion": Usual(2000, 4, 2e-3, weight_decay=0.0),
-    "full": Usual(5000, 4, 1e-5, dropout=0.1),
-    "dreambooth": Usual(800, 2, 5e-6),
-    "controlnet": Usual(20_000, 4, 1e-5, dropout=0.5),  # Zhang et al. 2023, §3.3, leaves out half of the captions
+DEFAULTS = {
+    "lora": Defaults(1000, 4, 1e-4),
+    "inversion": Defaults(2000, 4, 2e-3, weight_decay=0.0),
+    "full": Defaults(5000, 4, 1e-5, dropout=0.1),
+    "dreambooth": Defaults(800, 2, 5e-6),
+    "controlnet": Defaults(20_000, 4, 1e-5, dropout=0.5),  # Zhang et al. 2023, §3.3, drops half of the captions
 }
-TINY = {  # the same for the built-in model: narrow networks learn at higher rates
-    "lora": Usual(1000, 8, 1e-3),
-    "inversion": Usual(1000, 8, 1e-2, weight_decay=0.0),
-    "full": Usual(1000, 8, 1e-4, dropout=0.1),
-    "dreambooth": Usual(600, 8, 1e-4),
-    "controlnet": Usual(4000, 8, 3e-4, dropout=0.1),
+TINY = {  # for the built-in model: narrow networks need higher learning rates
+    "lora": Defaults(1000, 8, 1e-3),
+    "inversion": Defaults(1000, 8, 1e-2, weight_decay=0.0),
+    "full": Defaults(1000, 8, 1e-4, dropout=0.1),
+    "dreambooth": Defaults(600, 8, 1e-4),
+    "controlnet": Defaults(4000, 8, 3e-4, dropout=0.1),
 }
-CHANGEABLE = ("data", "out", "steps", "prompt", "gradient_checkpointing")  # while a training goes on
+CHANGEABLE = ("data", "out", "steps", "prompt", "gradient_checkpointing")  # when a training is resumed
 AT_LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "rank": 1, "vectors": 1, "class_images": 1, "size": 8, "seed": 0}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The flags of the command line. None stands for the method's own number, or the model's own size."""
+    """The flags of the command line. None stands for the default of the method or the model."""
 
     data: Path
     out: Path
     model: str = "tiny"
     method: str = "lora"
-    caption: tuple[str, ...] = ()  # of the pictures that have none of their own
+    caption: tuple[str, ...] = ()  # of images that have none
     size: int | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -65,31 +65,31 @@ class Settings:
     seed: int = 0
 
     @property
-    def usual(self) -> Usual:
-        return (TINY if self.model == "tiny" else USUAL)[self.method]
+    def defaults(self) -> Defaults:
+        return (TINY if self.model == "tiny" else DEFAULTS)[self.method]
 
     @property
     def training(self) -> Path:
-        """Where the state, the log and the sheet are."""
+        """The folder of the state, the log and the sample sheet."""
         return self.out / "training"
 
     @property
     def word(self) -> str:
-        """The word that textual inversion learns: by default the name of the new folder."""
+        """The word that textual inversion learns (default: the name of the output folder)."""
         return self.token or self.out.name.lower()
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """Of pictures that have none. Textual inversion has its own, since all that they must do is to hold the word."""
+        """Captions of images that have none. Textual inversion has defaults, since any sentence with the new word will do."""
         templates = ("a photo of a {}", "a picture of a {}", "a drawing of a {}", "a painting of a {}")
-        usual = tuple(template.format(self.word) for template in templates) if self.method == "inversion" else ()
-        return self.caption or usual
+        default = tuple(template.format(self.word) for template in templates) if self.method == "inversion" else ()
+        return self.caption or default
 
     def says_word(self, caption: str) -> bool:
         return self.word.lower() in caption.lower()
 
     def check(self):
-        """Raise ValueError for what no training could do."""
+        """Raise ValueError if settings are invalid or contradictory."""
         for name, least in AT_LEAST.items():
             if (number := getattr(self, name)) is not None and number < least:
                 raise ValueError(f"--{flag(name)} must be {least} or more, not {number}")
@@ -97,17 +97,17 @@ class Settings:
             if (number := getattr(self, name)) is not None:
                 real(f"--{flag(name)}", number, low)
         if self.method == "dreambooth" and not self.class_prompt:
-            raise ValueError('say by --class-prompt what the new thing is one of, for example --class-prompt "a cat"')
+            raise ValueError('dreambooth needs the class of the new thing, for example --class-prompt "a cat"')
         if self.method == "inversion" and not self.init_word:
-            raise ValueError("say by --init-word what the new thing is like, for example --init-word cat: learning starts there")
+            raise ValueError("inversion needs a similar word to start from, for example --init-word cat")
         of_some = {"init_word": ("inversion",), "token": ("inversion",), "class_prompt": ("lora", "full", "dreambooth")}
         of_some |= {"train_text_encoder": ("lora", "full", "dreambooth")}
         for name, methods in of_some.items():
             if getattr(self, name) and self.method not in methods:
-                raise ValueError(f"--{flag(name)} has no meaning for the method {self.method}; leave it out")
+                raise ValueError(f"--{flag(name)} does not apply to the method {self.method}; leave it out")
 
     def record(self) -> dict[str, Any]:
-        """The settings that must not change while a training goes on, for JSON."""
+        """The settings that must not change when a training is resumed, for JSON."""
         return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
 
 

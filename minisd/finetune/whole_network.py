@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight of the UNet learns, and if asked those of the text encoder. DreamBooth does this with a prior."""
+"""Full fine-tuning: trains all weights of the UNet, and optionally the text encoder. DreamBooth adds class images (`prior`)."""
 
 from pathlib import Path
 
@@ -17,6 +17,6 @@ class WholeNetwork(Learner):
         self.trained = nn.ModuleList(networks).requires_grad_(True)
 
     def write(self, folder: Path, notes: dict[str, str]) -> Path:
-        """A folder that minisd and diffusers load."""
+        """Write a folder that minisd and diffusers load."""
         self.pipe.save_pretrained(folder / "model")
         return folder / "model"
