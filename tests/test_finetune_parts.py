@@ -80,7 +80,7 @@ def test_pictures_of_any_size_are_fitted_and_counted(tmp_path):
     assert middle.shape == (32, 32, 3) and (middle[:, 4:-4, 0] > 250).all()
     examples = [Example(tmp_path / "wide.png", ("x",)), Example(picture(tmp_path / "small.png", 20, 20), ("x",))]
     assert survey(examples, 32) == "2 images of 32×32 pixels: 1 cropped to the centre, 1 enlarged"
-    assert survey(examples[1:], 16) == "1 picture of 16×16 pixels"
+    assert survey(examples[1:], 16) == "1 image of 16×16 pixels"
 
 
 def test_pictures_that_cannot_be_read_are_named(tmp_path):
