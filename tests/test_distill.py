@@ -119,6 +119,7 @@ def test_diffusers_draws_the_same_in_four_steps(pipe):
 
 def test_fast_is_the_lora_with_lcm_in_four_steps(pipe, tmp_path):
     pipe.load_lora_weights("tiny")
+    pipe.fuse_lora()
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     noise = torch.Generator().manual_seed(3)
     expected = pipe("a red ball", num_inference_steps=4, guidance_scale=1.0, generator=noise).images[0]

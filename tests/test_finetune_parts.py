@@ -100,6 +100,8 @@ def test_latents_are_computed_once(tmp_path):
     latents = cached_latents(tmp_path / "latents.pt", vae, pictures, 64)
     assert latents.shape == (3, 4, 8, 8) and latents.dtype == torch.float16
     assert torch.equal(cached_latents(tmp_path / "latents.pt", None, pictures, 64), latents)
+    with torch.autocast("cpu", torch.bfloat16):  # as trainings do where the CPU multiplies bfloat16
+        assert torch.allclose(cached_latents(tmp_path / "half.pt", vae, pictures, 64), latents, atol=0.1)
 
 
 def test_the_fingerprint_changes_with_pictures_and_captions(tmp_path):

@@ -42,12 +42,14 @@ class Adapters:
         return prompt
 
     def batches(self, pipe: StableDiffusionPipeline, orders: Sequence["Order"], size: int) -> Iterator[list["Order"]]:
-        """Batches of at most `size` orders with the same LoRAs; sets the LoRAs' scales before each batch."""
+        """Batches of at most `size` orders with the same LoRAs, which are fused into the weights meanwhile."""
         for _, group in groupby(orders, lambda order: order.loras):
             alike = list(group)
             scales = {**self.scales, **alike[0].loras}
             if self.loras:
+                pipe.unfuse_lora()
                 pipe.set_adapters(list(scales), list(scales.values()))
+                pipe.fuse_lora()
             for first in range(0, len(alike), size):
                 yield alike[first : first + size]
 

@@ -78,7 +78,8 @@ def encoded(vae: AutoencoderKL, picture: Callable[[int], Image.Image], count: in
     for first in tqdm(range(0, len(share), batch_size), "latents", disable=True if rank else None):
         pictures = torch.stack([to_tensor(picture(i)) for i in share[first : first + batch_size]]).to(device())
         parts.append((vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor).half().cpu())
-    return torch.stack(from_all(torch.cat(parts)), dim=1).flatten(0, 1)[:count]
+    with torch.autocast("cpu", enabled=False):  # it does not support joining tensors in float16
+        return torch.stack(from_all(torch.cat(parts)), dim=1).flatten(0, 1)[:count]
 
 
 def min_snr_weights(alphas_cumprod: Tensor, gamma: float = GAMMA, prediction_type: str = "epsilon") -> Tensor:
