@@ -22,10 +22,10 @@ from minisd.train import loop
 
 METHODS = {
     "lora": {"rank": 2, "min_snr": 5.0, "offset_noise": 0.1},
-    "lora, both networks": {"rank": 2, "train_text_encoder": True, "class_prompt": "a cat", "class_images": 2},
+    "lora, both networks": {"rank": 2, "train_text_encoder": True, "class_prompt": ("a cat",), "class_images": 2},
     "inversion": {"token": "<toy>", "init_word": "red ball", "vectors": 2},
     "full": {"train_text_encoder": True, "gradient_checkpointing": True},
-    "dreambooth": {"class_prompt": "a cat", "class_images": 2, "accumulate": 2},
+    "dreambooth": {"class_prompt": ("a cat",), "class_images": 2, "accumulate": 2},
     "controlnet": {},
 }
 DOWN, UP = ["CrossAttnDownBlock2D", "DownBlock2D"], ["UpBlock2D", "CrossAttnUpBlock2D"]

@@ -26,12 +26,14 @@ from ..processes import join_processes, rank_and_world
 from .session import LEARNERS, run
 from .settings import Settings
 
+REPEATED = ("caption", "class_prompt", "prompt")
+
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m minisd.finetune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.set_defaults(**{field.name: field.default for field in fields(Settings)} | {"caption": [], "prompt": []})
+    p.set_defaults(**{field.name: field.default for field in fields(Settings)} | {name: [] for name in REPEATED})
     add = p.add_argument
     add(
         "--model",
@@ -58,11 +60,17 @@ def parser() -> argparse.ArgumentParser:
     add("--learning-rate", type=float, metavar="RATE", help="default: depends on the method")
     add("--size", type=int, metavar="PIXELS", help="width and height to which images are scaled and cropped (default: the model's)")
     add("--rank", type=int, metavar="N", help="lora: rank of the two matrices (default: 4)")
+    add("--layers", choices=["attention", "all"], help="lora: the layers that get one (default: depends on the model)")
     add("--train-text-encoder", action="store_true", help="lora, full, dreambooth: train the text encoder too")
     add("--token", metavar="WORD", help="inversion: the new word (default: the name of the folder --out)")
     add("--init-word", metavar="WORD", help="inversion: a similar word, whose embedding is the starting point")
     add("--vectors", type=int, metavar="N", help="inversion: number of tokens of the new word (default: 1)")
-    add("--class-prompt", metavar="TEXT", help="also train on images that the model generates for this prompt, to forget less")
+    add(
+        "--class-prompt",
+        action="append",
+        metavar="TEXT",
+        help="also train on images that the model generates for this prompt, to forget less; may be repeated",
+    )
     add("--class-images", type=int, metavar="N", help="number of these images (default: 100)")
     add("--prior-weight", type=float, metavar="W", help="weight of their loss (default: 1)")
     add(
@@ -92,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    return Settings(**{**vars(args), "caption": tuple(args.caption), "prompt": tuple(args.prompt)})
+    return Settings(**{**vars(args), **{name: tuple(getattr(args, name)) for name in REPEATED}})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

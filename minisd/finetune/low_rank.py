@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021): trains low-rank matrices beside the attention weights, and writes only these."""
+"""LoRA (Hu et al. 2021): trains low-rank matrices beside the weights of attention or of all layers, and writes only these."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..weights.safetensors import write_tensors
 from .learner import Learner
 from .settings import Settings
 
-ATTENTION = re.compile(r"\.to_(q|k|v|out)$")
+LAYERS = {"attention": re.compile(r"\.to_(q|k|v|out)$"), "all": re.compile("")}
 
 
 class LowRank(Learner):
@@ -23,10 +23,11 @@ class LowRank(Learner):
         super().__init__(pipe, settings)
         self.teaches_text = settings.train_text_encoder
         self.networks = {part: network for part, network in networks_of(pipe).items() if part == "unet" or self.teaches_text}
+        which = LAYERS[settings.layers or settings.defaults.layers]
         torch.manual_seed(settings.seed)
         for network in self.networks.values():
             for path, layer in layers_of(network).items():
-                if ATTENTION.search(path):
+                if which.search(path):
                     attach(layer, LoRA(layer, settings.rank, name=settings.out.name))
         self.trained = nn.ModuleList(lora for network in self.networks.values() for lora in loras_of(network))
 

@@ -16,6 +16,7 @@ class Defaults:
     learning_rate: float
     dropout: float = 0.0
     weight_decay: float = 0.01
+    layers: str = "attention"  # with a LoRA: "attention" or "all"
 
 
 DEFAULTS = {
@@ -26,7 +27,7 @@ DEFAULTS = {
     "controlnet": Defaults(20_000, 4, 1e-5, dropout=0.5),  # Zhang et al. 2023, §3.3, drops half of the captions
 }
 TINY = {  # for the built-in model: narrow networks need higher learning rates
-    "lora": Defaults(1000, 8, 1e-3),
+    "lora": Defaults(1000, 8, 1e-3, layers="all"),
     "inversion": Defaults(1000, 8, 1e-2, weight_decay=0.0),
     "full": Defaults(1000, 8, 1e-4, dropout=0.1),
     "dreambooth": Defaults(600, 8, 1e-4),
@@ -50,11 +51,12 @@ class Settings:
     batch_size: int | None = None
     learning_rate: float | None = None
     rank: int = 4
+    layers: str | None = None
     train_text_encoder: bool = False
     token: str | None = None
     init_word: str | None = None
     vectors: int = 1
-    class_prompt: str | None = None
+    class_prompt: tuple[str, ...] = ()
     class_images: int = 100
     prior_weight: float = 1.0
     min_snr: float | None = None
