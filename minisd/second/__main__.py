@@ -5,6 +5,7 @@
     python -m minisd.second vae                  # needs features; starts from the first edition's
     python -m minisd.second decoder              # needs vae; adds the discriminator
     python -m minisd.second unet                 # needs clip and vae
+    python -m minisd.second judge                # needs vae; finds things in images, to evaluate the model
     python -m minisd.second pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
 
 `torchrun --nproc-per-node N -m minisd.second …` splits every batch among N processes.
@@ -18,9 +19,9 @@ from pathlib import Path
 
 from ..disk import user_path
 from ..train.__main__ import main
-from . import clip, decoder, features, unet, vae
+from . import clip, decoder, features, judge, unet, vae
 
-TRAININGS = {"clip": clip, "features": features, "vae": vae, "decoder": decoder, "unet": unet}
+TRAININGS = {"clip": clip, "features": features, "vae": vae, "decoder": decoder, "unet": unet, "judge": judge}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """Trains the UNet to predict the noise in latents, given the timestep and the caption, as in `minisd.train.unet`.
 
 The scenes and captions are those of the second world. Captions are incomplete, so one caption fits many images; the seed and the
-guidance scale then make the difference.
+guidance scale then make the difference. The first edition's UNet is the starting point.
 """
 
 import random
@@ -104,8 +104,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
     def contexts(captions: list[str], step: int) -> Tensor:
         return text_encoder(ids(captions, step)).last_hidden_state
 
-    torch.manual_seed(recipe.seed)
-    unet = UNet2DConditionModel(UNET)
+    unet = UNet2DConditionModel.from_pretrained("tiny", subfolder="unet").requires_grad_(True)
     pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=GUIDANCE_SCALE)
     pipe.set_progress_bar_config(disable=True)
     loss = loss_with(latents, contexts, recipe, CAPTION_DROPOUT, scene_number, caption)
