@@ -10,7 +10,6 @@ from .examples import Example
 from .settings import Settings
 
 FOLDER = "class"
-BATCH = 4
 
 
 def class_examples(pipe: StableDiffusionPipeline, settings: Settings) -> list[Example]:
@@ -21,12 +20,10 @@ def class_examples(pipe: StableDiffusionPipeline, settings: Settings) -> list[Ex
     folder.mkdir(parents=True, exist_ok=True)
     examples = [Example(folder / f"{i:05}.png", (prompts[i % len(prompts)],)) for i in range(settings.class_images)]
     rank, world = rank_and_world()
-    missing = [i for i in range(rank, len(examples), world) if not examples[i].picture.exists()]
-    for first in tqdm(range(0, len(missing), BATCH), "class images", disable=True if rank else None):
-        batch = missing[first : first + BATCH]
-        noise = [torch.Generator().manual_seed(settings.seed + i) for i in batch]
-        captions = [examples[i].captions[0] for i in batch]
-        for i, image in zip(batch, pipe(captions, settings.size, settings.size, generator=noise).images):
+    for i in tqdm(range(rank, len(examples), world), "class images", disable=True if rank else None):
+        if not examples[i].picture.exists():
+            noise = torch.Generator().manual_seed(settings.seed + i)
+            (image,) = pipe(examples[i].captions[0], settings.size, settings.size, generator=noise).images
             with replacing(examples[i].picture) as partial:
                 image.save(partial)
     wait_for_all()
