@@ -333,4 +333,4 @@ def test_flags_are_the_settings():
     args = parser().parse_args(["--data", "a", "--out", "b", "--caption", "x", "--caption", "y", "--gradient-checkpointing"])
     assert settings_of(args) == Settings(Path("a"), Path("b"), caption=("x", "y"), gradient_checkpointing=True)
     recipe = session.recipe_of(settings_of(args))
-    assert (recipe.steps, recipe.batch_size, recipe.learning_rate) == (1000, 8, 1e-3)
+    assert (recipe.steps, recipe.batch_size, recipe.learning_rate) == (500, 8, 2e-3)

@@ -27,7 +27,7 @@ DEFAULTS = {
     "controlnet": Defaults(20_000, 4, 1e-5, dropout=0.5),  # Zhang et al. 2023, §3.3, drops half of the captions
 }
 TINY = {  # for the built-in model: narrow networks need higher learning rates
-    "lora": Defaults(1000, 8, 1e-3, layers="all"),
+    "lora": Defaults(500, 8, 2e-3, layers="all"),
     "inversion": Defaults(1000, 8, 1e-2, weight_decay=0.0),
     "full": Defaults(1000, 8, 1e-4, dropout=0.1),
     "dreambooth": Defaults(600, 8, 1e-4),
