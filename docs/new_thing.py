@@ -29,7 +29,7 @@ from minisd.tiny.drawing import THINGS
 
 DOCS = Path(__file__).parent
 KIND, EXAMPLES = "umbrella", 12
-OLD = {"one thing": 20, "two things": 20, "riding": 20}
+OLD = {name: prompts_of(name, 20, 0, "new thing") for name in ("one thing", "two things", "riding")}
 NEW = 40
 STEPS = 10  # of DPM++ 2M, which draws as well in ten steps as PNDM in fifty (docs/samplers.md)
 SHOWN = 8
@@ -70,9 +70,8 @@ def measured(pipe: StableDiffusionPipeline, word: str) -> tuple[dict[str, list[i
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     paint = painter(pipe, STEPS, None)
-    sets = {"new": prompts_for(KIND, NEW)} | {name: prompts_of(name, count, 0, "new thing") for name, count in OLD.items()}
     rates, shown = {}, []
-    for name, prompts in sets.items():
+    for name, prompts in {"new": prompts_for(KIND, NEW), **OLD}.items():
         pictures = paint([replace(prompt, text=prompt.text.replace(KIND, word)) for prompt in prompts])
         found = right(geometry.judge(pictures), prompts)
         rates[name] = [sum(found), len(found)]
