@@ -6,18 +6,14 @@ with new_things():                                    # inside, the picture book
 python -m minisd.lessons.new_things --out umbrellas --kinds umbrella --count 12
 """
 
-import argparse
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import cos, pi, sin
 from pathlib import Path
 
-from ..disk import check_writable, user_path
 from ..evaluate import geometry
 from ..evaluate.prompts import Prompt
-from ..exit_status import exit_status
 from ..tiny.drawing import CLOUD, CREAM, GLOW, INK, THINGS, WOOD, Color, Pen, darker, mix
 from ..tiny.picture_book import COLORS, USUAL_COLOR, Scene, caption, compose, draw
 
@@ -112,24 +108,3 @@ def write_examples(folder: Path, kinds: Sequence[str], count: int):
             scene, words = example(kind, i)
             draw(scene).save(folder / f"{kind}-{i:03}.png")
             (folder / f"{kind}-{i:03}.txt").write_text(words + "\n", encoding="utf-8")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-
-    def work():
-        p = argparse.ArgumentParser(prog="python -m minisd.lessons.new_things", description="Draw things that the model never saw.")
-        p.add_argument("--out", type=user_path, required=True, metavar="FOLDER", help="where the images and captions go")
-        p.add_argument("--kinds", nargs="+", choices=list(NEW_THINGS), default=list(NEW_THINGS), help="default: all")
-        p.add_argument("--count", type=int, default=12, metavar="N", help="images of each kind (default: 12)")
-        args = p.parse_args(arguments)
-        check_writable(args.out, "choose another folder with --out")
-        with new_things():
-            write_examples(args.out, args.kinds, args.count)
-        print(args.out)
-
-    return exit_status(work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
