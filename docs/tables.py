@@ -231,6 +231,21 @@ def right_by_steps() -> str:
     return table(["`--sampler`", *heads], rows, ", ".join(heads))
 
 
+def forgetting() -> str:
+    """Right images of prompts for a new thing and for old ones, by method of fine-tuning."""
+    found = json.loads((FOLDER / "tiny_model" / "new_thing.json").read_text())
+    old = ["one thing", "two things", "riding"]
+
+    def share(counts: Sequence[Sequence[int]]) -> str:
+        return f"{sum(right for right, _ in counts) / sum(count for _, count in counts):.2f}"
+
+    def size(count: int) -> str:
+        return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB" if count else ""
+
+    rows = [[name, size(case["bytes"]), share([case["new"]]), share([case[name] for name in old])] for name, case in found.items()]
+    return table(["", "size", "new thing", "old things"], rows, "size, new thing, old things")
+
+
 def blends() -> str:
     """Weights of the last slopes, newest first: of PNDM, of K-LMS at equal steps, and of K-LMS at Stable Diffusion's σ."""
     lms = SCHEDULERS["LMSDiscreteScheduler"]()

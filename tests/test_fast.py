@@ -11,8 +11,9 @@ from torch import nn
 
 from minisd import UNet2DConditionModel
 from minisd.config import UNetConfig
+from minisd.fast import convolution as convolution_module
 from minisd.fast import half
-from minisd.fast.convolution import CHANNELS, FastConv2d, speed_up
+from minisd.fast.convolution import CHANNELS, FastConv2d, physical_memory, speed_up
 from minisd.fast.tiles import in_tiles
 from minisd.fast.winograd import transform_weight, winograd
 from minisd.switches import Switches
@@ -51,6 +52,14 @@ def test_only_convolutions_that_gain_become_fast():
     others += [convolution(bias=False), convolution(groups=2), convolution(dilation=2), convolution(padding_mode="circular")]
     assert not any(isinstance(fast(layer), FastConv2d) for layer in others)
     assert isinstance(fast(convolution()), FastConv2d)
+
+
+def test_a_machine_without_memory_for_the_transformed_weights_keeps_plain_convolutions(monkeypatch):
+    bytes_needed = 4 * 16 * CHANNELS**2
+    for memory, kind in ((3 * bytes_needed - 1, nn.Conv2d), (3 * bytes_needed, FastConv2d)):
+        monkeypatch.setattr(convolution_module, "physical_memory", lambda memory=memory: memory)
+        assert type(fast(convolution())) is kind
+    assert physical_memory() > 2**28
 
 
 def test_it_keeps_names_numbers_and_results():

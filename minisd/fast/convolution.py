@@ -1,5 +1,7 @@
 """Convolutions that use Winograd's algorithm where it is faster: on a CPU, in float32, between many channels."""
 
+import math
+import os
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from .winograd import transform_weight, winograd
 
 CHANNELS = 192  # with fewer input or output channels, the extra sums cost more than the saved products
+SHARE = 1 / 3  # of the machine's memory, at most, for the transformed weights of a network
 
 
 class FastConv2d(nn.Conv2d):
@@ -45,10 +48,22 @@ class FastConv2d(nn.Conv2d):
 
 
 def speed_up(network: nn.Module):
-    """Run a network's large convolutions with Winograd's algorithm. Names and values of the weights do not change."""
-    for module in network.modules():
-        if type(module) is nn.Conv2d and is_large(module):
+    """Run a network's large convolutions with Winograd's algorithm, if there is memory for the transformed weights.
+
+    Names and values of the weights do not change.
+    """
+    large = [module for module in network.modules() if type(module) is nn.Conv2d and is_large(module)]
+    if sum(4 * 16 * module.weight[:, :, 0, 0].numel() for module in large) <= SHARE * physical_memory():
+        for module in large:
             module.__class__ = FastConv2d
+
+
+def physical_memory() -> float:
+    """Bytes of memory of this machine; infinity if the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def is_large(conv: nn.Conv2d) -> bool:
