@@ -101,6 +101,7 @@ def main():
             with replacing(file) as partial:
                 partial.write_text(json.dumps(table, indent=1), encoding="utf-8")
             print(name, table[name], flush=True)
+    table = {name: table[name] for name in ("untaught", *CASES)}
     (DOCS / "tiny_model" / "new_thing.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     rows = [Image.open(folder / f"{name}.png") for name in table]
     sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
