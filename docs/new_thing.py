@@ -8,6 +8,7 @@ sheet with a row per method to docs/images/new_thing.png.
 
 import argparse
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from minisd.finetune.settings import Settings
 from minisd.image import to_pil
 from minisd.lessons.new_things import new_things, prompts_for, write_examples
 from minisd.sheet import image_grid
-from minisd.tiny.drawing import THINGS
+from minisd.tiny.picture_book import caption, sample
 
 DOCS = Path(__file__).parent
 KIND, EXAMPLES = "umbrella", 12
@@ -34,15 +35,13 @@ NEW = 40
 STEPS = 10  # of DPM++ 2M, which draws as well in ten steps as PNDM in fifty (docs/samplers.md)
 SHOWN = 8
 
-OLD_WORDS = tuple(f"a {kind}" for kind in THINGS)
-CLASS: dict[str, Any] = {"class_prompt": OLD_WORDS, "class_images": 2 * len(OLD_WORDS)}
+OLD_WORDS = [caption(sample(rng), rng) for rng in (random.Random(f"class/{i}") for i in range(40))]
+CLASS: dict[str, Any] = {"class_prompt": tuple(OLD_WORDS), "class_images": len(OLD_WORDS)}
 CASES: dict[str, dict[str, Any]] = {
     "textual inversion": {"method": "inversion", "init_word": "mushroom", "token": "<umbrella>", "caption": ()},
-    "LoRA, rank 1": {"rank": 1},
     "LoRA, rank 4": {"rank": 4},
     "LoRA, rank 16": {"rank": 16},
     "all weights": {"method": "full", "steps": 400},
-    "LoRA, rank 1, with class images": {"rank": 1, **CLASS},
     "LoRA, rank 4, with class images": {"rank": 4, **CLASS},
     "LoRA, rank 16, with class images": {"rank": 16, **CLASS},
     "all weights, with class images": {"method": "full", "steps": 800, **CLASS},
