@@ -1,4 +1,4 @@
-// The page: one state, one run, seven screens. Screens read `app` in their `update` and change it only through its methods.
+// The page: one state, one run, eight screens. Screens read `app` in their `update` and change it only through its methods.
 
 import { h, duration, paint, paintLatents } from "./dom.js";
 import { Engine } from "./engine.js";

@@ -39,7 +39,9 @@ export function mount(root, app) {
     if (rival?.drawing) return rival.stop();
     if (!app.run?.pixels || !app.isCurrent()) await app.draw();
     rival = new Run(app, { ...other });
-    await app.guard(rival.draw(update), rival);
+    const drawn = rival.draw(update);
+    update(); // the button now says "Stop"
+    await app.guard(drawn, rival);
     update();
   } }, "Draw both"); // prettier-ignore
   root.append(
