@@ -1,8 +1,8 @@
 """The package's networks as ONNX: text encoder, UNet, VAE encoder and decoder, with the sizes left open.
 
-Weights are stored as the package stores them, in float16, and cast to float32 when the runtime loads them; all arithmetic is
-float32. The UNet has one input more than in Python, a factor for each word's attention (all 1 changes nothing), and one output more
-for each level: where the words look (see `minisd.attention_maps`).
+Weights are stored as the package stores them, in float16, and become float32 on loading; all arithmetic is float32. The UNet has
+one input more than in Python, a factor for each word's attention (all 1 changes nothing), and one output more for each level: where
+the words are read (see `minisd.attention_maps`).
 """
 
 import io
@@ -12,6 +12,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from weights import low_rank, move_out
 
 from minisd.attention_maps import attention_maps, cross_attentions
 
@@ -63,8 +64,8 @@ class Decoder(nn.Module):
         return self.network.decode(latents / self.scaling_factor).sample
 
 
-def networks(pipe) -> dict[str, bytes]:
-    """The four graphs, serialised.
+def networks(pipe) -> tuple[dict[str, bytes], dict]:
+    """The files of the page: four graphs, the UNet's weights and its LoRA. And where the LoRA belongs.
 
     Examples have a batch of 1, because the UNet expands t to the length of the batch, which tracing takes for a constant: an
     expansion to 1 broadcasts to every batch, as long as all its images are at the same time.
@@ -75,15 +76,20 @@ def networks(pipe) -> dict[str, bytes]:
     image = torch.randn(1, 3, *[side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)] * 2)
     ids, t, ones = torch.zeros(1, words, dtype=torch.long), torch.tensor([500.0]), torch.ones(1, words)
     attention = [f"attention_{level}" for level in sorted({level for level, _ in cross_attentions(pipe.unet)})]
-    return {
-        "text_encoder": export(TextEncoder(pipe), {"ids": ids}, ["context"]),
+    graphs = {
+        "text_encoder": in_half(export(TextEncoder(pipe), {"ids": ids}, ["context"])),
         "unet": export(UNet(pipe), {"x": x, "t": t, "context": context, "word_scale": ones}, ["eps", *attention]),
-        "encoder": export(Encoder(pipe), {"image": image}, ["mean", "std"]),
-        "decoder": export(Decoder(pipe), {"latents": x}, ["image"]),
+        "encoder": in_half(export(Encoder(pipe), {"image": image}, ["mean", "std"])),
+        "decoder": in_half(export(Decoder(pipe), {"latents": x}, ["image"])),
     }
+    weights = move_out(graphs["unet"])
+    pipe.load_lora_weights("tiny")
+    lora, factors = low_rank(pipe.unet, weights, graphs["unet"])
+    files = {name: graph.SerializeToString() for name, graph in graphs.items()}
+    return files | {"weights": weights.tobytes(), "lora": factors.tobytes()}, lora
 
 
-def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> bytes:
+def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
     """Trace a network with example inputs; the batch and the size of latents stay open."""
     file = io.BytesIO()
     torch.onnx.export(
@@ -96,15 +102,12 @@ def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) ->
         opset_version=OPSET,
         dynamo=False,  # the tracer: smaller graphs, and minutes faster than torch.export
     )
-    model = onnx.load_from_string(file.getvalue())
-    store_in_half(model.graph)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return onnx.load_from_string(file.getvalue())
 
 
-def store_in_half(graph: onnx.GraphProto):
+def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace every weight that float16 holds exactly by its float16 form and a cast, which the runtime folds on loading."""
-    casts = []
+    graph, casts = model.graph, []
     for weight in graph.initializer:
         if weight.data_type != TensorProto.FLOAT or (array := numpy_helper.to_array(weight)).size < 64:
             continue
@@ -116,3 +119,5 @@ def store_in_half(graph: onnx.GraphProto):
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model

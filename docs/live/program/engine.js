@@ -3,21 +3,19 @@
 // Two workers, so that a picture can be decoded while the next step is computed: the painter has the text encoder and the UNet, the
 // developer the VAE.
 
-/** The text of one of the page's elements, and the element gone, so that memory holds it once. */
+/** One of the page's elements, and it is gone from the page, so that memory holds its text once. */
 function take(id) {
-  const element = document.getElementById(id), text = element.textContent;
+  const element = document.getElementById(id);
   element.remove();
-  return text;
+  return element;
 }
 
-/** 7 bits a character, of gzip → bytes. What `packed` in build.py wrote. */
+/** 15 bits a character, of gzip → bytes. What `packed` in build.py wrote. */
 async function unpack(id) {
-  const text = take(id), bytes = new Uint8Array((text.length * 7) >> 3);
-  for (let i = 0, n = 0, bits = 0, count = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    bits = (bits << 7) | (code >= 192 ? code - 192 : code);
-    count += 7;
-    if (count >= 8) bytes[n++] = bits >> (count -= 8);
+  const { textContent: text, dataset } = take(id), bytes = new Uint8Array(dataset.bytes);
+  for (let i = 0, n = 0, bits = 0, count = 0; n < bytes.length; i++) {
+    bits = (bits << 15) | (text.charCodeAt(i) - 0x4000);
+    for (count += 15; count >= 8 && n < bytes.length; ) bytes[n++] = bits >> (count -= 8);
   }
   return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
 }
@@ -27,21 +25,21 @@ export class Engine {
   count = 0;
 
   /**
-   * With the `device` "webgpu" the GPU computes the UNet, if it agrees with wasm. `onProgress` hears what is being done, `onNotice` when the
-   * GPU is lost.
+   * With the `device` "webgpu" the GPU computes the UNet, if it agrees with wasm. `fast` starts the UNet with its LoRA. `onProgress` hears
+   * what is being done, `onNotice` when the GPU is lost.
    */
-  static async start(facts, { device, onProgress = () => {}, onNotice }) {
-    const engine = new Engine(), script = URL.createObjectURL(new Blob([take("worker")], { type: "text/javascript" }));
+  static async start(facts, { device, fast, onProgress = () => {}, onNotice }) {
+    const engine = new Engine(), script = URL.createObjectURL(new Blob([take("worker").textContent], { type: "text/javascript" }));
     Object.assign(engine, { config: facts.config, onNotice });
     engine.painter = engine.hire(script);
     engine.developer = engine.hire(script);
     onProgress("Unpacking the networks …");
-    const names = ["runtime", "text_encoder", "unet", "encoder", "decoder"];
-    const [runtime, text_encoder, unet, encoder, decoder] = await Promise.all(names.map(unpack));
+    const names = ["runtime", "text_encoder", "unet", "weights", "lora", "encoder", "decoder"];
+    const [runtime, text_encoder, unet, weights, factors, encoder, decoder] = await Promise.all(names.map(unpack));
     onProgress("Starting the networks …");
     const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, device };
     const [found] = await Promise.all([
-      engine.ask(engine.painter, "load", { ...values, graphs: { text_encoder, unet } }),
+      engine.ask(engine.painter, "load", { ...values, graphs: { text_encoder }, unet: { graph: unet, weights, factors, lora: facts.lora }, fast }),
       engine.ask(engine.developer, "load", { ...values, graphs: { encoder, decoder } }),
     ]);
     return Object.assign(engine, found);

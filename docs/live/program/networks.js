@@ -2,41 +2,56 @@
 
 import * as ort from "onnxruntime-web/webgpu";
 import { CudaNoise } from "./noise.js";
+import { toFloat32, withLora } from "./weights.js";
 
 ort.env.wasm.numThreads = 1; // threads need a server that sends headers; a page in a file has none
 ort.env.wasm.proxy = false; // this already runs in a worker
 ort.env.logLevel = "error";
 
 const AGREES = 1e-3; // largest difference of two predictions, whose numbers are about 1 in size
-const create = (graph, device) => ort.InferenceSession.create(graph, { executionProviders: [device], graphOptimizationLevel: "all" });
+const create = (graph, device, externalData = []) =>
+  ort.InferenceSession.create(graph, { executionProviders: [device], graphOptimizationLevel: "all", externalData });
 const float = (data, dims) => new ort.Tensor("float32", data, dims);
 
 export class Networks {
   device = "wasm"; // or "webgpu": what computes the UNet
+  unets = new Map(); // by whether they have the LoRA; each is started when it is first needed
 
-  /** Starts the runtime with the networks that `graphs` has, by name; `onNotice` hears when the GPU is lost. */
-  static async load(runtime, graphs, config, onNotice) {
+  /** Starts the runtime with the networks that `graphs` has, by name; `unet` is the UNet in parts. `onNotice` hears when the GPU is lost. */
+  static async load(runtime, graphs, unet, config, onNotice) {
     ort.env.wasm.wasmBinary = runtime;
-    const networks = Object.assign(new Networks(), { config, onNotice });
+    const networks = Object.assign(new Networks(), { parts: unet, config, onNotice });
     for (const [name, graph] of Object.entries(graphs)) networks[name] = await create(graph, "wasm");
     return networks;
+  }
+
+  /** The UNet, in the fast mode with the LoRA in its weights. */
+  async unet(fast) {
+    if (!this.unets.has(fast)) this.unets.set(fast, await this.startUnet(fast, this.device));
+    return this.unets.get(fast);
+  }
+
+  startUnet(fast, device) {
+    const { graph, weights, factors, lora } = this.parts, plain = toFloat32(weights);
+    const numbers = fast ? withLora(plain, toFloat32(factors), lora) : plain;
+    return create(graph, device, [{ path: "weights", data: new Uint8Array(numbers.buffer) }]);
   }
 
   /**
    * Lets WebGPU compute the UNet, if there is one and its prediction agrees with wasm's. Returns why not, or "".
    */
-  async moveToGpu(graph, tokenizer) {
+  async moveToGpu(tokenizer) {
     try {
       if (!(await navigator.gpu?.requestAdapter())) return "this browser has no WebGPU";
-      const session = await create(graph, "webgpu"), side = this.config.size / this.config.factor;
+      const session = await this.startUnet(false, "webgpu"), side = this.config.size / this.config.factor;
       const x = new CudaNoise(0).randn(this.config.channels * side * side), context = await this.encode([tokenizer.encode("a").ids]);
       const trial = async (unet) => {
         const ones = new Float32Array(this.config.length).fill(1);
         return (await unet.run(this.feeds(x, 500, context, ones, 1, side, side))).eps.data;
       };
-      const gpu = await trial(session), wasm = await trial(this.unet);
+      const gpu = await trial(session), wasm = await trial(await this.unet(false));
       if (!gpu.every((value, i) => Math.abs(value - wasm[i]) <= AGREES)) return "its WebGPU computes other numbers";
-      Object.assign(this, { spare: this.unet, unet: session, device: "webgpu" });
+      Object.assign(this, { unets: new Map([[false, session]]), device: "webgpu" });
       return "";
     } catch {
       return "its WebGPU does not work";
@@ -44,15 +59,16 @@ export class Networks {
   }
 
   /** The UNet's outputs. If the GPU fails, wasm takes over, for good. */
-  async denoise(feeds) {
-    if (this.device === "wasm") return this.unet.run(feeds);
-    try {
-      const outputs = await this.unet.run(feeds);
-      if (outputs.eps.data.every(Number.isFinite)) return outputs;
-    } catch {}
-    Object.assign(this, { unet: this.spare, device: "wasm" });
-    this.onNotice("The GPU stopped working or ran out of memory. Drawing goes on without it, more slowly.");
-    return this.unet.run(feeds);
+  async denoise(fast, feeds) {
+    if (this.device === "webgpu") {
+      try {
+        const outputs = await (await this.unet(fast)).run(feeds);
+        if (outputs.eps.data.every(Number.isFinite)) return outputs;
+      } catch {}
+      Object.assign(this, { unets: new Map(), device: "wasm" });
+      this.onNotice("The GPU stopped working or ran out of memory. Drawing goes on without it, more slowly.");
+    }
+    return (await this.unet(fast)).run(feeds);
   }
 
   /** Ids (B of 77) → text states (B, 77, D), in one array. */
@@ -63,11 +79,11 @@ export class Networks {
   }
 
   /**
-   * The UNet on the same latents for each of `batch` contexts: ε of each, and where the prompt's words look, a map for every level,
+   * The UNet on the same latents for each of `batch` contexts: ε of each, and where the prompt's words are read, a map for every level,
    * `{h, w, data}` with data (h·w, 77).
    */
-  async predict(x, t, context, wordScale, batch, h, w) {
-    const { levels } = this.config, outputs = await this.denoise(this.feeds(x, t, context, wordScale, batch, h, w));
+  async predict(fast, x, t, context, wordScale, batch, h, w) {
+    const { levels } = this.config, outputs = await this.denoise(fast, this.feeds(x, t, context, wordScale, batch, h, w));
     const eps = Array.from({ length: batch }, (_, i) => outputs.eps.data.slice(i * x.length, (i + 1) * x.length));
     const attention = levels.map((level) => {
       const { data, dims } = outputs[`attention_${level}`];

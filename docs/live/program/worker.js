@@ -13,12 +13,13 @@ const stopped = new Set();
 const breathe = () => new Promise((resolve) => setTimeout(resolve)); // lets a "stop" come in
 
 const jobs = {
-  async load({ runtime, graphs, tokenizer: files, config: settings, device }) {
+  async load({ runtime, graphs, unet, fast, tokenizer: files, config: settings, device }) {
     config = settings;
     tokenizer = new Tokenizer(files);
-    networks = await Networks.load(runtime, graphs, config, (notice) => postMessage({ notice }));
-    if (!graphs.unet) return {};
-    const why = device === "webgpu" ? await networks.moveToGpu(graphs.unet, tokenizer) : "";
+    networks = await Networks.load(runtime, graphs, unet, config, (notice) => postMessage({ notice }));
+    if (!unet) return {};
+    const why = device === "webgpu" ? await networks.moveToGpu(tokenizer) : "";
+    await networks.unet(fast);
     return { device: networks.device, why };
   },
 
