@@ -62,7 +62,8 @@ def npm_packages() -> Path:
 
 def network_assets(keep: bool) -> dict[str, Path]:
     """The networks as files, and facts.json beside them; with `keep`, those of the last build."""
-    paths = {name: OUT / name for name in ("text_encoder", "unet", "encoder", "decoder", "weights", "lora")}
+    graphs = ("text_encoder", "unet", "encoder", "decoder")
+    paths = {name: OUT / name for name in (*graphs, *(f"{name}_weights" for name in graphs), "lora")}
     if keep:
         return paths
     import torch

@@ -6,11 +6,11 @@ the words are read (see `minisd.attention_maps`).
 """
 
 import io
+import tempfile
 
-import numpy as np
 import onnx
+import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from weights import low_rank, move_out
 
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
 
 
 def networks(pipe) -> tuple[dict[str, bytes], dict]:
-    """The files of the page: four graphs, the UNet's weights and its LoRA. And where the LoRA belongs.
+    """The files of the page: of each network its graph and its weights, and the factors of the UNet's LoRA. And where these belong.
 
     Examples have a batch of 1, because the UNet expands t to the length of the batch, which tracing takes for a constant: an
     expansion to 1 broadcasts to every batch, as long as all its images are at the same time.
@@ -77,16 +77,17 @@ def networks(pipe) -> tuple[dict[str, bytes], dict]:
     ids, t, ones = torch.zeros(1, words, dtype=torch.long), torch.tensor([500.0]), torch.ones(1, words)
     attention = [f"attention_{level}" for level in sorted({level for level, _ in cross_attentions(pipe.unet)})]
     graphs = {
-        "text_encoder": in_half(export(TextEncoder(pipe), {"ids": ids}, ["context"])),
+        "text_encoder": export(TextEncoder(pipe), {"ids": ids}, ["context"]),
         "unet": export(UNet(pipe), {"x": x, "t": t, "context": context, "word_scale": ones}, ["eps", *attention]),
-        "encoder": in_half(export(Encoder(pipe), {"image": image}, ["mean", "std"])),
-        "decoder": in_half(export(Decoder(pipe), {"latents": x}, ["image"])),
+        "encoder": export(Encoder(pipe), {"image": image}, ["mean", "std"]),
+        "decoder": export(Decoder(pipe), {"latents": x}, ["image"]),
     }
-    weights = move_out(graphs["unet"])
+    weights = {name: move_out(graph) for name, graph in graphs.items()}
     pipe.load_lora_weights("tiny")
-    lora, factors = low_rank(pipe.unet, weights, graphs["unet"])
+    lora, factors = low_rank(pipe.unet, graphs["unet"], weights["unet"])
     files = {name: graph.SerializeToString() for name, graph in graphs.items()}
-    return files | {"weights": weights.tobytes(), "lora": factors.tobytes()}, lora
+    files |= {f"{name}_weights": numbers.tobytes() for name, numbers in weights.items()}
+    return files | {"lora": factors.tobytes()}, lora
 
 
 def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
@@ -102,22 +103,14 @@ def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) ->
         opset_version=OPSET,
         dynamo=False,  # the tracer: smaller graphs, and minutes faster than torch.export
     )
-    return onnx.load_from_string(file.getvalue())
+    return simplified(file.getvalue())
 
 
-def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace every weight that float16 holds exactly by its float16 form and a cast, which the runtime folds on loading."""
-    graph, casts = model.graph, []
-    for weight in graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or (array := numpy_helper.to_array(weight)).size < 64:
-            continue
-        half = array.astype(np.float16)
-        if np.array_equal(half.astype(np.float32), array):
-            name = weight.name
-            weight.CopyFrom(numpy_helper.from_array(half, name + ".half"))
-            casts.append(helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.checker.check_model(model)
-    return model
+def simplified(graph: bytes) -> onnx.ModelProto:
+    """Fold constants and remove nodes that change nothing, here, because in the browser it takes seconds."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/graph.onnx"
+        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)

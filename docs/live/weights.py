@@ -1,11 +1,11 @@
-"""The UNet's weights in files of their own, because the page has two sets: the model's, and those with its LoRA added.
+"""The weights of a network in a file of their own, so that the page can change them: it has a LoRA for the UNet.
 
 The graph keeps only where each weight stands. The page reads the numbers in float16, expands them to float32, and for the fast mode
 adds to each layer's matrix W the product left · right (see program/weights.js).
 """
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from minisd.adapters.lora import layers_of, loras_of
@@ -14,20 +14,23 @@ FILE = "weights"  # its name inside the graph
 
 
 def move_out(model: ModelProto) -> np.ndarray:
-    """The weights of a graph, in float16, one after another; the graph refers to them as float32 in FILE."""
+    """The weights of a graph in float16, one after another; the graph then refers to them, as float32 in FILE.
+
+    Short tensors stay in the graph, and those that float16 cannot hold.
+    """
     numbers, at = [], 0
     for weight in model.graph.initializer:
-        if weight.data_type == TensorProto.FLOAT:
-            array = numpy_helper.to_array(weight)
-            numbers.append(array.astype(np.float16).ravel())
-            assert np.array_equal(numbers[-1].astype(np.float32), array.ravel()), f"float16 does not hold {weight.name}"
+        array = numpy_helper.to_array(weight).ravel()
+        if array.dtype == np.float32 and array.size >= 64 and np.array_equal(array, array.astype(np.float16)):
+            numbers.append(array.astype(np.float16))
+            weight.raw_data = array.tobytes()  # the form that set_external_data expects
             set_external_data(weight, FILE, offset=4 * at, length=4 * array.size)
             weight.ClearField("raw_data")
             at += array.size
     return np.concatenate(numbers)
 
 
-def low_rank(unet, weights: np.ndarray, model: ModelProto) -> tuple[dict, np.ndarray]:
+def low_rank(unet, model: ModelProto, weights: np.ndarray) -> tuple[dict, np.ndarray]:
     """The LoRA attached to a UNet, as changes of the numbers in FILE.
 
     Returns the rank with [offset, rows, columns] of each layer, and all factors in float16: for each layer left (rows, rank), then

@@ -34,13 +34,14 @@ export class Engine {
     engine.painter = engine.hire(script);
     engine.developer = engine.hire(script);
     onProgress("Unpacking the networks …");
-    const names = ["runtime", "text_encoder", "unet", "weights", "lora", "encoder", "decoder"];
-    const [runtime, text_encoder, unet, weights, factors, encoder, decoder] = await Promise.all(names.map(unpack));
+    const network = async (name) => ({ graph: await unpack(name), weights: await unpack(`${name}_weights`) });
+    const names = ["text_encoder", "unet", "encoder", "decoder"];
+    const [runtime, factors, text_encoder, unet, encoder, decoder] = await Promise.all([...["runtime", "lora"].map(unpack), ...names.map(network)]);
     onProgress("Starting the networks …");
-    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, device };
+    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, device, fast };
     const [found] = await Promise.all([
-      engine.ask(engine.painter, "load", { ...values, graphs: { text_encoder }, unet: { graph: unet, weights, factors, lora: facts.lora }, fast }),
-      engine.ask(engine.developer, "load", { ...values, graphs: { encoder, decoder } }),
+      engine.ask(engine.painter, "load", { ...values, networks: { text_encoder, unet: { ...unet, factors, lora: facts.lora } } }),
+      engine.ask(engine.developer, "load", { ...values, networks: { encoder, decoder } }),
     ]);
     return Object.assign(engine, found);
   }

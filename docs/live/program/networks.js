@@ -9,19 +9,24 @@ ort.env.wasm.proxy = false; // this already runs in a worker
 ort.env.logLevel = "error";
 
 const AGREES = 1e-3; // largest difference of two predictions, whose numbers are about 1 in size
-const create = (graph, device, externalData = []) =>
-  ort.InferenceSession.create(graph, { executionProviders: [device], graphOptimizationLevel: "all", externalData });
+
+/** A graph with its weights, ready to run. For wasm nothing is left to optimise: export.py did it. */
+function create(graph, weights, device) {
+  const graphOptimizationLevel = device === "wasm" ? "disabled" : "all", externalData = [{ path: "weights", data: new Uint8Array(weights.buffer) }];
+  return ort.InferenceSession.create(graph, { executionProviders: [device], graphOptimizationLevel, externalData });
+}
+
 const float = (data, dims) => new ort.Tensor("float32", data, dims);
 
 export class Networks {
   device = "wasm"; // or "webgpu": what computes the UNet
   unets = new Map(); // by whether they have the LoRA; each is started when it is first needed
 
-  /** Starts the runtime with the networks that `graphs` has, by name; `unet` is the UNet in parts. `onNotice` hears when the GPU is lost. */
-  static async load(runtime, graphs, unet, config, onNotice) {
+  /** Starts the runtime and the networks in `files`, by name: {graph, weights}. The UNet can wait. `onNotice` hears when the GPU is lost. */
+  static async load(runtime, { unet, ...files }, config, onNotice) {
     ort.env.wasm.wasmBinary = runtime;
-    const networks = Object.assign(new Networks(), { parts: unet, config, onNotice });
-    for (const [name, graph] of Object.entries(graphs)) networks[name] = await create(graph, "wasm");
+    const networks = Object.assign(new Networks(), { files: unet, config, onNotice });
+    for (const [name, { graph, weights }] of Object.entries(files)) networks[name] = await create(graph, toFloat32(weights), "wasm");
     return networks;
   }
 
@@ -32,9 +37,8 @@ export class Networks {
   }
 
   startUnet(fast, device) {
-    const { graph, weights, factors, lora } = this.parts, plain = toFloat32(weights);
-    const numbers = fast ? withLora(plain, toFloat32(factors), lora) : plain;
-    return create(graph, device, [{ path: "weights", data: new Uint8Array(numbers.buffer) }]);
+    const { graph, weights, factors, lora } = this.files, plain = toFloat32(weights);
+    return create(graph, fast ? withLora(plain, toFloat32(factors), lora) : plain, device);
   }
 
   /**

@@ -13,11 +13,11 @@ const stopped = new Set();
 const breathe = () => new Promise((resolve) => setTimeout(resolve)); // lets a "stop" come in
 
 const jobs = {
-  async load({ runtime, graphs, unet, fast, tokenizer: files, config: settings, device }) {
+  async load({ runtime, networks: files, fast, tokenizer: vocabulary, config: settings, device }) {
     config = settings;
-    tokenizer = new Tokenizer(files);
-    networks = await Networks.load(runtime, graphs, unet, config, (notice) => postMessage({ notice }));
-    if (!unet) return {};
+    tokenizer = new Tokenizer(vocabulary);
+    networks = await Networks.load(runtime, files, config, (notice) => postMessage({ notice }));
+    if (!files.unet) return {};
     const why = device === "webgpu" ? await networks.moveToGpu(tokenizer) : "";
     await networks.unet(fast);
     return { device: networks.device, why };
