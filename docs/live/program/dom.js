@@ -80,7 +80,7 @@ export function arrows(group) {
   return group;
 }
 
-/** f, called at most once in `wait` ms, with the last arguments. */
+/** f, called `wait` ms after the last call, with its arguments. */
 export function settled(f, wait = 150) {
   let timer;
   return (...values) => {

@@ -22,7 +22,7 @@ export function withSampler(state, sampler, start) {
 /** Whether the UNet draws with the LoRA that needs only four steps. */
 export const isFast = ({ sampler }) => sampler === "lcm";
 
-/** The settings in an address; what is missing or makes no sense is the default. */
+/** The settings in an address; missing and invalid ones are the defaults. */
 export function fromHash(hash, start) {
   const state = { ...start };
   for (const [name, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
@@ -32,13 +32,13 @@ export function fromHash(hash, start) {
   return checked(state, start);
 }
 
-/** Only what differs from the start, and always the prompt. */
+/** The address of settings: the prompt, and what differs from the start. */
 export function toHash(state, start) {
   const values = Object.entries(state).filter(([name, value]) => name === "prompt" || (name in start && value !== start[name]));
   return "#" + new URLSearchParams(values);
 }
 
-/** Every value in the range that can be drawn. */
+/** The settings, each clamped to what can be drawn. */
 export function checked(state, start) {
   const within = (value, low, high) => Math.min(high, Math.max(low, value));
   const side = (value) => within(Math.round(value / 8) * 8, 32, 256);

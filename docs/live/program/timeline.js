@@ -1,4 +1,4 @@
-// The film's bar under the loop, guidance and attention: play, step, scrub; a small guess for every step.
+// The film under the loop, guidance and attention: play, step, scrub; a small picture of the guess at every step.
 
 import { h, paint, picture } from "./dom.js";
 

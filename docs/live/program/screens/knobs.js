@@ -17,7 +17,7 @@ const KNOBS = {
   height: { label: "height", type: "number", min: 32, max: 256, step: 8 },
 };
 
-/** A form for one set of settings. `onChange(patch)` hears of every change. */
+/** A form for one set of settings. `onChange(patch)` is called for every change. */
 function knobs(side, onChange) {
   const inputs = {};
   const element = h("div", { class: "knobs" }, Object.entries(KNOBS).map(([name, { label, options, ...attributes }]) => {
@@ -94,7 +94,7 @@ export function mount(root, app) {
   return { update };
 }
 
-/** What B has that A has not: "guidance w 1, steps 40". */
+/** Where B differs from A: "guidance w 1, steps 40". */
 function differences(a, b) {
   const named = Object.keys(KNOBS).filter((name) => a[name] !== b[name]).map((name) => `${KNOBS[name].label} ${b[name] || "none"}`);
   return named.join(", ") || "the same settings";

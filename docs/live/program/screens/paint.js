@@ -50,7 +50,7 @@ export function mount(root, app) {
     return { input, element: h("label", { class: "slider", for: id }, h("span", {}, name), input, output) };
   }
 
-  // What is on the board. Each way to fill it is kept, so that painting can be undone
+  // What is on the board. `filled` fills it again as before, which undoes painting
   function fill(draw) {
     filled = () => {
       const { width, height } = app.state;
