@@ -7,7 +7,7 @@ import { SAMPLERS } from "./samplers.js";
 import { guide } from "./schedule.js";
 import { isFast } from "./state.js";
 
-/** The pixels that a latent stands for, a side. */
+/** The side of the latents of a picture. */
 export const latentSide = (pixels, config) => pixels / config.factor;
 
 /**
@@ -39,6 +39,8 @@ export async function* denoise(networks, tokenizer, config, request, replay = []
   // Noise: as large as the sampler wants it at its first timestep
   const fresh = generator.randn(count), noise = start?.noise ?? fresh;
   let x = pure ? noise.map((value) => value * sampler.initNoiseSigma) : sampler.addNoise(clean, noise, sampler.begin);
+
+  if (mask) generator.randn(count); // inpaint.py draws this too, for the masked image, and discards it
 
   // Loop: from noise to an image's latents
   const timesteps = sampler.timesteps.slice(sampler.begin);
