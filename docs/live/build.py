@@ -35,7 +35,7 @@ def main():
 
     packages = npm_packages()
     assets = network_assets(args.page_only)
-    assets["runtime"] = packages / "onnxruntime-web/dist/ort-wasm-simd-threaded.asyncify.wasm"  # computes on wasm and on WebGPU
+    assets["runtime"] = packages / "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm"
     page = assemble(packages, assets, args.docs)
     data = page.encode("utf-16-le")
     if len(data) > MOST:
@@ -87,7 +87,7 @@ def bundle(packages: Path, entry: str) -> str:
     """A module of the program and all that it imports, as one plain script: in a file, no worker can be a module."""
     command = [packages / ".bin/esbuild", HERE / "program" / entry, "--bundle", "--format=iife", "--charset=utf8"]
     command += ["--log-level=error", "--define:import.meta.url=self.location.href"]
-    command += [f"--alias:onnxruntime-web/webgpu={packages}/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs"]
+    command += [f"--alias:onnxruntime-web/wasm={packages}/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

@@ -3,14 +3,14 @@
 // Two workers, so that a picture can be decoded while the next step is computed: the painter has the text encoder and the UNet, the
 // developer the VAE.
 
-/** One of the page's elements, and it is gone from the page, so that memory holds its text once. */
+/** Removes one of the page's elements and returns it, so that memory holds its text only once. */
 function take(id) {
   const element = document.getElementById(id);
   element.remove();
   return element;
 }
 
-/** 15 bits a character, of gzip → bytes. What `packed` in build.py wrote. */
+/** Decodes what `packed` in build.py wrote: gzip, 15 bits a character. */
 async function unpack(id) {
   const { textContent: text, dataset } = take(id), bytes = new Uint8Array(dataset.bytes);
   for (let i = 0, n = 0, bits = 0, count = 0; n < bytes.length; i++) {
@@ -24,13 +24,10 @@ export class Engine {
   waiting = new Map();
   count = 0;
 
-  /**
-   * With the `device` "webgpu" the GPU computes the UNet, if it agrees with wasm. `fast` starts the UNet with its LoRA. `onProgress` hears
-   * what is being done, `onNotice` when the GPU is lost.
-   */
-  static async start(facts, { device, fast, onProgress = () => {}, onNotice }) {
+  /** Starts both workers, with `fast` the UNet with its LoRA. `onProgress` is called with what is being done. */
+  static async start(facts, { fast, onProgress }) {
     const engine = new Engine(), script = URL.createObjectURL(new Blob([take("worker").textContent], { type: "text/javascript" }));
-    Object.assign(engine, { config: facts.config, onNotice });
+    engine.config = facts.config;
     engine.painter = engine.hire(script);
     engine.developer = engine.hire(script);
     onProgress("Unpacking the networks …");
@@ -38,12 +35,12 @@ export class Engine {
     const names = ["text_encoder", "unet", "encoder", "decoder"];
     const [runtime, factors, text_encoder, unet, encoder, decoder] = await Promise.all([...["runtime", "lora"].map(unpack), ...names.map(network)]);
     onProgress("Starting the networks …");
-    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, device, fast };
-    const [found] = await Promise.all([
+    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, fast };
+    await Promise.all([
       engine.ask(engine.painter, "load", { ...values, networks: { text_encoder, unet: { ...unet, factors, lora: facts.lora } } }),
       engine.ask(engine.developer, "load", { ...values, networks: { encoder, decoder } }),
     ]);
-    return Object.assign(engine, found);
+    return engine;
   }
 
   hire(script) {
@@ -53,11 +50,7 @@ export class Engine {
     return worker;
   }
 
-  receive({ id, step, done, error, notice }) {
-    if (notice) {
-      this.device = "wasm";
-      return this.onNotice?.(notice);
-    }
+  receive({ id, step, done, error }) {
     const job = this.waiting.get(id);
     if (!job) return;
     if (step) return job.onStep?.(step);
@@ -103,7 +96,7 @@ export class Engine {
   }
 }
 
-/** The runtime's messages as something that a reader can act on. */
+/** Turns a message of the runtime into one that a reader can act on. */
 function sentence(message) {
   if (/memory|bad_alloc|allocation|out of bounds/i.test(message)) {
     return "There is not enough memory for this. Close other tabs or choose a smaller size, then reload the page.";

@@ -246,25 +246,12 @@ for (const link of document.querySelectorAll("[data-docs]")) link.href = facts.d
 for (const place of document.querySelectorAll("[data-fact]")) place.textContent = facts[place.dataset.fact].toLocaleString("en");
 
 update();
-const query = new URLSearchParams(location.search);
-const ready = Engine.start(facts, {
-  device: query.get("device"),
-  fast: isFast(app.state),
-  onProgress: (message) => (find("status").textContent = message),
-  onNotice: (message) => (app.fail(message), describeDevice()),
-});
-
-/** Says in the footer what computes the networks. */
-function describeDevice() {
-  const { device, why } = app.engine;
-  find("device").textContent = device === "webgpu" ? "The UNet runs on WebGPU." : `The UNet runs on one CPU core${why ? `: ${why}` : ""}.`;
-}
+const ready = Engine.start(facts, { fast: isFast(app.state), onProgress: (message) => (find("status").textContent = message) });
 
 window.minisd = { app, facts, tokenizer: app.tokenizer, CudaNoise, alphasCumprod, toImage, toPixels, ready, pngWithSettings, settingsOf };
 ready.then((engine) => {
   app.engine = engine;
   find("status").textContent = "";
-  describeDevice();
   update();
-  if (!query.has("wait")) app.draw();
+  if (!new URLSearchParams(location.search).has("wait")) app.draw();
 }, (problem) => error(`The networks could not start. ${problem.message}`)); // prettier-ignore
