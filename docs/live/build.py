@@ -27,7 +27,6 @@ MOST = 30e6  # bytes of the page
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    arguments.add_argument("--model", default="tiny", help="a folder or id of a small model; the built-in one by default")
     arguments.add_argument("--out", type=Path, default=OUT / "index.html", help="the page")
     arguments.add_argument("--docs", default="../html/", help="where the documentation is, seen from the page")
     arguments.add_argument("--page-only", action="store_true", help="keep the networks and facts of the last build")
@@ -35,10 +34,10 @@ def main():
     started = time.perf_counter()
 
     packages = npm_packages()
-    assets = network_assets(args.model, args.page_only)
-    assets["runtime"] = packages / "onnxruntime-web/dist/ort-wasm-simd-threaded.asyncify.wasm"  # computes on wasm and on WebGPU
+    assets = network_assets(args.page_only)
+    assets["runtime"] = packages / "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm"
     page = assemble(packages, assets, args.docs)
-    data = page.encode()
+    data = page.encode("utf-16-le")
     if len(data) > MOST:
         sys.exit(f"the page would have {len(data) / 1e6:.1f} MB, more than {MOST / 1e6:.0f} MB")
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,9 +60,10 @@ def npm_packages() -> Path:
     return folder / "node_modules"
 
 
-def network_assets(model: str, keep: bool) -> dict[str, Path]:
+def network_assets(keep: bool) -> dict[str, Path]:
     """The networks as files, and facts.json beside them; with `keep`, those of the last build."""
-    paths = {name: OUT / f"{name}.onnx" for name in ("text_encoder", "unet", "encoder", "decoder")}
+    graphs = ("text_encoder", "unet", "encoder", "decoder")
+    paths = {name: OUT / name for name in (*graphs, *(f"{name}_weights" for name in graphs), "lora")}
     if keep:
         return paths
     import torch
@@ -73,11 +73,13 @@ def network_assets(model: str, keep: bool) -> dict[str, Path]:
     from minisd import StableDiffusionPipeline
 
     torch.set_num_threads(1)
-    pipe = StableDiffusionPipeline.from_pretrained(model)
-    (OUT / "facts.json").write_text(json.dumps(facts(pipe), ensure_ascii=False))
+    pipe = StableDiffusionPipeline.from_pretrained("tiny")
+    about = facts(pipe)
     with torch.no_grad():
-        for name, graph in networks(pipe).items():
-            paths[name].write_bytes(graph)
+        files, about["lora"] = networks(pipe)
+    for name, file in files.items():
+        paths[name].write_bytes(file)
+    (OUT / "facts.json").write_text(json.dumps(about, ensure_ascii=False))
     return paths
 
 
@@ -85,12 +87,16 @@ def bundle(packages: Path, entry: str) -> str:
     """A module of the program and all that it imports, as one plain script: in a file, no worker can be a module."""
     command = [packages / ".bin/esbuild", HERE / "program" / entry, "--bundle", "--format=iife", "--charset=utf8"]
     command += ["--log-level=error", "--define:import.meta.url=self.location.href"]
-    command += [f"--alias:onnxruntime-web/webgpu={packages}/onnxruntime-web/dist/ort.webgpu.bundle.min.mjs"]
+    command += [f"--alias:onnxruntime-web/wasm={packages}/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def assemble(packages: Path, assets: dict[str, Path], docs: str) -> str:
-    """Everything in one file. What is large is compressed, as text, in elements that the browser does not run."""
+    """Everything in one file. What is large is compressed, as text, in elements that the browser does not run.
+
+    The file is UTF-16, in which the compressed parts take the least space. The byte order mark at its start tells every browser so,
+    whatever a server says.
+    """
     facts = json.loads((OUT / "facts.json").read_text())
     facts["docs"] = docs
     facts["runtime"] = json.loads((packages / "onnxruntime-web/package.json").read_text())["version"]
@@ -98,13 +104,13 @@ def assemble(packages: Path, assets: dict[str, Path], docs: str) -> str:
         "facts": element("facts", "application/json", json.dumps(facts, ensure_ascii=False)),
         "worker": element("worker", "text/plain", bundle(packages, "worker.js")),
         "program": element("program", "text/javascript", bundle(packages, "page.js")),
-        "assets": "\n".join(element(name, "text/plain", packed(path)) for name, path in assets.items()),
+        "assets": "\n".join(packed(name, path) for name, path in assets.items()),
         "style": f"<style>\n{(HERE / 'style.css').read_text()}</style>",
     }
     page = formulas((HERE / "index.html").read_text())
     for name, block in blocks.items():
         page = page.replace(f"<!-- {name} -->", block)
-    return page
+    return "\ufeff" + page
 
 
 def element(name: str, kind: str, text: str) -> str:
@@ -112,14 +118,16 @@ def element(name: str, kind: str, text: str) -> str:
     return f'<script id="{name}" type="{kind}">{text}</script>'
 
 
-def packed(path: Path) -> str:
-    """A file, compressed, 7 bits a character, which adds 17 % where base64 adds 33 %. Read by `unpack` in program/engine.js.
+def packed(name: str, path: Path) -> str:
+    """A file, compressed, as an element with 15 bits a character: U+4000 to U+BFFF, all of which a page may contain.
 
-    The three characters that HTML would change or read as a tag (NUL, carriage return, "<") are moved up by 192.
+    In UTF-16 this adds 7 %; base64 in UTF-8 adds 33 %. Read by `unpack` in program/engine.js.
     """
-    bits = np.unpackbits(np.frombuffer(gzip.compress(path.read_bytes(), 9, mtime=0), dtype=np.uint8))
-    sevens = np.packbits(np.pad(bits, (0, -len(bits) % 7)).reshape(-1, 7), axis=1) >> 1
-    return sevens.tobytes().decode("ascii").translate({code: code + 192 for code in (0, ord("\r"), ord("<"))})
+    data = gzip.compress(path.read_bytes(), 9, mtime=0)
+    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
+    rows = np.packbits(np.pad(bits, (0, -len(bits) % 15)).reshape(-1, 15), axis=1)
+    text = ((rows.view(">u2") >> 1) + 0x4000).astype("<u2").tobytes().decode("utf-16-le")
+    return f'<script id="{name}" type="text/plain" data-bytes="{len(data)}">{text}</script>'
 
 
 def formulas(page: str) -> str:

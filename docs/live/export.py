@@ -1,17 +1,18 @@
 """The package's networks as ONNX: text encoder, UNet, VAE encoder and decoder, with the sizes left open.
 
-Weights are stored as the package stores them, in float16, and cast to float32 when the runtime loads them; all arithmetic is
-float32. The UNet has one input more than in Python, a factor for each word's attention (all 1 changes nothing), and one output more
-for each level: where the words look (see `minisd.attention_maps`).
+Weights are stored as the package stores them, in float16, and become float32 on loading; all arithmetic is float32. The UNet has
+one input more than in Python, a factor for each word's attention (all 1 changes nothing), and one output more for each level: where
+the words are read (see `minisd.attention_maps`).
 """
 
 import io
+import tempfile
 
-import numpy as np
 import onnx
+import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from weights import low_rank, move_out
 
 from minisd.attention_maps import attention_maps, cross_attentions
 
@@ -63,8 +64,8 @@ class Decoder(nn.Module):
         return self.network.decode(latents / self.scaling_factor).sample
 
 
-def networks(pipe) -> dict[str, bytes]:
-    """The four graphs, serialised.
+def networks(pipe) -> tuple[dict[str, bytes], dict]:
+    """The files of the page: of each network its graph and its weights, and the factors of the UNet's LoRA. And where these belong.
 
     Examples have a batch of 1, because the UNet expands t to the length of the batch, which tracing takes for a constant: an
     expansion to 1 broadcasts to every batch, as long as all its images are at the same time.
@@ -75,15 +76,21 @@ def networks(pipe) -> dict[str, bytes]:
     image = torch.randn(1, 3, *[side * 2 ** (len(pipe.vae.config.block_out_channels) - 1)] * 2)
     ids, t, ones = torch.zeros(1, words, dtype=torch.long), torch.tensor([500.0]), torch.ones(1, words)
     attention = [f"attention_{level}" for level in sorted({level for level, _ in cross_attentions(pipe.unet)})]
-    return {
+    graphs = {
         "text_encoder": export(TextEncoder(pipe), {"ids": ids}, ["context"]),
         "unet": export(UNet(pipe), {"x": x, "t": t, "context": context, "word_scale": ones}, ["eps", *attention]),
         "encoder": export(Encoder(pipe), {"image": image}, ["mean", "std"]),
         "decoder": export(Decoder(pipe), {"latents": x}, ["image"]),
     }
+    weights = {name: move_out(graph) for name, graph in graphs.items()}
+    pipe.load_lora_weights("tiny")
+    lora, factors = low_rank(pipe.unet, graphs["unet"], weights["unet"])
+    files = {name: graph.SerializeToString() for name, graph in graphs.items()}
+    files |= {f"{name}_weights": numbers.tobytes() for name, numbers in weights.items()}
+    return files | {"lora": factors.tobytes()}, lora
 
 
-def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> bytes:
+def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:
     """Trace a network with example inputs; the batch and the size of latents stay open."""
     file = io.BytesIO()
     torch.onnx.export(
@@ -96,23 +103,14 @@ def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) ->
         opset_version=OPSET,
         dynamo=False,  # the tracer: smaller graphs, and minutes faster than torch.export
     )
-    model = onnx.load_from_string(file.getvalue())
-    store_in_half(model.graph)
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return simplified(file.getvalue())
 
 
-def store_in_half(graph: onnx.GraphProto):
-    """Replace every weight that float16 holds exactly by its float16 form and a cast, which the runtime folds on loading."""
-    casts = []
-    for weight in graph.initializer:
-        if weight.data_type != TensorProto.FLOAT or (array := numpy_helper.to_array(weight)).size < 64:
-            continue
-        half = array.astype(np.float16)
-        if np.array_equal(half.astype(np.float32), array):
-            name = weight.name
-            weight.CopyFrom(numpy_helper.from_array(half, name + ".half"))
-            casts.append(helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+def simplified(graph: bytes) -> onnx.ModelProto:
+    """Fold constants and remove nodes that change nothing, here, because in the browser it takes seconds."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/graph.onnx"
+        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)

@@ -3,7 +3,7 @@
 import { h, picture } from "./dom.js";
 
 export class Board {
-  /** `paint(context)` draws with the brush's path on the layer that `layer()` names: "sheet" or "veil". */
+  /** A stroke paints in `color()` on the layer that `layer()` names, "sheet" or "veil", and then calls `onStroke`. */
   constructor(label, { layer, color, onStroke }) {
     this.sheet = picture(label, "sheet");
     this.veil = h("canvas", { class: "veil", width: 1, height: 1, "aria-hidden": "true" });

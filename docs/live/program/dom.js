@@ -52,7 +52,7 @@ export function paintLatents(canvas, x, height, width) {
   paint(canvas, pixels, width, height);
 }
 
-/** A map of attention as a veil: the accent colour where a word looks, transparent where not. */
+/** A map of attention as a veil: the accent colour where a word is read, transparent where not. */
 export function paintVeil(canvas, values, width, height, [red, green, blue], most = Math.max(...values)) {
   const pixels = new Uint8ClampedArray(4 * width * height);
   values.forEach((value, i) => pixels.set([red, green, blue, (255 * value) / (most || 1)], 4 * i));
@@ -67,7 +67,20 @@ export function channels(label, count) {
   return { element, show };
 }
 
-/** f, called at most once in `wait` ms, with the last arguments. */
+/** Lets the arrow keys choose among the buttons of a group, of which Tab reaches only the chosen one (`tabIndex` 0). */
+export function arrows(group) {
+  group.onkeydown = (event) => {
+    const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key], buttons = [...group.children];
+    if (!move) return;
+    event.preventDefault();
+    const next = buttons[(buttons.indexOf(event.target) + move + buttons.length) % buttons.length];
+    next.click();
+    next.focus();
+  };
+  return group;
+}
+
+/** f, called `wait` ms after the last call, with its arguments. */
 export function settled(f, wait = 150) {
   let timer;
   return (...values) => {

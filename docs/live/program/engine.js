@@ -3,21 +3,19 @@
 // Two workers, so that a picture can be decoded while the next step is computed: the painter has the text encoder and the UNet, the
 // developer the VAE.
 
-/** The text of one of the page's elements, and the element gone, so that memory holds it once. */
+/** Removes one of the page's elements and returns it, so that memory holds its text only once. */
 function take(id) {
-  const element = document.getElementById(id), text = element.textContent;
+  const element = document.getElementById(id);
   element.remove();
-  return text;
+  return element;
 }
 
-/** 7 bits a character, of gzip → bytes. What `packed` in build.py wrote. */
+/** Decodes what `packed` in build.py wrote: gzip, 15 bits a character. */
 async function unpack(id) {
-  const text = take(id), bytes = new Uint8Array((text.length * 7) >> 3);
-  for (let i = 0, n = 0, bits = 0, count = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    bits = (bits << 7) | (code >= 192 ? code - 192 : code);
-    count += 7;
-    if (count >= 8) bytes[n++] = bits >> (count -= 8);
+  const { textContent: text, dataset } = take(id), bytes = new Uint8Array(dataset.bytes);
+  for (let i = 0, n = 0, bits = 0, count = 0; n < bytes.length; i++) {
+    bits = (bits << 15) | (text.charCodeAt(i) - 0x4000);
+    for (count += 15; count >= 8 && n < bytes.length; ) bytes[n++] = bits >> (count -= 8);
   }
   return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
 }
@@ -26,25 +24,23 @@ export class Engine {
   waiting = new Map();
   count = 0;
 
-  /**
-   * With the `device` "webgpu" the GPU computes the UNet, if it agrees with wasm. `onProgress` hears what is being done, `onNotice` when the
-   * GPU is lost.
-   */
-  static async start(facts, { device, onProgress = () => {}, onNotice }) {
-    const engine = new Engine(), script = URL.createObjectURL(new Blob([take("worker")], { type: "text/javascript" }));
-    Object.assign(engine, { config: facts.config, onNotice });
+  /** Starts both workers, with `fast` the UNet with its LoRA. `onProgress` is called with what is being done. */
+  static async start(facts, { fast, onProgress }) {
+    const engine = new Engine(), script = URL.createObjectURL(new Blob([take("worker").textContent], { type: "text/javascript" }));
+    engine.config = facts.config;
     engine.painter = engine.hire(script);
     engine.developer = engine.hire(script);
     onProgress("Unpacking the networks …");
-    const names = ["runtime", "text_encoder", "unet", "encoder", "decoder"];
-    const [runtime, text_encoder, unet, encoder, decoder] = await Promise.all(names.map(unpack));
+    const network = async (name) => ({ graph: await unpack(name), weights: await unpack(`${name}_weights`) });
+    const names = ["text_encoder", "unet", "encoder", "decoder"];
+    const [runtime, factors, text_encoder, unet, encoder, decoder] = await Promise.all([...["runtime", "lora"].map(unpack), ...names.map(network)]);
     onProgress("Starting the networks …");
-    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, device };
-    const [found] = await Promise.all([
-      engine.ask(engine.painter, "load", { ...values, graphs: { text_encoder, unet } }),
-      engine.ask(engine.developer, "load", { ...values, graphs: { encoder, decoder } }),
+    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, fast };
+    await Promise.all([
+      engine.ask(engine.painter, "load", { ...values, networks: { text_encoder, unet: { ...unet, factors, lora: facts.lora } } }),
+      engine.ask(engine.developer, "load", { ...values, networks: { encoder, decoder } }),
     ]);
-    return Object.assign(engine, found);
+    return engine;
   }
 
   hire(script) {
@@ -54,11 +50,7 @@ export class Engine {
     return worker;
   }
 
-  receive({ id, step, done, error, notice }) {
-    if (notice) {
-      this.device = "wasm";
-      return this.onNotice?.(notice);
-    }
+  receive({ id, step, done, error }) {
     const job = this.waiting.get(id);
     if (!job) return;
     if (step) return job.onStep?.(step);
@@ -104,7 +96,7 @@ export class Engine {
   }
 }
 
-/** The runtime's messages as something that a reader can act on. */
+/** Turns a message of the runtime into one that a reader can act on. */
 function sentence(message) {
   if (/memory|bad_alloc|allocation|out of bounds/i.test(message)) {
     return "There is not enough memory for this. Close other tabs or choose a smaller size, then reload the page.";

@@ -1,58 +1,38 @@
 // The networks, computed by onnxruntime-web from the graphs that docs/live/export.py wrote.
 
-import * as ort from "onnxruntime-web/webgpu";
-import { CudaNoise } from "./noise.js";
+import * as ort from "onnxruntime-web/wasm";
+import { toFloat32, withLora } from "./weights.js";
 
 ort.env.wasm.numThreads = 1; // threads need a server that sends headers; a page in a file has none
 ort.env.wasm.proxy = false; // this already runs in a worker
 ort.env.logLevel = "error";
 
-const AGREES = 1e-3; // largest difference of two predictions, whose numbers are about 1 in size
-const create = (graph, device) => ort.InferenceSession.create(graph, { executionProviders: [device], graphOptimizationLevel: "all" });
 const float = (data, dims) => new ort.Tensor("float32", data, dims);
 
-export class Networks {
-  device = "wasm"; // or "webgpu": what computes the UNet
+/** A graph with its weights, ready to run. Nothing is left to optimise: export.py did it. */
+function create(graph, weights) {
+  const externalData = [{ path: "weights", data: new Uint8Array(weights.buffer) }];
+  return ort.InferenceSession.create(graph, { graphOptimizationLevel: "disabled", externalData });
+}
 
-  /** Starts the runtime with the networks that `graphs` has, by name; `onNotice` hears when the GPU is lost. */
-  static async load(runtime, graphs, config, onNotice) {
+export class Networks {
+  unets = new Map(); // by whether they have the LoRA; each is started when it is first needed
+
+  /** Starts the runtime and the networks in `files`, by name: {graph, weights}. The UNet can wait. */
+  static async load(runtime, { unet, ...files }, config) {
     ort.env.wasm.wasmBinary = runtime;
-    const networks = Object.assign(new Networks(), { config, onNotice });
-    for (const [name, graph] of Object.entries(graphs)) networks[name] = await create(graph, "wasm");
+    const networks = Object.assign(new Networks(), { files: unet, config });
+    for (const [name, { graph, weights }] of Object.entries(files)) networks[name] = await create(graph, toFloat32(weights));
     return networks;
   }
 
-  /**
-   * Lets WebGPU compute the UNet, if there is one and its prediction agrees with wasm's. Returns why not, or "".
-   */
-  async moveToGpu(graph, tokenizer) {
-    try {
-      if (!(await navigator.gpu?.requestAdapter())) return "this browser has no WebGPU";
-      const session = await create(graph, "webgpu"), side = this.config.size / this.config.factor;
-      const x = new CudaNoise(0).randn(this.config.channels * side * side), context = await this.encode([tokenizer.encode("a").ids]);
-      const trial = async (unet) => {
-        const ones = new Float32Array(this.config.length).fill(1);
-        return (await unet.run(this.feeds(x, 500, context, ones, 1, side, side))).eps.data;
-      };
-      const gpu = await trial(session), wasm = await trial(this.unet);
-      if (!gpu.every((value, i) => Math.abs(value - wasm[i]) <= AGREES)) return "its WebGPU computes other numbers";
-      Object.assign(this, { spare: this.unet, unet: session, device: "webgpu" });
-      return "";
-    } catch {
-      return "its WebGPU does not work";
+  /** The UNet, in the fast mode with the LoRA in its weights. */
+  async unet(fast) {
+    if (!this.unets.has(fast)) {
+      const { graph, weights, factors, lora } = this.files, plain = toFloat32(weights);
+      this.unets.set(fast, await create(graph, fast ? withLora(plain, toFloat32(factors), lora) : plain));
     }
-  }
-
-  /** The UNet's outputs. If the GPU fails, wasm takes over, for good. */
-  async denoise(feeds) {
-    if (this.device === "wasm") return this.unet.run(feeds);
-    try {
-      const outputs = await this.unet.run(feeds);
-      if (outputs.eps.data.every(Number.isFinite)) return outputs;
-    } catch {}
-    Object.assign(this, { unet: this.spare, device: "wasm" });
-    this.onNotice("The GPU stopped working or ran out of memory. Drawing goes on without it, more slowly.");
-    return this.unet.run(feeds);
+    return this.unets.get(fast);
   }
 
   /** Ids (B of 77) → text states (B, 77, D), in one array. */
@@ -63,11 +43,11 @@ export class Networks {
   }
 
   /**
-   * The UNet on the same latents for each of `batch` contexts: ε of each, and where the prompt's words look, a map for every level,
+   * The UNet on the same latents for each of `batch` contexts: ε of each, and where the prompt's words are read, a map for every level,
    * `{h, w, data}` with data (h·w, 77).
    */
-  async predict(x, t, context, wordScale, batch, h, w) {
-    const { levels } = this.config, outputs = await this.denoise(this.feeds(x, t, context, wordScale, batch, h, w));
+  async predict(fast, x, t, context, wordScale, batch, h, w) {
+    const { levels } = this.config, unet = await this.unet(fast), outputs = await unet.run(this.feeds(x, t, context, wordScale, batch, h, w));
     const eps = Array.from({ length: batch }, (_, i) => outputs.eps.data.slice(i * x.length, (i + 1) * x.length));
     const attention = levels.map((level) => {
       const { data, dims } = outputs[`attention_${level}`];

@@ -1,6 +1,6 @@
-// The page: one state, one run, seven screens. Screens read `app` in their `update` and change it only through its methods.
+// The page: one state, one run, eight screens. Screens read `app` in their `update` and change it only through its methods.
 
-import { h, duration, paint, paintLatents } from "./dom.js";
+import { arrows, h, duration, paint, paintLatents } from "./dom.js";
 import { Engine } from "./engine.js";
 import { CudaNoise } from "./noise.js";
 import { toImage, toPixels } from "./pipeline.js";
@@ -15,7 +15,7 @@ import * as noise from "./screens/noise.js";
 import * as paintScreen from "./screens/paint.js";
 import * as seeds from "./screens/seeds.js";
 import * as words from "./screens/words.js";
-import { SCREENS, checked, defaults, fromHash, toHash } from "./state.js";
+import { SCREENS, checked, defaults, fromHash, isFast, toHash, withSampler } from "./state.js";
 import * as timeline from "./timeline.js";
 import { Tokenizer } from "./tokenizer.js";
 import * as tour from "./tour.js";
@@ -27,6 +27,7 @@ const pick = (state) => Object.fromEntries(REQUEST.map((name) => [name, state[na
 
 const app = {
   facts,
+  start,
   tokenizer: new Tokenizer(facts.tokenizer),
   state: fromHash(location.hash, start),
   engine: null, // until the networks are loaded
@@ -183,8 +184,9 @@ function update() {
   result.classList.toggle("waiting", !run?.pixels);
   const text = status();
   if (text !== undefined) find("status").textContent = text;
+  find("fast").checked = isFast(state);
   find("draw").textContent = run?.drawing ? "Stop" : "Draw";
-  find("draw").disabled = !app.engine;
+  find("draw").disabled = find("fast").disabled = !app.engine;
   find("save").disabled = !run?.pixels;
 }
 
@@ -196,7 +198,11 @@ find("request").onsubmit = (event) => {
 find("prompt").oninput = () => app.set({ prompt: find("prompt").value });
 find("seed").oninput = () => /^\d{1,19}$/.test(find("seed").value) && app.set({ seed: find("seed").value });
 find("dice").onclick = () => app.draw({ seed: String(Math.floor(Math.random() * 1e6)) });
-find("tour-start").onclick = () => guide.start();
+find("fast").onchange = () => app.draw(withSampler(app.state, find("fast").checked ? "lcm" : start.sampler, start));
+find("tour-start").onclick = () => {
+  if (isFast(app.state)) app.set(withSampler(app.state, start.sampler, start)); // its questions are about guidance and many steps
+  guide.start();
+};
 find("save").onclick = async () => {
   const blob = await pngWithSettings(result, settingsOf(app.run, facts));
   const link = h("a", { href: URL.createObjectURL(blob), download: `${app.run.request.prompt.replace(/\W+/g, "-").slice(0, 60) || "picture"}-${app.run.request.seed}.png` });
@@ -211,14 +217,7 @@ find("link").onclick = async () => {
 find("examples").append(...facts.examples.map((text) => h("button", { class: "example", onclick: () => app.draw({ prompt: text }) }, text)));
 
 for (const name of SCREENS) find(`tab-${name}`).onclick = () => app.set({ screen: name });
-find("way").onkeydown = (event) => {
-  const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (!move) return;
-  event.stopPropagation();
-  const name = SCREENS[(SCREENS.indexOf(app.state.screen) + move + SCREENS.length) % SCREENS.length];
-  app.set({ screen: name });
-  find(`tab-${name}`).focus();
-};
+arrows(find("way"));
 document.onkeydown = (event) => {
   if (event.target.matches("input, select, textarea, button, summary") || find("timeline").hidden) return;
   if (event.key === "ArrowRight") film.move(1);
@@ -247,24 +246,12 @@ for (const link of document.querySelectorAll("[data-docs]")) link.href = facts.d
 for (const place of document.querySelectorAll("[data-fact]")) place.textContent = facts[place.dataset.fact].toLocaleString("en");
 
 update();
-const query = new URLSearchParams(location.search);
-const ready = Engine.start(facts, {
-  device: query.get("device"),
-  onProgress: (message) => (find("status").textContent = message),
-  onNotice: (message) => (app.fail(message), describeDevice()),
-});
-
-/** Says in the footer what computes the networks. */
-function describeDevice() {
-  const { device, why } = app.engine;
-  find("device").textContent = device === "webgpu" ? "The UNet runs on WebGPU." : `The UNet runs on one CPU core${why ? `: ${why}` : ""}.`;
-}
+const ready = Engine.start(facts, { fast: isFast(app.state), onProgress: (message) => (find("status").textContent = message) });
 
 window.minisd = { app, facts, tokenizer: app.tokenizer, CudaNoise, alphasCumprod, toImage, toPixels, ready, pngWithSettings, settingsOf };
 ready.then((engine) => {
   app.engine = engine;
   find("status").textContent = "";
-  describeDevice();
   update();
-  if (!query.has("wait")) app.draw();
+  if (!new URLSearchParams(location.search).has("wait")) app.draw();
 }, (problem) => error(`The networks could not start. ${problem.message}`)); // prettier-ignore

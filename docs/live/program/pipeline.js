@@ -5,8 +5,9 @@
 import { CudaNoise } from "./noise.js";
 import { SAMPLERS } from "./samplers.js";
 import { guide } from "./schedule.js";
+import { isFast } from "./state.js";
 
-/** The pixels that a latent stands for, a side. */
+/** The side of the latents of a picture. */
 export const latentSide = (pixels, config) => pixels / config.factor;
 
 /**
@@ -36,18 +37,20 @@ export async function* denoise(networks, tokenizer, config, request, replay = []
   sampler.begin = clean ? steps - Math.min(Math.floor(steps * start.strength), steps) : 0;
 
   // Noise: as large as the sampler wants it at its first timestep
-  const noise = start?.noise ?? generator.randn(count);
+  const fresh = generator.randn(count), noise = start?.noise ?? fresh;
   let x = pure ? noise.map((value) => value * sampler.initNoiseSigma) : sampler.addNoise(clean, noise, sampler.begin);
+
+  if (mask) generator.randn(count); // inpaint.py draws this too, for the masked image, and discards it
 
   // Loop: from noise to an image's latents
   const timesteps = sampler.timesteps.slice(sampler.begin);
   for (const [index, t] of timesteps.entries()) {
     const i = sampler.begin + index, input = sampler.scale(x, i);
     const known = replay[index];
-    const both = known ? null : await networks.predict(input, t, context, wordScale, texts.length, h, w);
+    const both = known ? null : await networks.predict(isFast(request), input, t, context, wordScale, texts.length, h, w);
     const [uncond, cond] = known ? [known.uncond, known.cond] : both.eps;
     const output = known ? known.output : guided ? guide(uncond, cond, scale) : cond;
-    let { x: next, x0, eps } = sampler.step(output, i, x);
+    let { x: next, x0, eps } = sampler.step(output, i, x, generator);
     if (mask) [next, x0] = [blend(mask, sampler.addNoise(clean, noise, i + 1), next), blend(mask, clean, x0)];
     if (!next.every(Number.isFinite)) throw new Error("The numbers left the range of float32: try a lower guidance scale.");
     yield { index, of: timesteps.length, place: i, t, x, input, uncond, cond, output, eps, x0, next, attention: known ? known.attention : both.attention };

@@ -1,5 +1,7 @@
 // A PNG that says how it was made: the chunks "minisd" (JSON) and "parameters", as minisd/image_files.py writes them.
 
+import { isFast } from "./state.js";
+
 const TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
   for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
   return n;
@@ -30,13 +32,14 @@ export function settingsOf({ request, origin }, facts) {
   ].filter(Boolean);
   const { prompt, negative, sampler, steps, scale, seed, width, height } = request;
   return { prompt, negative_prompt: negative, model: "tiny", sampler, steps, guidance_scale: scale, seed: Number.isSafeInteger(Number(seed)) ? Number(seed) : seed, noise: "cuda",
-    width, height, version: facts.version, ...(live.length ? { live: live.join("; ") } : {}) }; // prettier-ignore
+    width, height, version: facts.version, ...(isFast(request) ? { lora: ["tiny"] } : {}), ...(live.length ? { live: live.join("; ") } : {}) }; // prettier-ignore
 }
 
 function parameters(s) {
   const negative = s.negative_prompt ? [`Negative prompt: ${s.negative_prompt}`] : [];
   const line = `Steps: ${s.steps}, Sampler: ${s.sampler}, CFG scale: ${s.guidance_scale}, Seed: ${s.seed}, Size: ${s.width}x${s.height}`;
-  return [s.prompt, ...negative, `${line}, Model: ${s.model}, Version: minisd ${s.version}`].join("\n");
+  const lora = s.lora ? `, LoRA: ${s.lora}` : "";
+  return [s.prompt, ...negative, `${line}, Model: ${s.model}${lora}, Version: minisd ${s.version}`].join("\n");
 }
 
 /** The picture on a canvas as a PNG with its settings inside. */

@@ -12,7 +12,7 @@ export class Run {
     [this.h, this.w] = [request.height / config.factor, request.width / config.factor];
   }
 
-  /** Draw it. `onChange` hears of every step and every frame; frames of the newest step come first while it draws. */
+  /** Draws it. `onChange` is called after every step and every frame; while it draws, the newest step is decoded first. */
   async draw(onChange, replay = []) {
     this.started = performance.now();
     this.drawing = true;
@@ -45,7 +45,7 @@ export class Run {
     this.job?.stop();
   }
 
-  /** Decode what is missing, one at a time: first what is looked at (`wanted`), then the guesses in order. */
+  /** Decodes missing frames one at a time: first those on the screen (`wanted`), then the guesses in order. */
   async develop(onChange) {
     if (this.developing || this.abandoned) return;
     this.developing = true;

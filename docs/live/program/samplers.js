@@ -1,7 +1,7 @@
-// The samplers: one update, three blends of past ε, as minisd/schedulers.
+// The samplers, as minisd/schedulers.
 //
-// A sampler sees latents and predictions, never a network: `timesteps`, `initNoiseSigma`, `scale(x, i)`, `step(output, i, x)`. It may
-// begin in the middle, as img2img does.
+// A sampler sees latents and predictions, never a network: `timesteps`, `initNoiseSigma`, `scale(x, i)`, `step(output, i, x, generator)`.
+// It may begin in the middle, as img2img does.
 
 import { addNoise, alphasCumprod, toEpsilon, toX0, transfer } from "./schedule.js";
 
@@ -16,6 +16,7 @@ function weightedSum(weights, noises) {
 }
 
 class Sampler {
+  static most = 200; // steps that the page allows
   initNoiseSigma = 1;
   begin = 0; // the index of the first step
 
@@ -123,6 +124,30 @@ class LMS extends Sampler {
   }
 }
 
+// Settings of LCM
+const LEARNED = 50; // DDIM's steps in distillation: the student knows their timesteps
+const SCALING = 10; // of timesteps in the consistency function
+const SIGMA_DATA = 0.5; // the standard deviation of the data, as the paper assumes
+
+/** Each step jumps to the end of the curve, then adds new noise up to the next timestep (Luo et al. 2023, algorithm 3). */
+class LCM extends Sampler {
+  static most = LEARNED;
+
+  constructor(config, steps) {
+    super(config, steps);
+    const apart = Math.floor(config.num_train_timesteps / LEARNED);
+    this.timesteps = Array.from({ length: steps }, (_, i) => (LEARNED - Math.floor((i * LEARNED) / steps)) * apart - 1);
+  }
+
+  step(output, i, x, generator) {
+    const { eps, x0: clean } = this.guess(output, i, x), scaled = this.timesteps[i] * SCALING;
+    const skip = SIGMA_DATA ** 2 / (scaled ** 2 + SIGMA_DATA ** 2), out = scaled / Math.sqrt(scaled ** 2 + SIGMA_DATA ** 2);
+    const x0 = clean.map((value, j) => out * value + skip * x[j]);
+    const last = i + 1 === this.timesteps.length;
+    return { x: last ? x0 : this.addNoise(x0, generator.randn(x.length), i + 1), x0, eps };
+  }
+}
+
 /** ∫ ℓⱼ(σ) dσ from the newest of `sigmas` to `next`, where ℓⱼ is the polynomial that is 1 at σⱼ and 0 at the others. */
 function integrals(sigmas, next) {
   return sigmas.map((sigma) => {
@@ -136,4 +161,4 @@ function integrals(sigmas, next) {
   });
 }
 
-export const SAMPLERS = { pndm: PNDM, ddim: DDIM, lms: LMS };
+export const SAMPLERS = { pndm: PNDM, ddim: DDIM, lms: LMS, lcm: LCM };

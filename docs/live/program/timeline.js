@@ -1,4 +1,4 @@
-// The film's bar under the loop, guidance and attention: play, step, scrub; a small guess for every step.
+// The film under the loop, guidance and attention: play, step, scrub; a small picture of the guess at every step.
 
 import { h, paint, picture } from "./dom.js";
 
@@ -10,7 +10,7 @@ export function mount(root, app) {
   const told = h("output", { for: "step", class: "formula" });
   const strip = h("div", { class: "strip" });
   root.append(h("div", { class: "bar" }, back, play, on, slider, told), strip);
-  let timer, seen;
+  let timer, seen, shown;
 
   const move = (by) => (pause(), app.select(app.index + by));
   function pause() {
@@ -43,6 +43,8 @@ export function mount(root, app) {
         const i = strip.children.length, canvas = picture(`The guess at step ${i + 1}`);
         strip.append(h("button", { class: "frame", tabindex: -1, onclick: () => (pause(), app.select(i)) }, canvas));
       }
+      if (shown !== index) strip.scrollLeft = (strip.children[index]?.offsetLeft ?? 0) - strip.offsetLeft - strip.clientWidth / 2;
+      shown = index;
       [...strip.children].forEach((cell, i) => {
         cell.classList.toggle("now", i === index);
         const pixels = run.frame("x0", i), canvas = cell.firstChild;

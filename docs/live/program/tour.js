@@ -66,7 +66,7 @@ const STOPS = [
     show: () => turn("what-if", Number(find("what-if").value) < 8 ? 10 : 1),
   },
   {
-    screen: "attention", title: "Where does a word look?",
+    screen: "attention", title: "Where is a word read?",
     text: "In cross-attention, every place in the picture divides its attention among the 77 boxes.",
     question: "You mute the word for a thing. What happens to the thing?",
     options: ["It fades or changes", "It moves", "Nothing"], right: 0,

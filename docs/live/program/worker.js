@@ -1,6 +1,6 @@
 // A worker: computes off the page's thread, so that the page stays responsive. One job at a time, in the order of asking.
 //
-// Messages in: {id, job, …}; {stop: id}. Messages out: {id, step}, {id, done}, {id, error}, {notice}.
+// Messages in: {id, job, …}; {stop: id}. Messages out: {id, step}, {id, done}, {id, error}.
 
 import { Networks } from "./networks.js";
 import { denoise } from "./pipeline.js";
@@ -13,13 +13,11 @@ const stopped = new Set();
 const breathe = () => new Promise((resolve) => setTimeout(resolve)); // lets a "stop" come in
 
 const jobs = {
-  async load({ runtime, graphs, tokenizer: files, config: settings, device }) {
+  async load({ runtime, networks: files, fast, tokenizer: vocabulary, config: settings }) {
     config = settings;
-    tokenizer = new Tokenizer(files);
-    networks = await Networks.load(runtime, graphs, config, (notice) => postMessage({ notice }));
-    if (!graphs.unet) return {};
-    const why = device === "webgpu" ? await networks.moveToGpu(graphs.unet, tokenizer) : "";
-    return { device: networks.device, why };
+    tokenizer = new Tokenizer(vocabulary);
+    networks = await Networks.load(runtime, files, config);
+    if (files.unet) await networks.unet(fast);
   },
 
   async encode({ texts }) {

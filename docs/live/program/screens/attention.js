@@ -1,12 +1,12 @@
-// Screen 5: where each word looks, level by level; and its attention turned up or down.
+// Screen 5: where each word is read, level by level; and its attention turned up or down.
 
-import { figure, h, paint, paintVeil, picture } from "../dom.js";
+import { arrows, figure, h, paint, paintVeil, picture } from "../dom.js";
 import * as prelude from "./prelude.js";
 
 export function mount(root, app) {
   const { levels, factor } = app.facts.config;
-  const words = h("div", { class: "words", role: "radiogroup", "aria-label": "Words" });
-  const under = picture("The guess at this step"), over = picture("Where the word looks, all levels together");
+  const words = arrows(h("div", { class: "words", role: "radiogroup", "aria-label": "Words" }));
+  const under = picture("The guess at this step"), over = picture("Where the word is read, all levels together");
   const maps = levels.map((level) => picture(`Level ${level}`, "pixelated map"));
   const names = levels.map(() => h("span", {}));
   const slider = h("input", { type: "range", min: 0, max: 4, step: 0.1, value: 1, id: "weight", "aria-label": "Attention of this word" });
@@ -20,7 +20,7 @@ export function mount(root, app) {
     h("div", { class: "row" },
       figure(h("div", { class: "veiled" }, under, over), "all levels on the guess x̂₀"),
       ...maps.map((map, i) => figure(map, names[i]))),
-    h("div", { class: "fork" }, h("label", { class: "slider grow", for: "weight" }, h("span", {}, "this word ×"), slider, output), mute, again, reset),
+    h("div", { class: "fork" }, h("label", { class: "slider grow", for: "weight" }, h("span", {}, "this word"), slider, output), mute, again, reset),
     comparison,
   ); // prettier-ignore
   const before = prelude.mount(root, app, stage, "Draw a picture to see where each of your words is read.");
@@ -42,11 +42,6 @@ export function mount(root, app) {
       class: box === 0 || box > tokens.length ? "word special" : "word", role: "radio", "data-box": box,
       onmouseenter: () => choose(box), onfocus: () => choose(box), onclick: () => choose(box),
     }, text))); // prettier-ignore
-    words.onkeydown = (event) => {
-      const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (move) words.children[Math.min(boxes.length - 1, Math.max(0, chosen + move))]?.focus();
-      if (move) event.stopPropagation();
-    };
   }
 
   /** The longest word first: it is often a thing. */
@@ -87,7 +82,7 @@ export function mount(root, app) {
     step.attention.forEach((map, i) => {
       const values = Float32Array.from({ length: map.h * map.w }, (_, p) => map.data[p * rows + chosen]);
       paintVeil(maps[i], values, map.w, map.h, color);
-      names[i].textContent = `level ${map.level}: ${map.h} × ${map.w}, up to ${(100 * Math.max(...values)).toFixed(0)} %`;
+      names[i].textContent = `level ${map.level}: ${map.h} × ${map.w}, up to ${(100 * Math.max(...values)).toFixed(0)}\u00a0%`;
       for (let p = 0; p < whole.length; p++) {
         const [y, x] = [Math.floor(p / run.w), p % run.w];
         whole[p] += values[Math.min(map.h - 1, y >> map.level) * map.w + Math.min(map.w - 1, x >> map.level)] / levels.length;

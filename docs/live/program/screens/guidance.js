@@ -1,4 +1,4 @@
-// Screen 4: the guess without words, the guess with words, and the exaggeration of their difference.
+// Screen 4: the prediction without words, the prediction with words, and their difference, amplified.
 
 import { channels, figure, h, paint, picture, settled, svg } from "../dom.js";
 import { toPixels } from "../pipeline.js";
@@ -52,7 +52,7 @@ export function mount(root, app) {
     drawVectors(diagram, step.uncond, step.cond, guided);
     const angle = (Math.acos(Math.min(1, dot(step.uncond, step.cond) / length(step.uncond) / length(step.cond))) * 180) / Math.PI;
     output.textContent = `w = ${w.toFixed(1)}`;
-    told.textContent = `The same three as arrows in ${step.cond.length.toLocaleString("en")} dimensions, seen in the plane that holds them. With and without words are ${angle.toFixed(1)}° apart.`;
+    told.textContent = `The same three predictions as vectors of ${step.cond.length.toLocaleString("en")} numbers, in the plane that contains them. The words turn the prediction by ${angle.toFixed(1)}°.`;
     const sampler = new SAMPLERS[run.request.sampler](config.scheduler, run.request.steps);
     decode(sampler.guess(guided, step.place, step.x).x0, run);
   }
@@ -60,7 +60,7 @@ export function mount(root, app) {
   return { update };
 }
 
-/** Three arrows from one origin. Across: along ε without words. Up: what the words turn it by, drawn larger, as the axis says. */
+/** Three arrows from one origin. Across: along ε without words. Up: the rest of ε with words, drawn larger, as the axis says. */
 function drawVectors(diagram, uncond, cond, guided) {
   const along = length(uncond), unit = uncond.map((x) => x / along);
   const rest = cond.map((x, i) => x - dot(cond, unit) * unit[i]), up = length(rest) || 1;
@@ -78,6 +78,6 @@ function drawVectors(diagram, uncond, cond, guided) {
   const [a, b] = [at(points[0]), at(points[2])];
   diagram.replaceChildren(
     svg("line", { x1: a[0], y1: a[1], x2: b[0], y2: b[1], class: "along" }), ...points.flatMap(arrow),
-    svg("text", { x: 20, y: 222, class: "scale" }, `up and down drawn ${(upwards / sideways).toFixed(0)} times larger than across`)); // prettier-ignore
+    svg("text", { x: 20, y: 222, class: "scale" }, `vertical scale ${(upwards / sideways).toFixed(0)} times the horizontal one`)); // prettier-ignore
   diagram.setAttribute("aria-label", `Lengths: ${points.map(([x, y], i) => `${labels[i]} ${Math.hypot(x, y).toFixed(1)}`).join(", ")}`);
 }

@@ -3,6 +3,8 @@
 import { figure, h, paint, paintLatents, picture } from "../dom.js";
 import { CudaNoise } from "../noise.js";
 import { Run } from "../run.js";
+import { SAMPLERS } from "../samplers.js";
+import { withSampler } from "../state.js";
 
 const KNOBS = {
   prompt: { label: "prompt", type: "text" },
@@ -10,12 +12,12 @@ const KNOBS = {
   seed: { label: "seed", type: "text", inputmode: "numeric", pattern: "\\d{1,19}" },
   steps: { label: "steps", type: "number", min: 1, max: 200 },
   scale: { label: "guidance w", type: "number", min: 0, max: 30, step: 0.5 },
-  sampler: { label: "sampler", options: ["pndm", "ddim", "lms"] },
+  sampler: { label: "sampler", options: Object.keys(SAMPLERS) },
   width: { label: "width", type: "number", min: 32, max: 256, step: 8 },
   height: { label: "height", type: "number", min: 32, max: 256, step: 8 },
 };
 
-/** A form for one set of settings. `onChange(patch)` hears of every change. */
+/** A form for one set of settings. `onChange(patch)` is called for every change. */
 function knobs(side, onChange) {
   const inputs = {};
   const element = h("div", { class: "knobs" }, Object.entries(KNOBS).map(([name, { label, options, ...attributes }]) => {
@@ -31,15 +33,18 @@ export function mount(root, app) {
   const a = picture("Picture A"), b = picture("Picture B"), difference = picture("The difference of A and B");
   const told = h("span", {}, "B − A"), namedB = h("span", {}, "B");
   let other, rival;
-  const formA = knobs("a", (patch) => app.set(patch)), formB = knobs("b", (patch) => {
-    other = app.checked({ ...other, ...patch });
+  const fitting = (state, patch) => (patch.sampler ? withSampler(state, patch.sampler, app.start) : patch);
+  const formA = knobs("a", (patch) => app.set(fitting(app.state, patch))), formB = knobs("b", (patch) => {
+    other = app.checked({ ...other, ...fitting(other, patch) });
     update();
   }); // prettier-ignore
   const drawB = h("button", { onclick: async () => {
     if (rival?.drawing) return rival.stop();
     if (!app.run?.pixels || !app.isCurrent()) await app.draw();
     rival = new Run(app, { ...other });
-    await app.guard(rival.draw(update), rival);
+    const drawn = rival.draw(update);
+    update(); // the button now says "Stop"
+    await app.guard(drawn, rival);
     update();
   } }, "Draw both"); // prettier-ignore
   root.append(
@@ -89,7 +94,7 @@ export function mount(root, app) {
   return { update };
 }
 
-/** What B has that A has not: "guidance w 1, steps 40". */
+/** Where B differs from A: "guidance w 1, steps 40". */
 function differences(a, b) {
   const named = Object.keys(KNOBS).filter((name) => a[name] !== b[name]).map((name) => `${KNOBS[name].label} ${b[name] || "none"}`);
   return named.join(", ") || "the same settings";

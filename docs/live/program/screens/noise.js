@@ -59,6 +59,6 @@ function alphaCurve(alphas) {
   const text = (x, y, content, anchor = "start") => svg("text", { x, y, "text-anchor": anchor }, content);
   const axis = svg("line", { x1: 0, y1: 100, x2: 600, y2: 100, class: "axis" });
   const picture = svg("svg", { viewBox: "-6 0 612 124", class: "curve", role: "img", "aria-label": "ᾱ falls from 1 at t = 0 to 0 at t = 999" },
-    axis, svg("polyline", { points: points.join(" ") }), dot, text(0, 118, "t = 0"), text(600, 118, `t = ${last}`, "end"), text(70, 22, "ᾱ: the picture’s share of the variance")); // prettier-ignore
+    axis, svg("polyline", { points: points.join(" ") }), dot, text(0, 118, "t = 0"), text(600, 118, `t = ${last}`, "end"), text(180, 22, "ᾱ: the picture’s share of the variance")); // prettier-ignore
   return [picture, dot];
 }

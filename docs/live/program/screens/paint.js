@@ -1,12 +1,14 @@
 // Screen 8: paint on a picture or on the noise, and let the loop go on from there.
 
-import { figure, h, paint, paintLatents, picture } from "../dom.js";
+import { arrows, figure, h, paint, paintLatents, picture } from "../dom.js";
 import { Board } from "../board.js";
 import { CudaNoise } from "../noise.js";
 import { toImage } from "../pipeline.js";
 
 const COLORS = { red: "#d64541", orange: "#f08c2e", yellow: "#f5d547", green: "#4c9f50", blue: "#3d6fc4", purple: "#8a55b8", brown: "#8b5a33", black: "#26262a", white: "#ffffff" };
 const TOOLS = { color: "paint colour", veil: "mark what to draw anew", noise: "paint other noise" };
+
+const check = (button, chosen) => (button.setAttribute("aria-checked", String(chosen)), (button.tabIndex = chosen ? 0 : -1));
 
 export function mount(root, app) {
   const { factor, channels } = app.facts.config;
@@ -23,7 +25,7 @@ export function mount(root, app) {
   const tools = Object.entries(TOOLS).map(([name, text]) => h("button", { class: "word special", role: "radio", "data-tool": name, onclick: () => take(name) }, text));
   const swatches = Object.entries(COLORS).map(([name, value]) =>
     h("button", { class: "swatch", style: `background: ${value}`, role: "radio", "aria-label": name, title: name, "data-color": value, onclick: () => ((color = value), take("color")) })); // prettier-ignore
-  const palette = h("div", { class: "palette", role: "radiogroup", "aria-label": "Colour" }, swatches);
+  const palette = arrows(h("div", { class: "palette", role: "radiogroup", "aria-label": "Colour" }, swatches));
   const size = slider("brush", "brush", { min: 0.03, max: 0.4, step: 0.01, value: 0.12 }, (value) => ((board.size = value), `${Math.round(value * app.state.width)} px`));
   const strength = slider("strength", "strength", { min: 0.05, max: 1, step: 0.05, value: 0.6 }, (value) => value.toFixed(2));
   const file = h("input", { type: "file", id: "picture-file", accept: "image/*", class: "hidden", onchange: () => file.files[0] && open(file.files[0]) });
@@ -33,9 +35,10 @@ export function mount(root, app) {
     h("div", { class: "fork" }, h("span", {}, "Start from:"), drawn,
       h("button", { class: "quiet", onclick: () => (blank(), take("color")) }, "A blank sheet"),
       h("label", { class: "button quiet", for: "picture-file" }, "A file", file)),
-    h("div", { class: "words", role: "radiogroup", "aria-label": "Tool" }, tools),
+    arrows(h("div", { class: "words", role: "radiogroup", "aria-label": "Tool" }, tools)),
+    palette, size.element,
     h("div", { class: "row two" }, figure(board.element, told), figure(result, made)),
-    palette, size.element, strength.element,
+    strength.element,
     h("div", { class: "fork" }, go, h("button", { class: "quiet", onclick: () => (filled?.(), update()) }, "Undo all painting")),
   ); // prettier-ignore
 
@@ -47,7 +50,7 @@ export function mount(root, app) {
     return { input, element: h("label", { class: "slider", for: id }, h("span", {}, name), input, output) };
   }
 
-  // What is on the board. Each way to fill it is kept, so that painting can be undone
+  // What is on the board. `filled` fills it again as before, which undoes painting
   function fill(draw) {
     filled = () => {
       const { width, height } = app.state;
@@ -123,8 +126,8 @@ export function mount(root, app) {
     const masked = !noisy && board.mask().some(Boolean);
     told.textContent = noisy ? `x at the start: where you paint, the noise of seed ${BigInt(state.seed) + 1n}`
       : masked ? "inpainting: only the marked part is drawn anew" : "img2img: noise is added to all of it, then removed with your words"; // prettier-ignore
-    for (const button of tools) button.setAttribute("aria-checked", String(button.dataset.tool === tool));
-    for (const swatch of swatches) swatch.setAttribute("aria-checked", String(tool === "color" && swatch.dataset.color === color));
+    for (const button of tools) check(button, button.dataset.tool === tool);
+    for (const swatch of swatches) check(swatch, swatch.dataset.color === color);
     palette.hidden = tool !== "color";
     strength.element.hidden = noisy;
     drawn.disabled = !run?.pixels;

@@ -1,4 +1,4 @@
-// What a screen of the loop shows before the first step: the noise it will start from, and what comes then.
+// What a screen of the loop shows before the first step: the noise that the loop starts from, and what to expect.
 
 import { channels, figure, h } from "../dom.js";
 import { CudaNoise } from "../noise.js";

@@ -1,4 +1,4 @@
-// Screen 8: the same words from nine different noises.
+// Screen 7: the same words from nine different noises.
 
 import { figure, h, paint, paintLatents, picture } from "../dom.js";
 import { CudaNoise } from "../noise.js";
@@ -28,6 +28,7 @@ export function mount(root, app) {
     lay(request);
     for (const { seed, canvas } of cells) {
       const run = (current = new Run(app, { ...request, seed }));
+      update(); // the button now says "Stop"
       await app.guard(run.draw(() => {
         const pixels = run.pixels ?? run.frame("x0", run.steps.length - 1);
         if (!pixels) return;

@@ -33,7 +33,7 @@ export function mount(root, app) {
   root.append(
     h("h3", {}, "Tokens"), chips, hints,
     h("h3", {}, `${tokenizer.length} boxes`), boxes, told,
-    h("h3", {}, "States: what the UNet gets to read"), states,
+    h("h3", {}, "Text states: what the UNet reads"), states,
     h("details", {}, h("summary", {}, `All ${facts.words.length} words of this model`), known),
   ); // prettier-ignore
 
