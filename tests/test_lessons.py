@@ -4,6 +4,7 @@ import functools
 import importlib
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from minisd.lessons import (
     lesson_10,
     lesson_11,
     lesson_12,
+    lesson_14,
     shapes,
     unless_fast,
     you_are_here,
@@ -346,6 +348,65 @@ ATTEMPTS = {
         "✗ hint: in bytes",
     ),
     "12 unfilled": (lesson_12.rules, lambda name: name.replace(".nin_shortcut.", ...), NOT_YET),
+    "14 negative index": (
+        lesson_14.start,
+        lambda z0, noise, times, strength, alphas_cumprod: (
+            z0 * alphas_cumprod[times[-int(strength * len(times))]].sqrt()
+            + noise * (1 - alphas_cumprod[times[-int(strength * len(times))]]).sqrt(),
+            torch.tensor(times[-int(strength * len(times)) :]),
+        ),
+        "✓",
+    ),
+    "14 only x": (
+        lesson_14.start,
+        lambda z0, noise, times, strength, alphas_cumprod: lesson_14.begin(z0, noise, times, strength, alphas_cumprod)[0],
+        "return two things",
+    ),
+    "14 swapped": (
+        lesson_14.start,
+        lambda z0, noise, times, strength, alphas_cumprod: lesson_14.begin(z0, noise, times, strength, alphas_cumprod)[::-1],
+        "return two things",
+    ),
+    "14 unfilled": (lesson_14.start, lambda *given: (..., ...), NOT_YET),
+    "14 half filled": (lesson_14.start, lambda *given: (..., given[2]), NOT_YET),
+    "14 where": (
+        lesson_14.put_back,
+        lambda x, z0, noise, mask, alpha: torch.where(mask > 0.5, x, alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise),
+        "✓",
+    ),
+    "14 in place": (
+        lesson_14.put_back,
+        lambda x, z0, noise, mask, alpha: x.mul_(mask).add_((1 - mask) * add_noise(z0, noise, alpha)),
+        "✓",
+    ),
+    "14 lerp of the mask": (
+        lesson_14.put_back,
+        lambda x, z0, noise, mask, alpha: torch.lerp(add_noise(z0, noise, alpha), x, mask.expand_as(x)),
+        "✓",
+    ),
+    "14 fresh noise": (
+        lesson_14.put_back,
+        lambda x, z0, noise, mask, alpha: lesson_14.rest_back(x, z0, torch.randn_like(x), mask, alpha),
+        "✗ the largest difference",
+    ),
+    "14 units": (
+        lesson_14.slerp,
+        lambda a, b, s: lesson_14.along_the_sphere(a / a.norm(), b / b.norm(), s) * ((1 - s) * a.norm() + s * b.norm()),
+        "✓",
+    ),
+    "14 Gram and Schmidt": (
+        lesson_14.slerp,
+        lambda a, b, s: (
+            torch.cos(s * lesson_14.theta_of(a, b)) * a
+            + torch.sin(s * lesson_14.theta_of(a, b))
+            * (b - a * (a * b).sum() / (a * a).sum())
+            / (b - a * (a * b).sum() / (a * a).sum()).norm()
+            * a.norm()
+        ),
+        "✓",
+    ),
+    "14 flat": (lesson_14.slerp, lambda a, b, s: lesson_14.along_the_sphere(a, b, s).flatten(), "the shape is"),
+    "14 root": (lesson_14.slerp, lambda a, b, s: (1 - s) ** 0.5 * a + s**0.5 * b, "✗ the largest difference"),
     "11 capitals": (lesson_11.mystery_2, "Heads read as width ", "✓"),
 }
 
@@ -357,7 +418,8 @@ def test_right_answers_pass_and_wrong_ones_get_their_hint(exercise, attempt, ver
 
 def exercises() -> dict[str, Exercise]:
     """All but those of notebook 01, which run a whole pipeline: its own test checks them."""
-    modules = [importlib.import_module(f"minisd.lessons.lesson_{number:02}") for number in range(2, 13)]
+    names = sorted(path.stem for path in Path(figures.__file__).parent.glob("lesson_[0-9][0-9].py"))[1:]
+    modules = [importlib.import_module(f"minisd.lessons.{name}") for name in names]
     return {f"{m.__name__[-2:]} {name}": e for m in modules for name, e in vars(m).items() if isinstance(e, Exercise)}
 
 
