@@ -32,6 +32,7 @@ from minisd.lessons import (
     lesson_11,
     lesson_12,
     lesson_14,
+    lesson_16,
     shapes,
     unless_fast,
     you_are_here,
@@ -407,6 +408,43 @@ ATTEMPTS = {
     ),
     "14 flat": (lesson_14.slerp, lambda a, b, s: lesson_14.along_the_sphere(a, b, s).flatten(), "the shape is"),
     "14 root": (lesson_14.slerp, lambda a, b, s: (1 - s) ** 0.5 * a + s**0.5 * b, "✗ the largest difference"),
+    "16 detached": (
+        lesson_16.target,
+        lambda jump, x, eps, t_next, alpha, alpha_next: jump(
+            alpha_next.sqrt() * (x - (1 - alpha).sqrt() * eps) / alpha.sqrt() + (1 - alpha_next).sqrt() * eps, t_next
+        ).detach(),
+        "✓",
+    ),
+    "16 copied": (
+        lesson_16.target,
+        lambda jump, x, eps, t_next, alpha, alpha_next: jump(transfer(x, eps, alpha, alpha_next), t_next).clone().data,
+        "✓",
+    ),
+    "16 fresh noise": (
+        lesson_16.target,
+        lambda jump, x, eps, t_next, alpha, alpha_next: jump(add_noise(x, eps, alpha_next), t_next).detach(),
+        "✗ the largest difference",
+    ),
+    "16 no return": (lesson_16.target, lambda *given: None, NOTHING),
+    "16 last first": (
+        lesson_16.draw,
+        lambda jump, x, times, noises, alphas_cumprod: functools.reduce(
+            lambda x0, pair: jump(add_noise(x0, pair[1], alphas_cumprod[pair[0]]), pair[0]),
+            zip(times[1:], noises),
+            jump(x, times[0]),
+        ),
+        "✓",
+    ),
+    "16 same noise": (
+        lesson_16.draw,
+        lambda jump, x, times, noises, alphas_cumprod: lesson_16.draws(jump, x, times, [noises[0]] * 3, alphas_cumprod),
+        "✗ the largest difference",
+    ),
+    "16 two jumps": (
+        lesson_16.draw,
+        lambda jump, x, times, noises, alphas_cumprod: lesson_16.draws(jump, x, times[:2], noises, alphas_cumprod),
+        "✗ the largest difference",
+    ),
     "11 capitals": (lesson_11.mystery_2, "Heads read as width ", "✓"),
 }
 
