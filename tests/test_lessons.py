@@ -31,6 +31,7 @@ from minisd.lessons import (
     lesson_10,
     lesson_11,
     lesson_12,
+    lesson_13,
     lesson_14,
     lesson_16,
     shapes,
@@ -349,6 +350,54 @@ ATTEMPTS = {
         "✗ hint: in bytes",
     ),
     "12 unfilled": (lesson_12.rules, lambda name: name.replace(".nin_shortcut.", ...), NOT_YET),
+    "13 with ε": (
+        lesson_13.ancestral,
+        lambda x, x0, z, alpha, alpha_next: (
+            alpha_next.sqrt() * x0
+            + (1 - alpha_next).clamp(min=0).sqrt()
+            * (
+                ((1 - alpha_next) * alpha / ((1 - alpha) * alpha_next)).sqrt() * (x - alpha.sqrt() * x0) / (1 - alpha).sqrt()
+                + (1 - (1 - alpha_next) * alpha / ((1 - alpha) * alpha_next)).sqrt() * z
+            )
+        ),
+        "✓",
+    ),
+    "13 array": (lesson_13.ancestral, lambda *given: lesson_13.posterior(*given).numpy(), "✓"),
+    "13 DDIM": (
+        lesson_13.ancestral,
+        lambda x, x0, z, alpha, alpha_next: transfer(x, (x - alpha**0.5 * x0) / (1 - alpha) ** 0.5, alpha, alpha_next),
+        "✗ the largest difference",
+    ),
+    "13 root": (
+        lesson_13.sde_step,
+        lambda x, score, z, beta, strength: (
+            x * (1 + beta / 2) + beta * score / 2 + strength**2 * beta * score / 2 + strength * math.sqrt(beta) * z
+        ),
+        "✓",
+    ),
+    "13 exact shrinking": (
+        lesson_13.sde_step,
+        lambda x, score, z, beta, strength: (
+            lesson_13.family_step(x, score, z, beta, strength) - x - beta / 2 * x + x / (1 - beta) ** 0.5
+        ),
+        "✓",
+    ),
+    "13 no return": (lesson_13.sde_step, lambda *given: None, NOTHING),
+    "13 mse": (
+        lesson_13.flow_loss,
+        lambda v, x0, noise, t: torch.nn.functional.mse_loss(v(torch.lerp(x0, noise, t), t), noise - x0),
+        "✓",
+    ),
+    "13 one by one": (
+        lesson_13.flow_loss,
+        lambda v, x0, noise, t: (v(x0 + t * (noise - x0), t) + x0 - noise).pow(2).mean().item(),
+        "✓",
+    ),
+    "13 not a number": (
+        lesson_13.flow_loss,
+        lambda v, x0, noise, t: (v(torch.lerp(x0, noise, t), t) - (noise - x0)).square(),
+        "✗ it should be one number",
+    ),
     "14 negative index": (
         lesson_14.start,
         lambda z0, noise, times, strength, alphas_cumprod: (

@@ -28,9 +28,9 @@ you_are_here("VAE", "scheduler")
 # %% [markdown]
 # ## The picture as latents
 #
-# The loop works on latents, so the picture must become latents first. Notebook 05 introduced the encoder.
-# It answers with a Gaussian: a mean for each number, and a standard deviation. We can take the mean,
-# which is also the *mode*, or draw a *sample*.
+# The loop works on latents, so the picture must become latents first. Notebook 05 introduced the
+# encoder. It answers with a Gaussian: a mean for each number, and a standard deviation. We can take the
+# mean, which is also the *mode*, or draw a *sample*.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny", scheduler=DDIMScheduler)
@@ -60,19 +60,19 @@ print(f"the picture and its decoded mode differ by {127.5 * rms(back - x):.1f}")
 # %% [markdown]
 # The encoder is sure of itself: its Gaussians are thirty times as narrow as the spread of the latents.
 # The two samples decode to nearly the same picture, and what the autoencoder loses anyway is five times
-# as much. Image to image takes a sample, so its seed draws twice, first the sample and then the noise. An
-# implementation that takes the mode instead gets another picture from the same seed.
+# as much. Image to image takes a sample, so its seed draws twice, first the sample and then the noise.
+# An implementation that takes the mode instead gets another picture from the same seed.
 #
 # ## The factor
 #
-# One multiplication is missing. The noise has variance 1, so the latents must have it too, or $\bar\alpha$
-# would not mean what it says. The encoder's output is multiplied by the *scaling factor* (notebook 05).
-# For our model it is 1.008 and could nearly be left out. For Stable Diffusion it is 0.18215: its encoder
-# returns numbers that are 5.5 times as large.
+# One multiplication is missing. The noise has variance 1, so the latents must have it too, or
+# $\bar\alpha$ would not mean what it says. The encoder's output is multiplied by the *scaling factor*
+# (notebook 05). For our model it is 1.008 and could nearly be left out. For Stable Diffusion it is
+# 0.18215: its encoder returns numbers that are 5.5 times as large.
 #
-# > **Predict.** Suppose that a program forgets the factor, for a VAE like Stable Diffusion's. It adds the
-# > noise of $t = 501$ to latents 5.5 times too large. To which timestep does the ratio of signal to noise
-# > then belong, and what will the network draw?
+# > **Predict.** Suppose that a program forgets the factor, for a VAE like Stable Diffusion's. It adds
+# > the noise of $t = 501$ to latents 5.5 times too large. To which timestep does the ratio of signal to
+# > noise then belong, and what will the network draw?
 
 # %%
 alphas_cumprod, factor = pipe.scheduler.alphas_cumprod, pipe.vae.config.scaling_factor
@@ -90,9 +90,9 @@ print(f"signal to noise at t = 501: {ratio[501]:.2f}. Without 0.18215 it is that
 #
 # Notebook 02 jumped from a picture to any noise level: $x_t = \sqrt{\bar\alpha_t}\,x_0 +
 # \sqrt{1-\bar\alpha_t}\,\epsilon$ ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 4). There it
-# produced training examples. Here it is the beginning of a walk: the network cannot tell whether an $x_t$
-# came from noise by walking, or from a picture by jumping. So image to image ([SDEdit, Meng et al.
-# 2021](https://arxiv.org/abs/2108.01073)) jumps to some $t$ and walks back with another prompt. The
+# produced training examples. Here it is the beginning of a walk: the network cannot tell whether an
+# $x_t$ came from noise by walking, or from a picture by jumping. So image to image ([SDEdit, Meng et
+# al. 2021](https://arxiv.org/abs/2108.01073)) jumps to some $t$ and walks back with another prompt. The
 # *strength* says how far to jump: of $n$ steps, take the last $\lfloor n \cdot \text{strength}\rfloor$.
 #
 # ### Exercise 1 · The start of image to image
@@ -135,8 +135,8 @@ def walk(x, times, prompt, scale=2.0, after=lambda x, t: x):
 
 # %% [markdown]
 # > **Predict.** "A blue house in the snow" and "an orange house at night", drawn over the orange house
-# > with six strengths. What changes first, the colour, the background, or the place of the house? What is
-# > left of the picture at strength 1?
+# > with six strengths. What changes first, the colour, the background, or the place of the house? What
+# > is left of the picture at strength 1?
 
 # %%
 n = unless_fast(10, 4)
@@ -156,11 +156,12 @@ small = list(pipe.decode(torch.cat(drawn))[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=6), lesson.STRENGTHS)
 
 # %% [markdown]
-# The background changes first, then the colour of the house, and its place last. Below 0.6 parts of both
-# pictures are mixed: an orange wall in the snow, or a moon above a sunny meadow. Then there is a range of
-# strengths at which the prompt decides the colours and the picture decides the places. Noise destroys
-# details first and large shapes last (notebook 02), so what survives is what is large. Even at strength 1
-# something of the picture is left, since the walk begins at $t = 901$, and $\bar\alpha$ is not 0 there.
+# The background changes first, then the colour of the house, and its place last. Below 0.6 parts of
+# both pictures are mixed: an orange wall in the snow, or a moon above a sunny meadow. Then there is a
+# range of strengths at which the prompt decides the colours and the picture decides the places. Noise
+# destroys details first and large shapes last (notebook 02), so what survives is what is large. Even at
+# strength 1 something of the picture is left, since the walk begins at $t = 901$, and $\bar\alpha$ is
+# not 0 there.
 #
 # Now the pipeline, with the same picture, prompt, steps and seed. It draws a sample of the latents and
 # then the noise, as described above.
@@ -190,8 +191,8 @@ figures.show(
 
 # %% [markdown]
 # To the network the picture is so clear that there is nothing left for the prompt to decide. The house
-# stays orange, blurred and with too much contrast. So this bug does not look like noise. It looks like a
-# strength that has no effect.
+# stays orange, blurred and with too much contrast. So this bug does not look like noise. It looks like
+# a strength that has no effect.
 #
 # ## Only a part
 #
@@ -219,9 +220,9 @@ def my_put_back(x, z0, noise, mask, alpha_next):
 lesson.put_back.check(my_put_back)
 
 # %% [markdown]
-# > **Predict.** An astronaut rides a horse. We mask the rider, ask for a cat riding a horse, and then for
-# > a horse alone. The horse's neck is partly under the mask. What goes wrong if the rest is pasted only
-# > at the end?
+# > **Predict.** An astronaut rides a horse. We mask the rider, ask for a cat riding a horse, and then
+# > for a horse alone. The horse's neck is partly under the mask. What goes wrong if the rest is pasted
+# > only at the end?
 
 # %%
 ride, x_ride, mask = lesson.ride()  # image, tensor (1, 3, 128, 128), mask (1, 1, 128, 128)
@@ -249,10 +250,10 @@ small = [image[:, ::2, ::2] for image in sheet]
 figures.show(figures.pictures(small, titles, columns=6), lesson.RIDER)
 
 # %% [markdown]
-# Pasted at the end, the parts do not fit: a grey piece is left of the horse's neck, and the horse alone has
-# holes in its back. Put back at each step, the rest is part of what the network sees, and its guesses
-# under the mask continue the horse. The network sees the rest only through the noise, so
-# at high $t$ it hardly knows what it must fit. Therefore there are also UNets with nine input channels,
+# Pasted at the end, the parts do not fit: a grey piece is left of the horse's neck, and the horse alone
+# has holes in its back. Put back at each step, the rest is part of what the network sees, and its
+# guesses under the mask continue the horse. The network sees the rest only through the noise, so at
+# high $t$ it hardly knows what it must fit. Therefore there are also UNets with nine input channels,
 # trained to see mask and masked picture without noise ([`inpaint.py`](../minisd/editing/inpaint.py)).
 #
 # The pipeline again, with the same noise:
@@ -273,9 +274,9 @@ print(f"largest difference from the pipeline's latents: {(theirs - ours).abs().m
 # ## The way back
 #
 # Image to image forgets: many pictures lead to nearly the same $x_t$, and the noise is drawn by chance.
-# But the walk of DDIM is deterministic. So is there a noise from which the walk arrives at exactly *this*
-# picture? Walk backwards: the same step, with $\bar\alpha$ falling instead of rising. This is *DDIM
-# inversion* ([Song et al. 2020](https://arxiv.org/abs/2010.02502), §4.3).
+# But the walk of DDIM is deterministic. So is there a noise from which the walk arrives at exactly
+# *this* picture? Walk backwards: the same step, with $\bar\alpha$ falling instead of rising. This is
+# *DDIM inversion* ([Song et al. 2020](https://arxiv.org/abs/2010.02502), §4.3).
 #
 # There is a catch. A step down from $t'$ to $t$ uses $\hat\epsilon$ at $t'$. The step up begins at $t$
 # and does not know that value yet, so it takes $\hat\epsilon$ at $t$ instead. The two are close if the
@@ -302,9 +303,9 @@ for steps in (5, 10, 20)[: unless_fast(3, 1)]:
 
 # %% [markdown]
 # The error falls, but more slowly than 1 over the number of steps. With 20 steps it is hardly visible.
-# The noise is a surprise: its standard deviation is only half of what it should be. Is it because we chose
-# the mode of the latents, which contains no noise at all? Two comparisons: a
-# sample of the same latents, and a picture that the model itself has drawn, from a noise that we know.
+# The noise is a surprise: its standard deviation is only half of what it should be. Is it because we
+# chose the mode of the latents, which contains no noise at all? Two comparisons: a sample of the same
+# latents, and a picture that the model itself has drawn, from a noise that we know.
 
 # %%
 up = up_to(999, unless_fast(20, 4))
@@ -318,11 +319,11 @@ print(f"the model's own: cosine of the angle between the noise found and the tru
 
 # %% [markdown]
 # A sample differs from the mode by a thirtieth of the spread, which nobody sees, and with it the noise
-# found is much closer to 1. In a flat sky the network knows exactly what the picture is, and for it every
-# deviation is noise. The steps up multiply the deviation. At $t = 0$ it should be $\sqrt{1-\bar\alpha_0}$,
-# which is as little as the encoder's own noise; the mode has none, and a multiple of nothing is nothing.
-# So inversion is a good way to come *back* to a picture, but what it finds is not quite noise, although
-# the direction is nearly right.
+# found is much closer to 1. In a flat sky the network knows exactly what the picture is, and for it
+# every deviation is noise. The steps up multiply the deviation. At $t = 0$ it should be
+# $\sqrt{1-\bar\alpha_0}$, which is as little as the encoder's own noise; the mode has none, and a
+# multiple of nothing is nothing. So inversion is a good way to come *back* to a picture, but what it
+# finds is not quite noise, although the direction is nearly right.
 #
 # Coming back is not the purpose, though. Go up with the caption of the picture, and down with *another*
 # prompt. Where the two prompts agree, the way down undoes the way up, and only the difference remains.
@@ -356,8 +357,8 @@ for how, row in zip(("jump", "walk"), pictures.split(4)):
 
 # %% [markdown]
 # Editing methods such as [prompt-to-prompt](https://arxiv.org/abs/2208.01626) (Hertz et al. 2022) begin
-# with an inversion. With guidance, though, the way down no longer matches the way up, and the error grows;
-# [null-text inversion](https://arxiv.org/abs/2211.09794) (Mokady et al. 2022) repairs that.
+# with an inversion. With guidance, though, the way down no longer matches the way up, and the error
+# grows; [null-text inversion](https://arxiv.org/abs/2211.09794) (Mokady et al. 2022) repairs that.
 #
 # ## Between two pictures
 #
@@ -377,11 +378,11 @@ print(f"length of the mean of two: {((a + b) / 2).norm():.1f}; cosine of their a
 # %% [markdown]
 # All noises have nearly the same length, $\sqrt{1024} = 32$: squares of 1024 numbers add up, and their
 # sum hardly varies. So noise lies on a *sphere*. And any two of them are nearly at right angles, so the
-# straight line between them passes through the inside, where no noise ever is: its middle has a length of
-# $32/\sqrt2$.
+# straight line between them passes through the inside, where no noise ever is: its middle has a length
+# of $32/\sqrt2$.
 #
-# The remedy is to walk along the sphere ([Shoemake 1985](https://doi.org/10.1145/325334.325242)). If the
-# angle between $a$ and $b$ is $\theta$, *spherical linear interpolation* (slerp) is
+# The remedy is to walk along the sphere ([Shoemake 1985](https://doi.org/10.1145/325334.325242)). If
+# the angle between $a$ and $b$ is $\theta$, *spherical linear interpolation* (slerp) is
 #
 # $$\mathrm{slerp}(a, b, s) = \frac{\sin((1-s)\,\theta)}{\sin\theta}\,a + \frac{\sin(s\,\theta)}{\sin\theta}\,b$$
 #
@@ -408,8 +409,8 @@ arc = [lesson.along_the_sphere(a, b, s).norm().item() for s in shares]
 lesson.show_norms(shares, {"straight line": straight, "slerp": arc}, norms)
 
 # %% [markdown]
-# > **Predict.** Draw without words, from five points of the straight line and from five of the arc. What
-# > does the model draw from a noise that is too short? And what from one that is too long?
+# > **Predict.** Draw without words, from five points of the straight line and from five of the arc.
+# > What does the model draw from a noise that is too short? And what from one that is too long?
 
 # %%
 shares = torch.linspace(0, 1, 5)
@@ -424,13 +425,13 @@ figures.show(figures.pictures(small, titles, columns=5), lesson.BETWEEN)
 
 # %% [markdown]
 # On the straight line things shrink towards the middle and the page becomes emptier; along the arc they
-# stay as large as at the ends, although what is between two pictures need not be a good picture. The last
-# row shows why. The network believes what $t$ says about the amount of noise. If there is less, it takes
-# the missing noise for missing content: at a third of the length nothing is left but a plain page. If
-# there is more, it takes the excess for content, and the page fills with splinters.
+# stay as large as at the ends, although what is between two pictures need not be a good picture. The
+# last row shows why. The network believes what $t$ says about the amount of noise. If there is less, it
+# takes the missing noise for missing content: at a third of the length nothing is left but a plain
+# page. If there is more, it takes the excess for content, and the page fills with splinters.
 #
-# With a prompt and guidance our model forgives a short noise: the prompt says what to draw, whatever the
-# noise. A long one it never forgives.
+# With a prompt and guidance our model forgives a short noise: the prompt says what to draw, whatever
+# the noise. A long one it never forgives.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -443,8 +444,8 @@ figures.show(figures.pictures(small, titles, columns=5), lesson.BETWEEN)
 # | `walk` upwards | not built in: `DDIMInverseScheduler` in diffusers | [`schedule.transfer`](../minisd/schedule.py) | Song et al. 2020, §4.3 |
 # | noise of length 32 | of length $\sqrt{16384} = 128$ | [`noise.py`](../minisd/noise.py) | |
 #
-# **Play.** Give inpainting a strength of 0.5: start from the noisy picture instead of pure noise. Invert
-# with guidance, and come back with the same guidance: at which scale does it fail? Interpolate between
-# the inversions of two pictures. Take the mean of 16 noises, and bring it back to length 32.
+# **Play.** Give inpainting a strength of 0.5: start from the noisy picture instead of pure noise.
+# Invert with guidance, and come back with the same guidance: at which scale does it fail? Interpolate
+# between the inversions of two pictures. Take the mean of 16 noises, and bring it back to length 32.
 #
 # *Stuck on an exercise? The answers are in [`lesson_14.py`](../minisd/lessons/lesson_14.py).*

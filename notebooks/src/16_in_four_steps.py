@@ -6,9 +6,9 @@
 # *35 minutes to read, half a minute to run. You need the paths of notebook 04 and the guidance of 08.*
 #
 # Some programs draw while you type. They call the network once to four times for a picture, instead of
-# fifty times. Better samplers did not achieve that. The networks were trained a second time, by a teacher
-# that knows the long way. We first look for the limit of the samplers, then train such a student in a few
-# seconds, and finally use one that was trained for the built-in model.
+# fifty times. Better samplers did not achieve that. The networks were trained a second time, by a
+# teacher that knows the long way. We first look for the limit of the samplers, then train such a
+# student in a few seconds, and finally use one that was trained for the built-in model.
 
 # %%
 import torch
@@ -26,9 +26,10 @@ you_are_here("UNet", "scheduler")
 # %% [markdown]
 # ## The limit of the samplers
 #
-# The world is that of notebook 08 without captions: three arcs of small clouds, for which the best guess
-# is a formula ([`clouds.py`](../minisd/lessons/clouds.py)). The samplers are those of the program, not of
-# a notebook. We give them 800 points of noise, and compare with the ends of the exact paths.
+# The world is that of notebook 08 without captions: three arcs of small clouds, for which the best
+# guess is a formula ([`clouds.py`](../minisd/lessons/clouds.py)). The samplers are those of the
+# program, not of a notebook. We give them 800 points of noise, and compare with the ends of the exact
+# paths.
 
 # %%
 alphas_cumprod = minisd.DDIMScheduler().alphas_cumprod
@@ -47,8 +48,8 @@ def follow(sampler, steps, **settings):
 
 
 # %% [markdown]
-# > **Predict.** DDIM in one step, in two, in four: where will the points end? And with Heun's method, the
-# > sampler of order 2 that won the race of notebook 04, in two steps (three calls)?
+# > **Predict.** DDIM in one step, in two, in four: where will the points end? And with Heun's method,
+# > the sampler of order 2 that won the race of notebook 04, in two steps (three calls)?
 
 # %%
 exactly, _ = follow(minisd.HeunDiscreteScheduler, unless_fast(200, 40))
@@ -65,9 +66,9 @@ lesson.show_ends(ends, lesson.FEW_STEPS)
 # this mean is a brown blur. A network that predicts the mean *perfectly* still cannot draw in one step:
 # the fault is not in the network, and no sampler can repair it, because there is only one guess to use.
 #
-# With two steps and more a sampler can correct its direction. How much is there to correct? The direction
-# of a path is $\hat\epsilon$ (notebook 04). Along the exact paths we compare it with its value at the
-# start.
+# With two steps and more a sampler can correct its direction. How much is there to correct? The
+# direction of a path is $\hat\epsilon$ (notebook 04). Along the exact paths we compare it with its
+# value at the start.
 
 # %%
 x, first, turned = start, clouds.epsilon(start, alphas_cumprod[999]), {}
@@ -104,9 +105,9 @@ lesson.show_errors({name: {n: e for n, e in es.items() if n <= 20} for name, es 
 
 # %% [markdown]
 # None, although K-LMS comes close. With up to five calls all samplers end outside the cloud that they
-# should have reached. An order helps when steps are short compared with the bend (notebook 04), and these
-# are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second call of each step on a place that
-# lies off the path.
+# should have reached. An order helps when steps are short compared with the bend (notebook 04), and
+# these are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second call of
+# each step on a place that lies off the path.
 #
 # ## A jump
 #
@@ -117,15 +118,15 @@ lesson.show_errors({name: {n: e for n, e in es.items() if n <= 20} for name, es 
 # $$f(x_t, t) = \text{the end of the path through } x_t$$
 #
 # Such an $f$ is called a *consistency model* ([Song et al. 2023](https://arxiv.org/abs/2303.01469)). We
-# could compute ends with a teacher in hundreds of steps and use them as targets. There is a cheaper way.
-# All points of a path have the same end. So take *one* step of the teacher, from $x_t$ to $\hat
+# could compute ends with a teacher in hundreds of steps and use them as targets. There is a cheaper
+# way. All points of a path have the same end. So take *one* step of the teacher, from $x_t$ to $\hat
 # x_{t'}$, and demand that both have the same $f$:
 #
 # $$L = \left\lVert f(x_t, t) - f(\hat x_{t'}, t')\right\rVert^2 \qquad \text{without a gradient through the second } f$$
 #
-# A network that always answers 0 would satisfy this. So one more condition is needed: at $t = 0$ the path
-# is at its end, so $f(x, 0) = x$. It is built into $f$, as a mixture of $x$ and the network's answer in
-# which the network's share is 0 at $t = 0$:
+# A network that always answers 0 would satisfy this. So one more condition is needed: at $t = 0$ the
+# path is at its end, so $f(x, 0) = x$. It is built into $f$, as a mixture of $x$ and the network's
+# answer in which the network's share is 0 at $t = 0$:
 
 # %%
 x, answer = torch.ones(3, 1), torch.zeros(3, 1)  # a network that always answers 0
@@ -142,8 +143,8 @@ def jump_with(network):
 # %% [markdown]
 # ### Exercise 1 · The target
 #
-# Write $f(\hat x_{t'}, t')$: one DDIM step of the teacher with its `eps`, then the student's `jump` from
-# there. No gradient may flow through it. `alpha` and `alpha_next` belong to `t` and `t_next`.
+# Write $f(\hat x_{t'}, t')$: one DDIM step of the teacher with its `eps`, then the student's `jump`
+# from there. No gradient may flow through it. `alpha` and `alpha_next` belong to `t` and `t_next`.
 
 
 # %%
@@ -177,7 +178,8 @@ def distil(steps, rng):
 
 # %% [markdown]
 # > **Predict.** After 50, 200 and 1000 steps of training the student jumps from the 800 starts, in one
-# > call. What do the ends look like? Where does the right answer begin to spread, at low or at high $t$?
+# > call. What do the ends look like? Where does the right answer begin to spread, at low or at high
+# > $t$?
 
 # %%
 film, errors, last = {}, {}, unless_fast(1000, 60)
@@ -191,9 +193,9 @@ for name, ends in film.items():
     print(f"{name}: off by {(ends - exactly).norm(dim=1).mean():.2f}, in one call")
 
 # %% [markdown]
-# One call is now as good as eight calls of DDIM. The student has learnt it without ever seeing an end: the
-# only place where the target is known is $t = 0$. From there it spreads. The jump from $t = 49$ learns
-# from $f(x, 0) = x$, the jump from 99 learns from the jump from 49, and so on.
+# One call is now as good as eight calls of DDIM. The student has learnt it without ever seeing an end:
+# the only place where the target is known is $t = 0$. From there it spreads. The jump from $t = 49$
+# learns from $f(x, 0) = x$, the jump from 99 learns from the jump from 49, and so on.
 #
 # > **Predict.** At which timesteps is the student worst early in training, and where at its end?
 
@@ -201,21 +203,22 @@ for name, ends in film.items():
 lesson.show_spreading(times[1:], errors)
 
 # %% [markdown]
-# Early in training the error grows with $t$: every jump inherits the error of its target and adds its own.
-# At the end the curve is nearly flat. A jump from pure noise is then hardly worse than one from half-way,
-# since the paths are straight there, and the only difficult part is the one they have in common.
+# Early in training the error grows with $t$: every jump inherits the error of its target and adds its
+# own. At the end the curve is nearly flat. A jump from pure noise is then hardly worse than one from
+# half-way, since the paths are straight there, and the only difficult part is the one they have in
+# common.
 #
 # ## More than one jump
 #
-# A single jump is a risk: whatever it gets wrong stays wrong. A consistency model can be asked again. Jump
-# to the end, add new noise up to a lower timestep, and jump from there. Each jump is shorter and so more
-# reliable than the one before. [`LCMScheduler`](../minisd/schedulers/lcm.py) does that ([Luo et al.
-# 2023](https://arxiv.org/abs/2310.04378), algorithm 3).
+# A single jump is a risk: whatever it gets wrong stays wrong. A consistency model can be asked again.
+# Jump to the end, add new noise up to a lower timestep, and jump from there. Each jump is shorter and
+# so more reliable than the one before. [`LCMScheduler`](../minisd/schedulers/lcm.py) does that ([Luo et
+# al. 2023](https://arxiv.org/abs/2310.04378), algorithm 3).
 #
 # ### Exercise 2 · Drawing with jumps
 #
-# `times` is a list, for example 999, 749, 499, 249; `noises` has one element less. After the last jump no
-# noise is added.
+# `times` is a list, for example 999, 749, 499, 249; `noises` has one element less. After the last jump
+# no noise is added.
 
 
 # %%
@@ -252,10 +255,10 @@ for places in ([999], [999, 499], [999, 749, 499, 249]):
 print(f"exact paths: {lesson.from_the_data(exactly):.3f} from the data")
 
 # %% [markdown]
-# More jumps do not lead to the end of *the* path, because the new noise leads to other paths. With several
-# jumps the start no longer decides the picture. That is the first price: the map from noise to data,
-# which notebook 14 used for editing, is gone. (In this world one jump is already nearly as good as the exact path. A
-# network for pictures gains more from jumping again, as you will see.)
+# More jumps do not lead to the end of *the* path, because the new noise leads to other paths. With
+# several jumps the start no longer decides the picture. That is the first price: the map from noise to
+# data, which notebook 14 used for editing, is gone. (In this world one jump is already nearly as good
+# as the exact path. A network for pictures gains more from jumping again, as you will see.)
 #
 # ## The built-in model
 #
@@ -282,8 +285,8 @@ def drawn(pipe, sampler, steps, scale, texts, seeds):
 
 # %% [markdown]
 # > **Predict.** Four prompts. The teacher draws with guidance, so a step costs two calls: DDIM in five
-# > steps, Heun in three, ten calls each. The student draws in one, two and four steps of one call. Which
-# > rows will be right?
+# > steps, Heun in three, ten calls each. The student draws in one, two and four steps of one call.
+# > Which rows will be right?
 
 # %%
 cat_and_tree = "a black cat to the left of a green tree"
@@ -309,15 +312,15 @@ small = list(torch.cat(list(rows.values()))[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=4), lesson.ROWS)
 
 # %% [markdown]
-# DDIM surprises: five steps are enough for it. The captions of the picture book leave little open, so the
-# paths of this model bend less than those of our plane (notebook 04). Heun's method shows how few steps
-# fail. Its first step goes from $\sigma = 14.6$ to 1.6 at once. The second guess is made at a place far
-# off the path and counts as much as the first, and colours come out inverted. The student needs less than
-# half of DDIM's calls. With one call outlines are smeared, with two they are soft, with four nearly as
-# sharp as the teacher's.
+# DDIM surprises: five steps are enough for it. The captions of the picture book leave little open, so
+# the paths of this model bend less than those of our plane (notebook 04). Heun's method shows how few
+# steps fail. Its first step goes from $\sigma = 14.6$ to 1.6 at once. The second guess is made at a
+# place far off the path and counts as much as the first, and colours come out inverted. The student
+# needs less than half of DDIM's calls. With one call outlines are smeared, with two they are soft, with
+# four nearly as sharp as the teacher's.
 #
-# > **Predict.** Three mistakes that are easy to make: the student with guidance (scale 4), the student with
-# > DDIM instead of its own sampler, and the teacher's UNet, without LoRA, with the LCM sampler.
+# > **Predict.** Three mistakes that are easy to make: the student with guidance (scale 4), the student
+# > with DDIM instead of its own sampler, and the teacher's UNet, without LoRA, with the LCM sampler.
 
 # %%
 two = [texts[0], texts[-1]]
@@ -332,15 +335,15 @@ figures.show(figures.pictures(small, titles, columns=6), lesson.MISTAKES)
 
 # %% [markdown]
 # Guidance is in the student's weights already. Applied again it exaggerates: the horse turns green and
-# the house yellow. DDIM takes the student's answer for the mean that it is not, and walks towards it with
-# the old noise, instead of trusting the jump. The last row is no failure: in a world as simple as this
-# one, even the teacher's mean becomes sharp after a step or two.
+# the house yellow. DDIM takes the student's answer for the mean that it is not, and walks towards it
+# with the old noise, instead of trusting the jump. The last row is no failure: in a world as simple as
+# this one, even the teacher's mean becomes sharp after a step or two.
 #
 # ## What is lost
 #
-# > **Predict.** Prompts with two things are the hardest. Of ten such prompts, how many will the judge of
-# > notebook 10 find right, for the teacher in ten steps and for the student in four? And does one seed
-# > still differ from another as much as before?
+# > **Predict.** Prompts with two things are the hardest. Of ten such prompts, how many will the judge
+# > of notebook 10 find right, for the teacher in ten steps and for the student in four? And does one
+# > seed still differ from another as much as before?
 
 # %%
 asked = prompts.prompts_of("two things", unless_fast(10, 1), seed=0)
@@ -362,12 +365,12 @@ for name, way in ways.items():
     print(f"a cat, {name:<17}  two pictures differ by {different:.0f}")
 
 # %% [markdown]
-# The intervals overlap: ten prompts cannot show a difference of this size (notebook 10). With 100 prompts
-# of each kind [it is there](../docs/few_steps.md): two things are right in 89 pictures of the teacher and
-# 76 of the student; with one thing both have 99. The pictures of different seeds are a little more alike.
-# (Eight pictures are a hint, not a proof.) That is the second price. The loss is a square error, or nearly.
-# Where the student cannot tell the end, it answers with a mean, and a mean loses what is rare: fine
-# details, then variety.
+# The intervals overlap: ten prompts cannot show a difference of this size (notebook 10). With 100
+# prompts of each kind [it is there](../docs/few_steps.md): two things are right in 89 pictures of the
+# teacher and 76 of the student; with one thing both have 99. The pictures of different seeds are a
+# little more alike. (Eight pictures are a hint, not a proof.) That is the second price. The loss is a
+# square error, or nearly. Where the student cannot tell the end, it answers with a mean, and a mean
+# loses what is rare: fine details, then variety.
 #
 # The third price is a freedom: guidance can no longer be turned up or down, and there is no negative
 # prompt. [LCM-LoRA](https://arxiv.org/abs/2311.05556) (Luo et al. 2023) is this method for Stable
@@ -399,8 +402,8 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.SAME_START)
 # | `load_lora_weights("tiny")` | `load_lora_weights("latent-consistency/lcm-lora-sdv1-5")` | [`adapters/`](../minisd/adapters) | Luo et al. 2023 (LCM-LoRA) |
 # | one call per step, scale 1 | the same | [`few_steps.md`](../docs/few_steps.md) | |
 #
-# **Play.** Distil with 5 teacher steps, or with 100: what happens to the errors? Take the condition $f(x,
-# 0) = x$ away. Let the gradient flow through the target too. Give the student of the built-in model eight
-# steps.
+# **Play.** Distil with 5 teacher steps, or with 100: what happens to the errors? Take the condition
+# $f(x, 0) = x$ away. Let the gradient flow through the target too. Give the student of the built-in
+# model eight steps.
 #
 # *Stuck on an exercise? The answers are in [`lesson_16.py`](../minisd/lessons/lesson_16.py).*
