@@ -4,6 +4,7 @@ import functools
 import importlib
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,9 @@ from minisd.lessons import (
     lesson_10,
     lesson_11,
     lesson_12,
+    lesson_13,
+    lesson_14,
+    lesson_16,
     shapes,
     unless_fast,
     you_are_here,
@@ -346,6 +350,150 @@ ATTEMPTS = {
         "✗ hint: in bytes",
     ),
     "12 unfilled": (lesson_12.rules, lambda name: name.replace(".nin_shortcut.", ...), NOT_YET),
+    "13 with ε": (
+        lesson_13.ancestral,
+        lambda x, x0, z, alpha, alpha_next: (
+            alpha_next.sqrt() * x0
+            + (1 - alpha_next).clamp(min=0).sqrt()
+            * (
+                ((1 - alpha_next) * alpha / ((1 - alpha) * alpha_next)).sqrt() * (x - alpha.sqrt() * x0) / (1 - alpha).sqrt()
+                + (1 - (1 - alpha_next) * alpha / ((1 - alpha) * alpha_next)).sqrt() * z
+            )
+        ),
+        "✓",
+    ),
+    "13 array": (lesson_13.ancestral, lambda *given: lesson_13.posterior(*given).numpy(), "✓"),
+    "13 DDIM": (
+        lesson_13.ancestral,
+        lambda x, x0, z, alpha, alpha_next: transfer(x, (x - alpha**0.5 * x0) / (1 - alpha) ** 0.5, alpha, alpha_next),
+        "✗ the largest difference",
+    ),
+    "13 root": (
+        lesson_13.sde_step,
+        lambda x, score, z, beta, strength: (
+            x * (1 + beta / 2) + beta * score / 2 + strength**2 * beta * score / 2 + strength * math.sqrt(beta) * z
+        ),
+        "✓",
+    ),
+    "13 exact shrinking": (
+        lesson_13.sde_step,
+        lambda x, score, z, beta, strength: (
+            lesson_13.family_step(x, score, z, beta, strength) - x - beta / 2 * x + x / (1 - beta) ** 0.5
+        ),
+        "✓",
+    ),
+    "13 no return": (lesson_13.sde_step, lambda *given: None, NOTHING),
+    "13 mse": (
+        lesson_13.flow_loss,
+        lambda v, x0, noise, t: torch.nn.functional.mse_loss(v(torch.lerp(x0, noise, t), t), noise - x0),
+        "✓",
+    ),
+    "13 one by one": (
+        lesson_13.flow_loss,
+        lambda v, x0, noise, t: (v(x0 + t * (noise - x0), t) + x0 - noise).pow(2).mean().item(),
+        "✓",
+    ),
+    "13 not a number": (
+        lesson_13.flow_loss,
+        lambda v, x0, noise, t: (v(torch.lerp(x0, noise, t), t) - (noise - x0)).square(),
+        "✗ it should be one number",
+    ),
+    "14 negative index": (
+        lesson_14.start,
+        lambda z0, noise, times, strength, alphas_cumprod: (
+            z0 * alphas_cumprod[times[-int(strength * len(times))]].sqrt()
+            + noise * (1 - alphas_cumprod[times[-int(strength * len(times))]]).sqrt(),
+            torch.tensor(times[-int(strength * len(times)) :]),
+        ),
+        "✓",
+    ),
+    "14 only x": (
+        lesson_14.start,
+        lambda z0, noise, times, strength, alphas_cumprod: lesson_14.begin(z0, noise, times, strength, alphas_cumprod)[0],
+        "return two things",
+    ),
+    "14 swapped": (
+        lesson_14.start,
+        lambda z0, noise, times, strength, alphas_cumprod: lesson_14.begin(z0, noise, times, strength, alphas_cumprod)[::-1],
+        "return two things",
+    ),
+    "14 unfilled": (lesson_14.start, lambda *given: (..., ...), NOT_YET),
+    "14 half filled": (lesson_14.start, lambda *given: (..., given[2]), NOT_YET),
+    "14 where": (
+        lesson_14.put_back,
+        lambda x, z0, noise, mask, alpha: torch.where(mask > 0.5, x, alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise),
+        "✓",
+    ),
+    "14 in place": (
+        lesson_14.put_back,
+        lambda x, z0, noise, mask, alpha: x.mul_(mask).add_((1 - mask) * add_noise(z0, noise, alpha)),
+        "✓",
+    ),
+    "14 lerp of the mask": (
+        lesson_14.put_back,
+        lambda x, z0, noise, mask, alpha: torch.lerp(add_noise(z0, noise, alpha), x, mask.expand_as(x)),
+        "✓",
+    ),
+    "14 fresh noise": (
+        lesson_14.put_back,
+        lambda x, z0, noise, mask, alpha: lesson_14.rest_back(x, z0, torch.randn_like(x), mask, alpha),
+        "✗ the largest difference",
+    ),
+    "14 units": (
+        lesson_14.slerp,
+        lambda a, b, s: lesson_14.along_the_sphere(a / a.norm(), b / b.norm(), s) * ((1 - s) * a.norm() + s * b.norm()),
+        "✓",
+    ),
+    "14 Gram and Schmidt": (
+        lesson_14.slerp,
+        lambda a, b, s: (
+            torch.cos(s * lesson_14.theta_of(a, b)) * a
+            + torch.sin(s * lesson_14.theta_of(a, b))
+            * (b - a * (a * b).sum() / (a * a).sum())
+            / (b - a * (a * b).sum() / (a * a).sum()).norm()
+            * a.norm()
+        ),
+        "✓",
+    ),
+    "14 flat": (lesson_14.slerp, lambda a, b, s: lesson_14.along_the_sphere(a, b, s).flatten(), "the shape is"),
+    "14 root": (lesson_14.slerp, lambda a, b, s: (1 - s) ** 0.5 * a + s**0.5 * b, "✗ the largest difference"),
+    "16 detached": (
+        lesson_16.target,
+        lambda jump, x, eps, t_next, alpha, alpha_next: jump(
+            alpha_next.sqrt() * (x - (1 - alpha).sqrt() * eps) / alpha.sqrt() + (1 - alpha_next).sqrt() * eps, t_next
+        ).detach(),
+        "✓",
+    ),
+    "16 copied": (
+        lesson_16.target,
+        lambda jump, x, eps, t_next, alpha, alpha_next: jump(transfer(x, eps, alpha, alpha_next), t_next).clone().data,
+        "✓",
+    ),
+    "16 fresh noise": (
+        lesson_16.target,
+        lambda jump, x, eps, t_next, alpha, alpha_next: jump(add_noise(x, eps, alpha_next), t_next).detach(),
+        "✗ the largest difference",
+    ),
+    "16 no return": (lesson_16.target, lambda *given: None, NOTHING),
+    "16 last first": (
+        lesson_16.draw,
+        lambda jump, x, times, noises, alphas_cumprod: functools.reduce(
+            lambda x0, pair: jump(add_noise(x0, pair[1], alphas_cumprod[pair[0]]), pair[0]),
+            zip(times[1:], noises),
+            jump(x, times[0]),
+        ),
+        "✓",
+    ),
+    "16 same noise": (
+        lesson_16.draw,
+        lambda jump, x, times, noises, alphas_cumprod: lesson_16.draws(jump, x, times, [noises[0]] * 3, alphas_cumprod),
+        "✗ the largest difference",
+    ),
+    "16 two jumps": (
+        lesson_16.draw,
+        lambda jump, x, times, noises, alphas_cumprod: lesson_16.draws(jump, x, times[:2], noises, alphas_cumprod),
+        "✗ the largest difference",
+    ),
     "11 capitals": (lesson_11.mystery_2, "Heads read as width ", "✓"),
 }
 
@@ -357,7 +505,8 @@ def test_right_answers_pass_and_wrong_ones_get_their_hint(exercise, attempt, ver
 
 def exercises() -> dict[str, Exercise]:
     """All but those of notebook 01, which run a whole pipeline: its own test checks them."""
-    modules = [importlib.import_module(f"minisd.lessons.lesson_{number:02}") for number in range(2, 13)]
+    names = sorted(path.stem for path in Path(figures.__file__).parent.glob("lesson_[0-9][0-9].py"))[1:]
+    modules = [importlib.import_module(f"minisd.lessons.{name}") for name in names]
     return {f"{m.__name__[-2:]} {name}": e for m in modules for name, e in vars(m).items() if isinstance(e, Exercise)}
 
 

@@ -1,0 +1,394 @@
+# %% [markdown]
+# # 13 · From DDPM to flow
+#
+# **Which walks lead from noise to data, and which of them are straight?**
+#
+# *40 minutes to read, half a minute to run. You need the walk and the score of notebook 03, and DDIM
+# from notebook 04.*
+#
+# The notebooks walk with DDIM: no randomness, one end for each start. That is not how diffusion models
+# began. The sampler of the first paper, DDPM, draws new noise at every step, and many newer models
+# learn a *flow* along straight lines. All of them are one family. We follow it from its oldest member
+# to its youngest, in the plane, where the best guess is a formula.
+
+# %%
+import torch
+
+from minisd import StableDiffusionPipeline
+from minisd.lessons import clouds, shapes, unless_fast, you_are_here
+from minisd.lessons import lesson_13 as lesson
+from minisd.schedule import add_noise, betas, transfer
+
+you_are_here("scheduler")
+
+# %% [markdown]
+# ## The first sampler
+#
+# Suppose that we knew $x_0$. Then the step from the noise level $\bar\alpha$ to a lower one,
+# $\bar\alpha'$, could be *drawn*: among all ways in which noise leads from $x_0$ through the next point
+# to our $x$, how is this next point distributed? It is a Gaussian, and its mean is a mixture of $x_0$
+# and $x$ ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 7, here for a step over several
+# timesteps). With $\beta = 1 -
+# \bar\alpha/\bar\alpha'$:
+#
+# $$x' = \frac{\sqrt{\bar\alpha'}\,\beta}{1-\bar\alpha}\,x_0 + \frac{\sqrt{1-\beta}\,(1-\bar\alpha')}{1-\bar\alpha}\,x
+# + \sqrt{\beta\,\frac{1-\bar\alpha'}{1-\bar\alpha}}\;z, \qquad z \sim N(0, I)$$
+#
+# We do not know $x_0$, so DDPM uses the best guess $\hat x_0$. It is called *ancestral sampling*,
+# because each point is drawn given its parent.
+#
+# ### Exercise 1 · An ancestral step
+#
+# Write it. `z` is the new noise.
+
+
+# %%
+def my_ancestral_step(x, x0, z, alpha, alpha_next):
+    """From the level ᾱ to the level ᾱ', with the guess x0 and new noise z."""
+    beta = ...
+    return ...
+
+
+# %%
+lesson.ancestral.check(my_ancestral_step)
+
+# %% [markdown]
+# The world is that of notebook 08 without captions: three arcs of small clouds
+# ([`clouds.py`](../minisd/lessons/clouds.py)).
+
+# %%
+alphas_cumprod = torch.cumprod(1 - betas("scaled_linear", 0.00085, 0.012, 1000), dim=0)
+levels = torch.cat([alphas_cumprod, torch.ones(1)])  # levels[-1] is 1: the clean end
+
+
+def ddpm(x, t, t_next, rng):
+    x0 = clouds.denoise(x, levels[t] ** 0.5, (1 - levels[t]) ** 0.5)
+    z = torch.randn(x.shape, generator=rng)
+    return lesson.ancestral.answer(x, x0, z, levels[t], levels[t_next])
+
+
+def ddim(x, t, t_next, rng):
+    return transfer(x, clouds.epsilon(x, levels[t]), levels[t], levels[t_next])
+
+
+# %%
+def walk(step, x, steps=200, seed=0):
+    """The points at 999, …, -1, and those on the way: timestep → (B, 2)."""
+    rng, way = torch.Generator().manual_seed(seed), {999: x}
+    times = range(999, -2, -1000 // steps)
+    for t, t_next in zip(times, times[1:]):
+        x = way[t_next] = step(x, t, t_next, rng)
+    return x, way
+
+
+# %% [markdown]
+# > **Predict.** 800 walkers start at the *same* point of noise. Where do they end with DDIM, and where
+# > with DDPM? And with 800 different starts?
+
+# %%
+many = torch.randn(800, 2, generator=torch.Generator().manual_seed(1))
+same = torch.tensor([[1.2, 0.4]]).expand(800, 2)
+starts = {"one start": same, "800 starts": many}
+steps = {"DDIM": ddim, "DDPM": ddpm}
+ends = {f"{n}, {s}": walk(steps[n], starts[s])[0] for s in starts for n in steps}
+lesson.show_ends({**ends, "data": clouds.data(800, torch.Generator().manual_seed(2))}, lesson.ENDS)
+
+# %% [markdown]
+# With DDIM one start has one end. With DDPM it can end anywhere: after some steps the new noise has
+# replaced the old, and the start is forgotten. Yet the last three clouds look alike. Are they? The
+# *energy distance* of two sets of points is twice the mean distance between the sets, minus the mean
+# distances within them. It is 0 if both come from the same distribution, apart from chance. We compare
+# the walkers with noisy data, not only at the end.
+#
+# > **Predict.** At which timesteps do the two walks differ from the data, and from each other?
+
+# %%
+rng = torch.Generator().manual_seed(3)
+count = unless_fast(1500, 400)
+crowd = torch.randn(count, 2, generator=rng)
+ways = {name: walk(step, crowd)[1] for name, step in steps.items()}
+for t in (599, 299, 99, -1):
+    fresh, other = (
+        add_noise(clouds.data(count, rng), torch.randn(count, 2, generator=rng), levels[t])
+        for _ in range(2)
+    )
+    print(f"t = {t:>3}: two draws of data {lesson.energy(fresh, other):6.3f}", end="")
+    print(*(f"   {name} {lesson.energy(way[t], fresh):6.3f}" for name, way in ways.items()))
+
+# %% [markdown]
+# At no timestep, within chance. The paths of single walkers have nothing in common, and the crowd has
+# the same density $q_t$ at every moment. (Two draws of data differ about as much.)
+#
+# ## Why both sample
+#
+# Notebook 03 gave the argument for DDIM: a crowd that moves with the right velocity keeps the density
+# $q_t$. Why does noise do no harm? Look at very small steps, with $\beta$ the variance of the noise
+# that a timestep adds. Small random steps spread a crowd like heat. The equation of heat says that the
+# density changes by $\tfrac12\lambda^2\beta\,\nabla\!\cdot\!\nabla q$ if the steps have variance
+# $\lambda^2\beta$. And since $\nabla q = q\,\nabla\log q$, this is
+#
+# $$\tfrac12\lambda^2\beta\,\nabla\cdot(q\,\nabla\log q),$$
+#
+# the change that a crowd undergoes when everyone moves with velocity
+# $-\tfrac12\lambda^2\beta\,\nabla\log q$, downhill. So noise can be cancelled exactly, by a step of
+# that size *uphill*, along the score. Add both to the walk without noise, for any $\lambda$:
+#
+# $$x' = x + \tfrac12\beta\,x + \tfrac{1+\lambda^2}{2}\,\beta\,\nabla\log q_t(x) + \lambda\sqrt{\beta}\;z$$
+#
+# $\lambda = 0$ is the probability-flow ODE, DDIM's path. $\lambda = 1$ is the reverse *stochastic
+# differential equation*, DDPM's limit for small steps ([Anderson
+# 1982](https://doi.org/10.1016/0304-4149(82)90051-5); [Song et al.
+# 2021](https://arxiv.org/abs/2011.13456), eqs. 6 and 13). Everything in between, and beyond, has the
+# same densities ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), eq. 6).
+#
+# ### Exercise 2 · A step of the family
+#
+# `score` is $\nabla\log q_t(x)$, `strength` is $\lambda$.
+
+
+# %%
+def my_sde_step(x, score, z, beta, strength):
+    """One small step towards the data, with new noise z of strength λ."""
+    return ...
+
+
+# %%
+lesson.sde_step.check(my_sde_step)
+
+# %% [markdown]
+# The score is known: it is $-\hat\epsilon/\sqrt{1-\bar\alpha}$, by Tweedie's formula (notebook 03). So
+# one network serves all $\lambda$.
+#
+# > **Predict.** Walk with $\lambda$ = 0, 1 and 2. And once more from a *wrong* start, noise of 40 % of
+# > its size. Which walks notice that, and which end with the data all the same?
+
+
+# %%
+def family(strength):
+    def step(x, t, t_next, rng):
+        alpha, alpha_next = levels[t], levels[t_next]
+        score = -clouds.epsilon(x, alpha) / (1 - alpha) ** 0.5
+        z = torch.randn(x.shape, generator=rng)
+        return lesson.sde_step.answer(x, score, z, 1 - alpha / alpha_next, strength)
+
+    return step
+
+
+data = clouds.data(count, rng)
+for strength in (0, 1, 2):
+    right, wrong = (walk(family(strength), crowd * size)[0] for size in (1, 0.4))
+    print(f"λ = {strength}  right start: {lesson.energy(right, data):6.3f}", end="")
+    print(f"   wrong start: {lesson.energy(wrong, data):6.3f}")
+
+# %% [markdown]
+# All end with the data if they start right. From the wrong start the walk without noise ends wrong: an
+# ODE keeps every error. With noise the error is forgotten on the way, since at each $t$ the random walk
+# is pulled towards $q_t$, wherever it comes from. That is why new noise corrects errors that were made
+# earlier, and why DDIM is better for everything that needs a map from noise to picture (notebook 14).
+#
+# ## Straight lines
+#
+# Now forget the schedule. The simplest way from a data point to a noise is a straight line:
+#
+# $$x_t = (1-t)\,x_0 + t\,\epsilon, \qquad 0 \le t \le 1$$
+#
+# A point on it moves with the velocity $\epsilon - x_0$. Let a network $v$ learn this velocity from
+# $x_t$ and $t$, and you have *flow matching* or *rectified flow* ([Lipman et al.
+# 2022](https://arxiv.org/abs/2210.02747); [X. Liu et al. 2022](https://arxiv.org/abs/2209.03003);
+# [Albergo & Vanden-Eijnden 2022](https://arxiv.org/abs/2209.15571)). Stable Diffusion 3 is trained so.
+# There is no $\bar\alpha$, no schedule, and sampling is $x \leftarrow x - v\,\Delta t$.
+#
+# ### Exercise 3 · The loss of a flow
+#
+# `x0` and `noise` are (B, 2), `t` is (B, 1). Return the mean square error of `v(x_t, t)`.
+
+
+# %%
+def my_flow_loss(v, x0, noise, t):
+    """The loss of rectified flow, one number."""
+    x = ...
+    return ...
+
+
+# %%
+lesson.flow_loss.check(my_flow_loss)
+
+# %% [markdown]
+# Many lines pass through the same $x_t$. The network can only learn the mean of their velocities
+# (notebook 03), $\hat\epsilon - \hat x_0$. So the *best* answer follows from the denoiser that we have:
+#
+# $$v(x, t) = \mathrm E[\epsilon - x_0 \mid x_t = x] = \frac{x - \hat x_0(x)}{t}$$
+#
+# > **Predict.** The lines are straight. Are the walks along $v$? And do they end where DDIM ends, from
+# > the same starts?
+
+
+# %%
+def best_flow(x, t):
+    return (x - clouds.denoise(x, 1 - t, t)) / t
+
+
+def flow_walk(v, x, steps):
+    """All x on the way from t = 1 to 0, (steps + 1, B, 2)."""
+    way = [x]
+    for i in range(steps, 0, -1):
+        way.append(way[-1] - v(way[-1], i / steps) / steps)
+    return torch.stack(way)
+
+
+fine = unless_fast(250, 50)
+way = flow_walk(best_flow, many, fine)
+print(f"flow and DDIM end apart by {(way[-1] - walk(ddim, many, fine)[0]).norm(dim=1).mean():.3f}")
+shapes(x=(many, (800, 4, 64, 64)), way=(way, (fine + 1, 4, 64, 64)))
+
+# %% [markdown]
+# They end in the same places. Divide $x_t$ by $1-t$, and it becomes $x_0 + \sigma\,\epsilon$ with
+# $\sigma = t/(1-t)$: the path of notebook 04. Flow matching with Gaussian noise is diffusion with other
+# names, another scale and another clock. What has changed is what a *step* assumes: that $v$ stays the
+# same, not that $\hat\epsilon$ does.
+#
+# ## Lines and paths
+#
+# Let a small network learn $v$, as a real model must.
+
+
+# %%
+def train(pairs):
+    """Rectified flow on pairs (x0, noise); `pairs(count, rng)` draws them."""
+    steps = unless_fast(1000, 60)
+    v, rng = lesson.network(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(v.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        loss = lesson.flow_loss.answer(v, *pairs(256, rng), torch.rand(256, 1, generator=rng))
+        optimizer.zero_grad(), loss.backward(), optimizer.step(), schedule.step()
+    return v.requires_grad_(False)
+
+
+flow = train(lambda n, rng: (clouds.data(n, rng), torch.randn(n, 2, generator=rng)))
+
+# %% [markdown]
+# > **Predict.** On the left are 30 lines of the training, from noise (small) to data (large). They
+# > cross. In the middle the network walks from the same noises. What do its paths do where the lines
+# > cross?
+
+# %%
+rng = torch.Generator().manual_seed(4)
+noise = torch.randn(30, 2, generator=rng)
+lines = torch.stack([noise, clouds.data(30, rng)])
+lesson.show_paths(
+    {"lines of the training": lines, "paths of the flow": flow_walk(flow, noise, 100)}
+)
+
+
+# %%
+def straightness(way):
+    """The length of each path, divided by the distance from its start to its end; the median."""
+    length = (way[1:] - way[:-1]).norm(dim=2).sum(dim=0)
+    return (length / (way[-1] - way[0]).norm(dim=1)).median().item()
+
+
+print(
+    f"the flow's paths are {straightness(flow_walk(flow, many, 200)):.2f} times as long as needed"
+)
+
+# %% [markdown]
+# Paths cannot cross (notebook 03), so at a crossing they turn aside. All lines from a noise to far
+# apart data points average to a velocity towards the middle. So the paths first go to the middle, and
+# then out again to an arc. Training on straight lines does not give straight paths, because noise and
+# data were paired at random.
+#
+# ## Once more
+#
+# But now we have better pairs: each noise and *its own* end. Their lines cross much less, since the
+# paths that they replace do not cross. Train a second flow on these pairs. It is called *reflow* (X.
+# Liu et al. 2022).
+#
+# > **Predict.** How long are the paths of the second flow? How many steps will it need?
+
+# %%
+noises = torch.randn(4000, 2, generator=torch.Generator().manual_seed(5))
+partners = flow_walk(flow, noises, 50)[-1]
+
+
+def own_ends(n, rng):
+    k = torch.randint(len(noises), (n,), generator=rng)
+    return partners[k], noises[k]
+
+
+reflow = train(own_ends)
+print(f"now they are {straightness(flow_walk(reflow, many, 200)):.2f} times as long as needed")
+
+# %%
+own = flow_walk(flow, noise, 50)[[0, -1]]
+lesson.show_paths({"lines of the second training": own, "its paths": flow_walk(reflow, noise, 100)})
+
+# %%
+print("energy distance from the data:")
+for n in (1, 2, 4, 8):
+    found = {"DDIM": walk(ddim, crowd, n)[0]}
+    found |= {name: flow_walk(v, crowd, n)[-1] for name, v in (("flow", flow), ("reflow", reflow))}
+    line = "   ".join(f"{name} {lesson.energy(x, data):6.3f}" for name, x in found.items())
+    print(f"steps: {n}   {line}")
+
+# %% [markdown]
+# With one step DDIM and the first flow are lost, since they go to the mean (notebook 16 looks at this
+# more closely). The second flow arrives at once, and more steps do not improve it: its paths are
+# straight, and a straight path needs one step. It is not better than its teacher, whose ends it has
+# learnt. The price is a second training, with pairs that must be drawn first.
+# [InstaFlow](https://arxiv.org/abs/2309.06380) (X. Liu et al. 2023) did this with Stable Diffusion 1.5.
+#
+# ## Pictures
+#
+# The world of notebook 09: hearts, trees and fish in four colours, as latents of 8×8. A small UNet
+# learns the velocity instead of the noise. It expects timesteps up to 999, so it gets $999\,t$.
+# Everything else is the loss of Exercise 3.
+
+# %%
+pipe = StableDiffusionPipeline.from_pretrained("tiny")
+latents, words, unet = lesson.small_world(pipe)  # (120, 4, 8, 8), (12, 77, 128), an untrained UNet
+average, rng = lesson.copy_of(unet), torch.Generator().manual_seed(1)
+optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3, betas=(0.9, 0.99))
+for _ in range(unless_fast(200, 4)):
+    which, t = torch.randint(120, (8,), generator=rng), torch.rand(8, 1, 1, 1, generator=rng)
+    noise = torch.randn(8, 4, 8, 8, generator=rng)
+    v = lesson.with_words(unet, words[which % 12])
+    lesson.flow_loss.answer(v, latents[which], noise, t).backward()
+    optimizer.step(), optimizer.zero_grad()
+    lesson.move_towards(average, unet)
+
+# %% [markdown]
+# > **Predict.** 200 steps of 8 pictures. What does it draw in 1, 2, 4 and 20 steps? (Four of the twelve
+# > captions are shown.)
+
+# %%
+start = torch.randn(12, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+v, rows = lesson.with_words(average, words), {}
+with torch.no_grad():
+    for n in (1, 2, 4, 20):
+        rows[f"{n} step" + "s" * (n > 1)] = pipe.decode(flow_walk(v, start, n)[-1][[0, 5, 10, 3]])
+names = ["a red heart", "a yellow tree", "a green fish", "a blue heart"]
+lesson.show_sheet(rows, names, lesson.SMALL_WORLD)
+
+# %% [markdown]
+# A few seconds of training, and every caption has its colour and roughly its shape (notebook 09 trains
+# on ten times as many examples). Even one step shows them, because in this world a caption leaves
+# little open, and more steps hardly help: the ragged outlines are the network's error, not the
+# sampler's. The velocity of a flow behaves like the $v$ of notebook 09, and for the same reason: near
+# pure noise it has to say what the *picture* is, and is not content with repeating its input.
+#
+# ## In Stable Diffusion 1.5 this is …
+#
+# | here | in SD 1.5 | code | paper |
+# |---|---|---|---|
+# | `ddpm` | `DDPMScheduler`, or DDIM with η = 1; Euler a is the same in σ | [`ddpm.py`](../minisd/schedulers/ddpm.py) | Ho et al. 2020, algorithm 2 |
+# | λ between 0 and 1 | DDIM's η | [`ddim.py`](../minisd/schedulers/ddim.py) | Song et al. 2020, eq. 16 |
+# | the reverse SDE | "DPM++ 2M SDE" | [`dpm_solver.py`](../minisd/schedulers/dpm_solver.py) | Song et al. 2021, eq. 6 |
+# | $v = \epsilon - x_0$ | not in 1.5, and not in minisd; Stable Diffusion 3 | | [Esser et al. 2024](https://arxiv.org/abs/2403.03206) |
+# | reflow | InstaFlow, trained from 1.5 | | X. Liu et al. 2023 |
+#
+# **Play.** Reflow a second time. Pair noise and data by colour or by place instead of at random, before
+# the first training: does the flow become straighter? Walk with λ = 5 in 200 steps, and in 1000. Draw
+# $t$ in the last training from a bell curve, as Stable Diffusion 3 does.
+#
+# *Stuck on an exercise? The answers are in [`lesson_13.py`](../minisd/lessons/lesson_13.py).*
