@@ -1,6 +1,6 @@
 """What each method of fine-tuning teaches the built-in model from twelve drawings of umbrellas, and what it makes it forget.
 
-    python docs/new_thing.py --folder runs/new_thing      # about 40 minutes on one core; run it again to resume
+    python docs/new_thing.py --folder runs/new_thing      # half an hour on one core; run it again to resume
 
 Prompts for the new thing and for old ones are judged by the first judge. The table goes to docs/tiny_model/new_thing.json, and a
 sheet with a row per method to docs/images/new_thing.png.
@@ -39,12 +39,10 @@ OLD_WORDS = [caption(sample(rng), rng) for rng in (random.Random(f"class/{i}") f
 CLASS: dict[str, Any] = {"class_prompt": tuple(OLD_WORDS), "class_images": len(OLD_WORDS)}
 CASES: dict[str, dict[str, Any]] = {
     "textual inversion": {"method": "inversion", "init_word": "mushroom", "token": "<umbrella>", "caption": ()},
-    "LoRA, rank 4": {"rank": 4},
     "LoRA, rank 16": {"rank": 16},
-    "all weights": {"method": "full", "steps": 400},
-    "LoRA, rank 4, with class images": {"rank": 4, **CLASS},
     "LoRA, rank 16, with class images": {"rank": 16, **CLASS},
-    "all weights, with class images": {"method": "full", "steps": 800, **CLASS},
+    "LoRA, rank 4, with class images": {"rank": 4, **CLASS},
+    "all weights": {"method": "full", "steps": 400},
 }
 
 
