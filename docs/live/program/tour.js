@@ -16,7 +16,7 @@ const STOPS = [
     text: "A picture here begins as random numbers, nothing else. The seed decides which ones.",
     question: "Add one to the seed. How much of the noise changes?",
     options: ["All of it", "A few numbers", "Nothing"], right: 0,
-    answer: "All of it. A seed is a name for one noise, not a position near another.",
+    answer: "All of it. Seeds 1 and 2 are as unrelated as seeds 1 and 1,000.",
     task: "Change the seed at the top and watch the four grey squares.",
     show: (app) => app.set({ seed: String(BigInt(app.state.seed) + 1n) }),
   },
@@ -25,7 +25,7 @@ const STOPS = [
     text: "In training, pictures are mixed with noise, a little or a lot. The timestep t says how much.",
     question: "At t = 400, can you still tell what the picture shows?",
     options: ["Yes, roughly", "No, it is all noise"], right: 0,
-    answer: "Roughly. The large shapes survive long after the details are gone, so a network that removes noise learns large shapes first.",
+    answer: "Yes, roughly. The large shapes survive long after the details are gone, so a network that removes noise learns large shapes first.",
     task: "Move t until you can no longer tell. Then move it back.",
     show: () => turn("drown", Number(find("drown").value) < 700 ? 800 : 400),
   },
@@ -40,20 +40,20 @@ const STOPS = [
   },
   {
     screen: "loop", title: "What does the network guess?",
-    text: "The network sees x and predicts the noise in it. What is left is x̂₀: its guess of the whole picture.",
+    text: "The network sees x and predicts the noise in it. Take that noise away, and what is left is its guess of the whole picture: x̂₀.",
     question: "What does the first guess look like, made from pure noise?",
     options: ["A sharp picture", "A blur", "Noise"], right: 1,
-    answer: "A blur: the average of all pictures that this noise could come from. Each step makes the average narrower.",
+    answer: "A blur: the average of all pictures that this noise could come from. With each step fewer pictures remain possible, so the guess gets sharper.",
     task: "Go to the first step, then play the film.",
     show: (app) => app.select(0),
   },
   {
     screen: "loop", title: "When is the picture decided?",
-    text: "Early steps settle where things are. Late steps settle edges and colours.",
+    text: "You can stop the film at any step and let it go on with other words.",
     question: "You swap the words at a late step. What changes?",
     options: ["Everything", "Details only", "Nothing at all"], right: 1,
     answer: "Mostly details. The large shapes are already in the latents, and little noise is left to move them.",
-    task: "Go to a late step, change the words under the film and press “Go on from here”. Then try an early step.",
+    task: "Go to a late step, change the words beside “From step … on” and press “Go on from here”. Then try an early step.",
     show: (app) => (app.select(Math.floor(0.75 * app.run?.steps.length)), turn("fork-words", "a blue car in the snow")),
   },
   {
@@ -62,7 +62,7 @@ const STOPS = [
     question: "How different are the two predictions?",
     options: ["Almost opposite", "A few degrees apart", "The same"], right: 1,
     answer: "A few degrees, except near the end, where little noise is left and the words weigh more. The small difference carries all that they mean.",
-    task: "Move w and watch the long arrow and the guess beside it.",
+    task: "Move the guidance scale w and watch the long arrow and the guess beside it.",
     show: () => turn("what-if", Number(find("what-if").value) < 8 ? 10 : 1),
   },
   {
@@ -105,7 +105,7 @@ export function mount(root, app) {
     const choices = options.map((option, i) => h("button", { class: "choice", onclick: () => {
       choices.forEach((choice, j) => choice.classList.toggle("right", j === right));
       choices.forEach((choice, j) => choice.classList.toggle("taken", j === i));
-      told.replaceChildren(h("strong", {}, i === right ? "Yes. " : "Not quite. "), answer);
+      told.replaceChildren(h("strong", {}, i === right ? "Yes. " : "Not quite. The answer: "), answer);
       after.hidden = false;
     } }, option)); // prettier-ignore
     const after = h("p", { class: "task", hidden: true }, h("strong", {}, "Try it. "), task, " ", h("button", { class: "link", onclick: () => act(app) }, "Show me"));
@@ -114,7 +114,7 @@ export function mount(root, app) {
       h("header", {}, h("small", {}, `Stop ${stop + 1} of ${STOPS.length}`), h("button", { class: "round", "aria-label": "Close the tour", onclick: close }, "×")),
       h("h2", { tabindex: -1 }, title), h("p", {}, text), h("p", { class: "question" }, question), h("div", { class: "choices" }, choices), told, after,
       h("footer", {}, h("button", { class: "quiet", disabled: stop === 0, onclick: () => show(stop - 1) }, "Back"),
-        h("button", { onclick: () => (last ? close() : show(stop + 1)) }, last ? "Finish" : "Next")),
+        h("button", { onclick: () => (last ? finish() : show(stop + 1)) }, last ? "Finish" : "Next")),
     ); // prettier-ignore
     root.hidden = false;
     document.body.classList.add("touring");
@@ -125,6 +125,11 @@ export function mount(root, app) {
     root.hidden = true;
     document.body.classList.remove("touring");
     find("tour-start").focus();
+  }
+
+  function finish() {
+    close();
+    stop = 0;
   }
 
   root.onkeydown = (event) => event.key === "Escape" && close();

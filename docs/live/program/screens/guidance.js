@@ -78,6 +78,6 @@ function drawVectors(diagram, uncond, cond, guided) {
   const [a, b] = [at(points[0]), at(points[2])];
   diagram.replaceChildren(
     svg("line", { x1: a[0], y1: a[1], x2: b[0], y2: b[1], class: "along" }), ...points.flatMap(arrow),
-    svg("text", { x: 20, y: 222, class: "scale" }, `vertical scale ${(upwards / sideways).toFixed(0)} times the horizontal one`)); // prettier-ignore
+    svg("text", { x: 20, y: 222, class: "scale" }, `vertical scale ${(upwards / sideways).toPrecision(2)} times the horizontal one`)); // prettier-ignore
   diagram.setAttribute("aria-label", `Lengths: ${points.map(([x, y], i) => `${labels[i]} ${Math.hypot(x, y).toFixed(1)}`).join(", ")}`);
 }
