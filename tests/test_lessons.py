@@ -14,6 +14,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from torch.nn.functional import avg_pool2d
 
+from minisd import StableDiffusionPipeline
+from minisd.adapters.lora import layers_of
 from minisd.image import to_pil
 from minisd.lessons import (
     Exercise,
@@ -33,6 +35,7 @@ from minisd.lessons import (
     lesson_12,
     lesson_13,
     lesson_14,
+    lesson_15,
     lesson_16,
     shapes,
     unless_fast,
@@ -159,6 +162,11 @@ def above_every_lower_end(scales, rates):
 
 def once_each(states, k):
     return torch.cat([states[:, :k], states[:, k + 1 :]], dim=1)
+
+
+def written(embeddings, where, row):
+    embeddings[where] = row
+    return embeddings
 
 
 # What readers may write: right in another way, or wrong in a way that looks right.
@@ -457,6 +465,62 @@ ATTEMPTS = {
     ),
     "14 flat": (lesson_14.slerp, lambda a, b, s: lesson_14.along_the_sphere(a, b, s).flatten(), "the shape is"),
     "14 root": (lesson_14.slerp, lambda a, b, s: (1 - s) ** 0.5 * a + s**0.5 * b, "✗ the largest difference"),
+    "15 where": (
+        lesson_15.embed,
+        lambda table, row, ids: torch.where((ids == len(table))[..., None], row, table[ids.clamp(max=len(table) - 1)]),
+        "✓",
+    ),
+    "15 function": (
+        lesson_15.embed,
+        lambda table, row, ids: torch.nn.functional.embedding(ids, torch.vstack([table, row])),
+        "✓",
+    ),
+    "15 in place": (
+        lesson_15.embed,
+        lambda table, row, ids: written(table[ids.clamp(max=len(table) - 1)], ids == len(table), row),
+        "✓",
+    ),
+    "15 one-hot": (
+        lesson_15.embed,
+        lambda table, row, ids: torch.nn.functional.one_hot(ids, 10).float() @ torch.cat([table, row.view(1, -1)]),
+        "✓",
+    ),
+    "15 no row": (lesson_15.embed, lambda table, row, ids: table[ids], "✗ it raises IndexError"),
+    "15 data": (
+        lesson_15.embed,
+        lambda table, row, ids: written(table[ids.clamp(max=len(table) - 1)], ids == len(table), row.data),
+        "✗ hint: the values are right, but no gradient",
+    ),
+    "15 new parameter": (
+        lesson_15.embed,
+        lambda table, row, ids: torch.nn.Embedding.from_pretrained(torch.cat([table, row[None]]), freeze=False)(ids),
+        "✗ hint: the values are right, but no gradient",
+    ),
+    "15 flat": (lesson_15.embed, lambda table, row, ids: lesson_15.with_row(table, row, ids.flatten()), "✗ the shape is"),
+    "15 unfilled": (lesson_15.embed, lambda table, row, ids: ..., NOT_YET),
+    "15 no return": (lesson_15.embed, lambda table, row, ids: None, NOTHING),
+    "15 matmul": (
+        lesson_15.merged,
+        lambda weight, down, up, alpha, scale: weight + torch.matmul(up, down) * (scale * alpha / down.shape[0]),
+        "✓",
+    ),
+    "15 addmm": (
+        lesson_15.merged,
+        lambda weight, down, up, alpha, scale: torch.addmm(weight, up, down, alpha=scale * alpha / up.size(1)),
+        "✓",
+    ),
+    "15 added in place": (
+        lesson_15.merged,
+        lambda weight, down, up, alpha, scale: weight.add_(scale * (alpha / len(down)) * torch.einsum("or,ri->oi", up, down)),
+        "✓",
+    ),
+    "15 swapped": (lesson_15.merged, lambda weight, down, up, alpha, scale: weight + down @ up, "✗ it raises RuntimeError"),
+    "15 rank of 4": (
+        lesson_15.merged,
+        lambda weight, down, up, alpha, scale: weight + scale * alpha / 4 * up @ down,
+        "✗ the largest difference",
+    ),
+    "15 merged, no return": (lesson_15.merged, lambda *given: None, NOTHING),
     "16 detached": (
         lesson_16.target,
         lambda jump, x, eps, t_next, alpha, alpha_next: jump(
@@ -516,6 +580,19 @@ def test_every_mistake_earns_its_own_hint(name):
     assert exercise.verdict(exercise.answer) == "✓"
     for hint, mistake in exercise.mistakes.items():
         assert exercise.verdict(mistake) == f"✗ hint: {hint}"
+
+
+def test_the_umbrella_fits_the_built_in_model():
+    pipe = StableDiffusionPipeline.from_pretrained("tiny")
+    pipe.load_lora_weights(lesson_15.UMBRELLA)
+    assert [lora.rank for layer in layers_of(pipe.unet).values() for lora in layer.loras] == [4] * 169
+    assert lesson_15.UMBRELLA.stat().st_size <= 700_000
+
+
+def test_twelve_drawings_are_the_same_every_time():
+    drawings, captions = lesson_15.twelve()
+    assert drawings.shape == (12, 3, 128, 128) and captions[1] == "a small orange umbrella"
+    assert torch.equal(drawings, lesson_15.twelve()[0])
 
 
 def test_figures_carry_their_words(monkeypatch):

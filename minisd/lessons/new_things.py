@@ -2,8 +2,6 @@
 
 with new_things():                                    # inside, the picture book and the first judge know them
     write_examples(Path("umbrellas"), ["umbrella"], 12)
-
-python -m minisd.lessons.new_things --out umbrellas --kinds umbrella --count 12
 """
 
 import random

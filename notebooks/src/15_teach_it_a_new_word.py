@@ -1,0 +1,389 @@
+# %% [markdown]
+# # 15 · Teach it a new word
+#
+# **Where does a network keep a new thing, and what does it forget for it?**
+#
+# *40 minutes to read, half a minute to run. You need notebooks 06 (words), 09 (training) and 10 (the
+# judge).*
+#
+# Show a model a few pictures of your cat, and it draws your cat on the beach. That is *fine-tuning*: the
+# training of notebook 09 goes on, with very few pictures. Its methods differ above all in which numbers
+# may change. We teach the built-in model a thing that it has never seen, in a few seconds, and then look
+# at what else has changed.
+
+# %%
+import json
+from pathlib import Path
+
+import torch
+
+from minisd import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from minisd.adapters.lora import LoRA, attach, layers_of
+from minisd.lessons import figures, shapes, unless_fast, you_are_here
+from minisd.lessons import lesson_15 as lesson
+from minisd.schedule import add_noise
+from minisd.train.unet import min_snr_weights
+
+you_are_here("text encoder", "UNet")
+
+# %% [markdown]
+# ## A word without a meaning
+#
+# The picture book has no umbrellas. We ask for some anyway.
+
+
+# %%
+def fresh():
+    pipe = StableDiffusionPipeline.from_pretrained("tiny")
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, texts):
+    """Pictures (B, 3, 128, 128) in [-1, 1]. The first text always gets the same noise, and so on."""
+    rngs = [torch.Generator().manual_seed(seed) for seed in range(len(texts))]
+    steps = unless_fast(8, 2)
+    images = pipe(texts, num_inference_steps=steps, generator=rngs, output_type="pt").images
+    return 2 * images - 1
+
+
+# %% [markdown]
+# > **Predict.** What does the tokenizer make of the word "umbrella"? What does the model draw: nothing,
+# > noise, or something else? Will colours and places be right?
+
+# %%
+pipe = fresh()
+asked = ["an umbrella", "a blue umbrella in the snow", "a green umbrella at sunset"]
+asked += ["a yellow umbrella at night"]
+print(*pipe.tokenizer.bpe.encode("umbrella").tokens)
+before = draw(pipe, asked)
+figures.show(figures.pictures(list(before), asked, columns=4), lesson.BEFORE)
+
+# %% [markdown]
+# A byte-pair tokenizer has no unknown words (notebook 06). It falls back to fragments, which mean nothing
+# here, so the model draws some thing of the book, different from noise to noise. The rest of the prompt
+# works: colours and places are right.
+#
+# ## Twelve drawings
+#
+# The program that draws the book can be given new things
+# ([`new_things.py`](../minisd/lessons/new_things.py)). These twelve pictures are all the umbrellas that
+# the model will ever see.
+
+# %%
+drawings, captions = lesson.twelve()
+letters = "ABCDEFGHIJKL"
+small = list(drawings[..., ::2, ::2])
+figures.show(figures.pictures(small, list(letters), columns=6), lesson.TWELVE)
+for letter, caption in zip(letters, captions):
+    print(letter, caption)
+
+# %% [markdown]
+# None of them is blue in the snow, or yellow at night. As in notebook 09, pictures become latents and
+# captions become states, once and for all.
+
+# %%
+with torch.no_grad():
+    latents = pipe.vae.encode(drawings).latent_dist.mode() * pipe.vae.config.scaling_factor
+    words = pipe.encode_prompt(captions)
+shapes(latents=(latents, (12, 4, 64, 64)), words=(words, (12, 77, 768)))
+
+# %% [markdown]
+# ## Three places
+#
+# Where can a new thing be stored? In *one row* of the text encoder's table of embeddings: *textual
+# inversion*. In small matrices *beside* the weights of the UNet: *LoRA*. Or in *all weights* of the UNet:
+# *full fine-tuning*, also known as *DreamBooth*, although that name means one thing more.
+#
+# > **Predict.** How many numbers may each of them change? How many numbers are the twelve drawings, as
+# > latents?
+
+# %%
+table, layers = pipe.text_encoder.token_embedding.weight, layers_of(pipe.unet)
+beside = [LoRA(layer, rank=4) for layer in layers.values()]
+sizes = {
+    "one row of the table": table.shape[1],
+    f"matrices of rank 4 beside {len(layers)} layers": sum(
+        p.numel() for b in beside for p in b.parameters()
+    ),
+    "all weights of the UNet": sum(p.numel() for p in pipe.unet.parameters()),
+    "for comparison: the drawings": latents.numel(),
+}
+for name, count in sizes.items():
+    print(f"{name:<36} {count:>9,} numbers")
+
+# %% [markdown]
+# Two of the three have many more numbers than the data. They could learn the drawings by heart, as in
+# notebook 09 a network learnt one batch by heart. One row has a hundredth of the data's size, and must
+# make do with what the networks already know.
+#
+# ## One row
+#
+# Textual inversion ([Gal et al. 2022](https://arxiv.org/abs/2208.01618), §4) adds a word to the
+# vocabulary and a row to the table. All weights are frozen. The loss is the usual one. Its gradient
+# passes through the UNet and through the text encoder, and ends in that row.
+#
+# ### Exercise 1 · The new row
+#
+# `table` is (V, D) and frozen, `row` is (D,) and to be trained. `ids` is (B, T). Old ids go from 0 to
+# V − 1, and the id of the new word is V. Return the embeddings of all ids.
+
+
+# %%
+def my_embed(table, row, ids):
+    """Embeddings (B, T, D), through which a gradient reaches the row."""
+    return ...
+
+
+# %%
+lesson.embed.check(my_embed)
+
+# %% [markdown]
+# The result is a file of about a kilobyte, and since no weight has changed, nothing can be forgotten. We
+# will see what a row of numbers can do, and what it cannot.
+#
+# ## Two thin matrices
+#
+# Fine-tuning changes a weight matrix $W$, (out, in), by some $\Delta W$ of the same size. LoRA ([Hu et
+# al. 2021](https://arxiv.org/abs/2106.09685), §4.1) assumes that a matrix of low *rank* is enough:
+#
+# $$W' = W + s\,\frac{\alpha}{r}\,B A$$
+#
+# $A$ (`down`, $r$ × in) maps the inputs to $r$ numbers, and $B$ (`up`, out × $r$) maps these to the
+# outputs. $\alpha$ is a constant of the file, and $s$ is the user's scale. $B$ starts at zero, so
+# training starts from the old network. There are two ways to use it. *Beside* the layer, both terms are
+# computed at every call, and $s$ can be changed at any time. *Merged*, the sum is computed once, and
+# calls are as fast as before.
+#
+# ### Exercise 2 · Merge it
+
+
+# %%
+def my_merged(weight, down, up, alpha, scale):
+    """One weight (out, in) that does the same as a layer and its LoRA; down is (r, in)."""
+    return ...
+
+
+# %%
+lesson.merged.check(my_merged)
+
+# %% [markdown]
+# A LoRA of rank 4 that has learnt umbrellas is part of this notebook. Here is one of its layers, beside
+# and merged, on the states of a caption.
+
+# %%
+taught = fresh()
+taught.load_lora_weights(lesson.UMBRELLA, adapter_name="umbrella")
+layer = layers_of(taught.unet)["mid_block.attention.block.attn2.to_k"]
+(lora,) = layer.loras
+W, A, B = layer.weight, lora.down.weight, lora.up.weight
+x = words[0]
+beside = x @ W.T + lora.alpha / lora.rank * (x @ A.T) @ B.T
+merged = x @ lesson.merged.answer(W, A, B, lora.alpha, 1.0).T
+print(f"outputs up to {beside.abs().max():.1f}, difference {(beside - merged).abs().max():.5f}")
+shapes(W=(W, (320, 768)), A=(A, (4, 768)), B=(B, (320, 4)))
+
+# %% [markdown]
+# For a convolution, `down` is a convolution with the same kernel and $r$ output channels, and `up` is 1 × 1
+# ([`lora.py`](../minisd/adapters/lora.py)).
+#
+# ## A few seconds of training
+#
+# Now we train one ourselves, from zero, beside every layer of the UNet. Only the LoRAs get gradients.
+# The loss is that of notebook 09, with one change: at low timesteps the error is large, hard to reduce,
+# and says little about shapes, so it gets a smaller weight, $\min(1, 5/\mathrm{SNR})$ ([Hang et al.
+# 2023](https://arxiv.org/abs/2303.09556), §3.4).
+
+# %%
+torch.manual_seed(0)
+loras = torch.nn.ModuleList(LoRA(layer, rank=4) for layer in layers.values())
+for layer, lora in zip(layers.values(), loras):
+    attach(layer, lora)
+pipe.unet.requires_grad_(False)
+loras.requires_grad_(True)
+
+# %%
+alphas_cumprod = pipe.scheduler.alphas_cumprod
+weights = min_snr_weights(alphas_cumprod, gamma=5)
+
+
+def loss_of(which, t, noise):
+    x = add_noise(latents[which], noise, alphas_cumprod[t].view(-1, 1, 1, 1))
+    eps = pipe.unet(x, t, words[which]).sample
+    return (weights[t] * (eps - noise).square().mean(dim=(1, 2, 3))).mean()
+
+
+# %% [markdown]
+# > **Predict.** Forty steps with four examples each. Does that do anything at all?
+
+# %%
+optimizer = torch.optim.AdamW(loras.parameters(), lr=1e-2, betas=(0.9, 0.99))
+rng, losses = torch.Generator().manual_seed(0), []
+for _ in range(unless_fast(40, 2)):
+    which = torch.randint(12, (4,), generator=rng)
+    t = torch.randint(1000, (4,), generator=rng)
+    loss = loss_of(which, t, torch.randn(4, 4, 16, 16, generator=rng))
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    losses.append(loss.item())
+lesson.show_losses(losses)
+
+# %% [markdown]
+# The loss falls to about half within 20 steps. Notebook 09 needed 500 steps, but its network started from
+# random numbers. This one can already draw; all that is missing is a shape.
+#
+# > **Predict.** Eight prompts: two for umbrellas alone, two for an umbrella and a second thing (no drawing
+# > had two things), and four for old things. Which of them will be right?
+
+# %%
+texts = ["a blue umbrella in the snow", "a yellow umbrella at night"]
+texts += ["a red umbrella above a car", "an umbrella next to a cat"]
+texts += ["a red ball", "a green fish on the beach", "a tree", "an astronaut riding a horse"]
+texts = texts[: unless_fast(8, 1)]
+ours = draw(pipe, texts)
+figures.show(figures.pictures(list(ours), texts, columns=4), lesson.TEN_SECONDS)
+
+# %% [markdown]
+# All four umbrellas are there, in colours and places that no drawing combines, and even beside a second
+# thing. The network knew colours, places and relations already. But the red ball has become an
+# umbrella, and so has the tree.
+#
+# ## Why it forgets
+#
+# The loss is a mean over twelve captions, and all twelve say "umbrella". A network that *always* draws an
+# umbrella has the same loss as one that looks at the word first. Nothing in the data says that a ball is
+# still a ball.
+#
+# The remedy is called *prior preservation* ([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242), §3.3).
+# Before the training, the old model itself draws *class images* for other captions. Then every second
+# example is one of these:
+#
+# $$L = L_{\text{new}} + \lambda\,L_{\text{class}}$$
+#
+# With class images, full fine-tuning becomes DreamBooth. They work with a LoRA, too: the one from above,
+# `taught`, was trained for 500 steps on the twelve drawings and on 40 class images, for captions of the
+# book. Some of these have one thing, some two, none an umbrella.
+#
+# > **Predict.** The same eight prompts, from the same noise, drawn by `taught`. Is everything right now?
+
+# %%
+theirs = draw(taught, texts)
+figures.show(figures.pictures(list(theirs), texts, columns=4), lesson.WITH_CLASS_IMAGES)
+
+# %% [markdown]
+# The ball and the tree are back, and the fish has its eye back. The umbrellas that stand alone are still
+# there. But beside a second thing there is no umbrella any more. A likely reason is in the data again:
+# they have pictures of two things now, and none of these is an umbrella. What protects the old things
+# also says where the new one does *not* belong.
+#
+# ## Measured
+#
+# Eight prompts are anecdotes (notebook 10). [`new_thing.py`](../docs/new_thing.py) trained five times, for
+# two minutes each and from the same twelve drawings. It asked each model for 40 umbrellas, with other
+# captions, and for 60 pictures of old things. The first judge of notebook 10 was told what an umbrella is.
+#
+# > **Predict.** Which of the methods learns the umbrella? Which of them forgets most: the one that changes
+# > most numbers?
+
+# %%
+docs = Path("../docs")
+measured = json.loads((docs / "tiny_model/new_thing.json").read_text())
+for name, row in measured.items():
+    print(f"{name:<33} {row['bytes']:>10,} bytes   right: new {row['new'][0]:>2} of 40", end=", ")
+    print("old", *(row[kind][0] for kind in ("one thing", "two things", "riding")), "of 20")
+
+# %% [markdown]
+# Textual inversion forgets nothing and learns nothing. All others learn the umbrella. Without class
+# images, the LoRA of rank 16 has lost nearly all single things: their captions are most like those of the
+# drawings. With class images it keeps most of them. (46, 49 and 50 of 60 old pictures cannot be told
+# apart, but 22 can.) And a small file is not a small change: a LoRA of a fifth of the size forgot more
+# than a training of all weights.
+#
+# The first eight of the 40 prompts, for each method:
+
+# %%
+lesson.show_long_runs(measured, docs / "images/new_thing.png")
+
+# %% [markdown]
+# The second row shows what a row of the table can do. It began as a copy of the row of "mushroom", and
+# after a thousand steps it stands for trees, mostly. A row *chooses* among the shapes that the UNet
+# can draw. It cannot add one. In a large model, which can draw nearly everything and only lacks the word,
+# choosing may be enough: for a style, or for a toy.
+#
+# ## The scale
+#
+# Beside the weights, a LoRA can be turned up and down.
+#
+# > **Predict.** A green umbrella on the beach, and a pink one in the snow, at scales 0, 0.5, 1 and 1.5.
+# > What is half an umbrella?
+
+# %%
+scales, rows = (0, 0.5, 1, 1.5), []
+for scale in scales:
+    taught.set_adapters("umbrella", scale)
+    rows.append(draw(taught, ["a green umbrella on the beach", "a pink umbrella in the snow"]))
+sheet, titles = torch.stack(rows, dim=1).flatten(0, 1), [f"scale {scale}" for scale in scales] * 2
+figures.show(figures.pictures(list(sheet), titles, columns=4), lesson.SCALES)
+
+# %% [markdown]
+# At 0 it is the old model. Half of the change is not half an umbrella: it is a mushroom, the thing of the
+# book that looks most like one. At 1.5 the umbrella is larger, and its outline and handle fall apart. The
+# weights change in proportion to the scale. The pictures do not.
+#
+# ## Which layers hold it
+#
+# LoRAs for Stable Diffusion are usually placed beside attention layers only. Ours is beside all layers.
+#
+# > **Predict.** Switch on only the part beside attention, and then only the rest, which is mainly
+# > convolutions. Which of them holds the umbrella?
+
+# %%
+sheet = []
+for part in (True, False):  # attention, and everything else
+    count = 0
+    for path, layer in layers_of(taught.unet).items():
+        layer.loras[0].scale = float((".attn" in path) == part)
+        count += sum(p.numel() for p in layer.loras.parameters()) * ((".attn" in path) == part)
+    sheet += draw(taught, ["a green umbrella on the beach", "a yellow umbrella at night"])
+    print("attention:" if part else "the rest:", f"{count:,} numbers")
+titles = ["attention"] * 2 + ["the rest"] * 2
+figures.show(figures.pictures(sheet, titles, columns=4), lesson.PARTS)
+
+# %% [markdown]
+# Without the part beside attention hardly anything is missing, and the attention alone draws no umbrella.
+# That fits what attention does: it decides which words act on which positions, while the shape itself is
+# drawn by convolutions, and these had never drawn an umbrella. (It does not prove that a LoRA *trained*
+# beside attention alone would fail, because then attention would have to do it all. Try it.)
+#
+# ## With your own pictures
+#
+# The same training as a program, with a forecast of its time and memory, is `python -m minisd.finetune`.
+# By default it trains a LoRA for the built-in model. With a graphics card you can teach Stable Diffusion
+# your cat:
+#
+# ```bash
+# python -m minisd.finetune --model CompVis/stable-diffusion-v1-4 --data my-cat --caption "a sks cat" --class-prompt "a cat" --out sks
+# python -m minisd.generate --model CompVis/stable-diffusion-v1-4 --lora sks/sks.safetensors "a sks cat on the beach"
+# ```
+#
+# "sks" is a word that means nothing to Stable Diffusion, as "umbrella" means nothing to our model. The
+# class is named by the second caption. [Train on your own images](../docs/finetune.md) has the other
+# methods and all options.
+#
+# ## In Stable Diffusion 1.5 this is …
+#
+# | here | in SD 1.5 | code | paper |
+# |---|---|---|---|
+# | one row of 128 numbers | of 768, often several rows | [`new_word.py`](../minisd/finetune/new_word.py) | Gal et al. 2022, §4 |
+# | rank 4 beside all 169 layers | beside the 128 layers of attention: 797,184 numbers | [`low_rank.py`](../minisd/finetune/low_rank.py), [`lora.py`](../minisd/adapters/lora.py) | Hu et al. 2021, §4.1 |
+# | all 5,898,596 weights | 859,520,964 | [`whole_network.py`](../minisd/finetune/whole_network.py) | Ruiz et al. 2023, §3.2 |
+# | class images for 40 captions | for one caption, such as "a cat" | [`prior.py`](../minisd/finetune/prior.py) | Ruiz et al. 2023, §3.3 |
+# | `weights`, with γ = 5 | the same, `--min-snr 5` | [`objective.py`](../minisd/finetune/objective.py) | Hang et al. 2023, §3.4 |
+#
+# **Play.** Teach it a cup, a kite, a snail or a lamp: `lesson.twelve("lamp")`. Train beside attention only.
+# Replace every second example by a latent and a caption of the old model. Merge the LoRAs of two things,
+# or load both. Add a drawing of an umbrella next to a cat.
+#
+# *Stuck on an exercise? The answers are in [`lesson_15.py`](../minisd/lessons/lesson_15.py).*
