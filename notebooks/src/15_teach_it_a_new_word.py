@@ -365,8 +365,9 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.PARTS)
 #
 # ```bash
 # python -m minisd.finetune --model CompVis/stable-diffusion-v1-4 --data my-cat --caption "a sks cat" --class-prompt "a cat" --out sks
-# python -m minisd.generate --model CompVis/stable-diffusion-v1-4 --lora sks/sks.safetensors "a sks cat on the beach"
 # ```
+#
+# Afterwards, `--lora sks/sks.safetensors` draws with it.
 #
 # "sks" is a word that means nothing to Stable Diffusion, as "umbrella" means nothing to our model. The
 # class is named by the second caption. [Train on your own images](../docs/finetune.md) has the other
