@@ -336,8 +336,8 @@ figures.show(figures.pictures(list(sheet), titles, columns=4), lesson.SCALES)
 #
 # LoRAs for Stable Diffusion are usually placed beside attention layers only. Ours is beside all layers.
 #
-# > **Predict.** Switch on only the part beside attention, and then only the rest, which is mainly
-# > convolutions. Which of them holds the umbrella?
+# > **Predict.** Switch on only the part beside attention, and then only the rest, of which more
+# > than half is beside convolutions. Which of them holds the umbrella?
 
 # %%
 sheet = []
@@ -353,8 +353,8 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.PARTS)
 
 # %% [markdown]
 # Without the part beside attention hardly anything is missing, and the attention alone draws no umbrella.
-# That fits what attention does: it decides which words act on which positions, while the shape itself is
-# drawn by convolutions, and these had never drawn an umbrella. (It does not prove that a LoRA *trained*
+# That fits what attention does: it decides which words act on which positions. The shape itself is drawn
+# by the layers around it, and these had never drawn an umbrella. (It does not prove that a LoRA *trained*
 # beside attention alone would fail, because then attention would have to do it all. Try it.)
 #
 # ## With your own pictures
@@ -370,8 +370,8 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.PARTS)
 # Afterwards, `--lora sks/sks.safetensors` draws with it.
 #
 # "sks" is a word that means nothing to Stable Diffusion, as "umbrella" means nothing to our model. The
-# class is named by the second caption. [Train on your own images](../docs/finetune.md) has the other
-# methods and all options.
+# class prompt is the caption of the class images. [Train on your own images](../docs/finetune.md) has the
+# other methods and all options.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
