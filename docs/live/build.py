@@ -119,7 +119,7 @@ def element(name: str, kind: str, text: str) -> str:
 
 
 def packed(name: str, path: Path) -> str:
-    """A file, compressed, as an element with 15 bits a character: U+4000 to U+BFFF, all of which a page may contain.
+    """A compressed file as a page element. Each character, from U+4000 to U+BFFF, encodes 15 bits and is valid in HTML.
 
     In UTF-16 this adds 7 %; base64 in UTF-8 adds 33 %. Read by `unpack` in program/engine.js.
     """

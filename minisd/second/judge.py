@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..evaluate.detector import GRID, LEAST_HEAT, Block
 from ..evaluate.wear import worn
 from ..processes import rank_and_world, wait_for_all
+from ..train.judge import mark
 from ..train.loop import Recipe, batch_noise, device, sample_seeds, train
 from ..train.state import finished, read_state, write_state
 from ..train.unet import encoded
@@ -135,15 +136,11 @@ def loss_with(renders: np.ndarray, pool: Tensor, recipe: Recipe = RECIPE):
 def detection_loss(prediction: Prediction, scenes: list[Scene]) -> Tensor:
     """The focal loss of the heat map (Zhou et al. 2019, eq. 1) per thing, plus the losses of all attributes."""
     heat = torch.zeros_like(prediction.heat)
-    axis = torch.arange(GRID) + 0.5
     at, colors, boxes, directed, looks = [], [], [], [], []
     for i, scene in enumerate(scenes):
         for thing in scene.things:
-            x, y, kind = thing.x * GRID, thing.y * GRID, list(THINGS).index(thing.kind)
-            row, column = (min(max(int(value), 0), GRID - 1) for value in (y, x))
-            hill = (-((axis[:, None] - y) ** 2 + (axis - x) ** 2) / 2).exp()
-            heat[i, kind] = torch.maximum(heat[i, kind], hill)
-            heat[i, kind, row, column] = 1
+            x, y = thing.x * GRID, thing.y * GRID
+            row, column = mark(heat[i, list(THINGS).index(thing.kind)], x, y)
             at.append((i, row, column))
             colors.append(list(COLORS).index(thing.color))
             boxes.append((x - column, y - row, math.log(thing.scale)))

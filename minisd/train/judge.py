@@ -77,18 +77,23 @@ def loss_with(pool: Tensor, recipe: Recipe = RECIPE):
     return loss_of
 
 
+def mark(heat: Tensor, x: float, y: float) -> tuple[int, int]:
+    """Add a thing's centre (x, y), in cells, to the target heat map (16, 16) of its kind; returns its row and column."""
+    axis = torch.arange(GRID) + 0.5
+    row, column = (min(max(int(at), 0), GRID - 1) for at in (y, x))
+    torch.maximum(heat, (-((axis[:, None] - y) ** 2 + (axis - x) ** 2) / 2).exp(), out=heat)
+    heat[row, column] = 1
+    return row, column
+
+
 def detection_loss(prediction: Prediction, scenes: list[Scene]) -> Tensor:
     """The focal loss of the heat map (Zhou et al. 2019, eq. 1) per thing, plus the losses of colour, box and place."""
     heat = torch.zeros_like(prediction.heat)
     cells, colors, boxes = [], [], []
-    axis = torch.arange(GRID) + 0.5
     for i, scene in enumerate(scenes):
         for thing in scene.things:
-            x, y, kind = thing.x * GRID, thing.y * GRID, list(KINDS).index(thing.kind)
-            row, column = (min(max(int(at), 0), GRID - 1) for at in (y, x))
-            hill = (-((axis[:, None] - y) ** 2 + (axis - x) ** 2) / 2).exp()
-            heat[i, kind] = torch.maximum(heat[i, kind], hill)
-            heat[i, kind, row, column] = 1
+            x, y = thing.x * GRID, thing.y * GRID
+            row, column = mark(heat[i, list(KINDS).index(thing.kind)], x, y)
             cells.append((i, row, column))
             colors.append(list(COLORS).index(thing.color))
             boxes.append((x - column, y - row, torch.tensor(thing.scale).log()))

@@ -336,8 +336,8 @@ figures.show(figures.pictures(list(sheet), titles, columns=4), lesson.SCALES)
 #
 # LoRAs for Stable Diffusion are usually placed beside attention layers only. Ours is beside all layers.
 #
-# > **Predict.** Switch on only the part beside attention, and then only the rest, of which more
-# > than half is beside convolutions. Which of them holds the umbrella?
+# > **Predict.** First switch on only the part beside attention. Then switch on only the rest; more
+# > than half of it is beside convolutions. Which of them holds the umbrella?
 
 # %%
 sheet = []

@@ -67,7 +67,7 @@ export function channels(label, count) {
   return { element, show };
 }
 
-/** Lets the arrow keys choose among the buttons of a group, of which Tab reaches only the chosen one (`tabIndex` 0). */
+/** Arrow keys choose among the buttons of a group; Tab only reaches the chosen button (`tabIndex` 0). */
 export function arrows(group) {
   group.onkeydown = (event) => {
     const move = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key], buttons = [...group.children];
