@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompt-weighting", action="store_true", help='support "(word:1.3)", "[word]", BREAK and long prompts')
     p.add_argument("--lora", action="append", metavar="FILE[:SCALE]", help="add a LoRA; may be repeated (default scale: 1)")
     p.add_argument("--lora-dir", type=user_path, metavar="FOLDER", help='support "<lora:name:0.8>" in prompts, from this folder')
-    p.add_argument("--embedding", action="append", metavar="FILE", help="add a word to the model: a textual inversion")
+    p.add_argument("--embedding", action="append", metavar="FILE", help="load a textual inversion, which adds a word")
     p.add_argument("--clip-skip", type=int, metavar="N", help="skip the last N layers of the text encoder")
     model = ("--model", "--ckpt", "--pretrained-model-name-or-path")
     p.add_argument(
@@ -71,12 +71,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--variant", metavar="NAME", help='for folders and Hub ids: "fp16" selects the files in half precision')
     p.add_argument("--revision", metavar="NAME", help="for Hub ids: a branch, a tag or a commit")
     p.add_argument("--tokenizer", metavar="WHERE", help="for an original single file: the folder or id with its vocabulary")
-    p.add_argument("--prediction-type", choices=["epsilon", "v_prediction"], help="override the guess for an original single file")
+    p.add_argument(
+        "--prediction-type", choices=["epsilon", "v_prediction"], help="what a single file predicts, if detection is wrong"
+    )
     p.add_argument(
         "--image", "--init-img", type=user_path, metavar="IMAGE", help="start from an image and redraw it with the prompt"
     )
     p.add_argument("--strength", type=float, metavar="S", help="how much of the image becomes noise, up to 1 (default: 0.8)")
-    p.add_argument("--mask", type=user_path, metavar="IMAGE", help="redraw white, keep black (default --strength: 1)")
+    p.add_argument("--mask", type=user_path, metavar="IMAGE", help="redraw white, keep black; sets the default --strength to 1")
     p.add_argument("--paste", action="store_true", help="with --mask: keep the exact pixels outside the mask")
     p.add_argument("--image-guidance-scale", type=float, metavar="W", help="for InstructPix2Pix: how closely to follow the image")
     p.add_argument("--control", action="append", metavar="WHERE", help="a ControlNet: a file, a folder, or an id on the Hub")
@@ -89,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--no-safety-checker", action="store_true", help="do not load the checkpoint's safety checker")
     p.add_argument("--fast", action="store_true", help="draw in four steps with the built-in model and its LoRA")
-    p.add_argument("--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="default: the model's own")
+    p.add_argument(
+        "--steps", "--num-inference-steps", "--ddim-steps", type=int, metavar="N", help="denoising steps (default: the model's own)"
+    )
     p.add_argument(
         "--guidance-scale", "--scale", type=float, metavar="W", help="how strongly to follow the prompt; 1 disables guidance"
     )
@@ -103,9 +107,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seed", type=int, help="image i starts from the noise of seed + i (default: -1, a random seed, which is printed)"
     )
-    p.add_argument(
-        "--noise", choices=["cpu", "cuda"], help='random generator to reproduce; "cuda" gives a GPU\'s noise on any machine'
-    )
+    p.add_argument("--noise", choices=["cpu", "cuda"], help='random generator; "cuda" reproduces a GPU\'s noise on any machine')
     p.add_argument(
         "--num-images",
         "--num-images-per-prompt",
@@ -124,9 +126,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--grid", action="store_true", help="also write all images in one grid")
     p.add_argument("--skip-grid", dest="grid", action="store_false", help=argparse.SUPPRESS)
     p.add_argument("--gif", action="store_true", help="also write an animation: the predicted image at each step")
-    p.add_argument("--explain", action="store_true", help="also write a page for each image: its steps, and where each word looked")
-    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    p.add_argument("--dtype", choices=list(DTYPES), help="default: float16 on cuda, else float32")
+    p.add_argument("--explain", action="store_true", help="also write an HTML page per image: its steps and attention maps")
+    p.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where to compute (default: auto)")
+    p.add_argument("--dtype", choices=list(DTYPES), help="dtype of the weights (default: float16 on cuda, else float32)")
     p.add_argument(
         "--low-memory",
         action="store_true",
@@ -205,9 +207,9 @@ def what_to_draw(args: argparse.Namespace) -> list[Order]:
         raise ValueError('give a prompt, for example: python -m minisd.generate "an astronaut riding a horse"')
     check_call(args, prompts)
     if args.out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
-        raise ValueError(f"images are written as PNG; name it {args.out.with_suffix('.png')}, or name a folder")
+        raise ValueError(f"images are written as PNG; choose {args.out.with_suffix('.png')} or a folder")
     if args.out.is_file() and not names_picture(args.out):
-        raise ValueError(f"{args.out} is a file; name a folder or a new .png file")
+        raise ValueError(f"{args.out} is a file; choose a folder or a new .png file")
     if args.out.is_symlink() and not args.out.exists():
         raise ValueError(f"{args.out} is a broken link; choose another path with --out")
     folder, name = (args.out.parent, args.out.stem) if names_picture(args.out) else (args.out, "")

@@ -68,10 +68,11 @@ class PretrainedPipeline:
         `path` may also be a URL on the Hub, "https://huggingface.co/owner/name/blob/main/x.safetensors". The file may lack networks
         that are given by keyword, as in `vae=…`.
 
-        The original layout has no vocabulary: `tokenizer` names a folder or an id on the Hub that has one. By default, CLIP's comes
-        from the Hub or its cache, subject to `cache_dir`, `token` and `local_files_only`. `prediction_type` ("epsilon" or
-        "v_prediction") overrides the known or guessed one. If a file holds the UNet twice, as trained and averaged (EMA), the first
-        is loaded; `weights_convert --averaged` selects the other. `dtype` and components are as in `from_pretrained`.
+        The original layout has no vocabulary: `tokenizer` names a folder or an id on the Hub that has one. By default, CLIP's
+        vocabulary comes from the Hub or its cache, subject to `cache_dir`, `token` and `local_files_only`. `prediction_type`
+        ("epsilon" or "v_prediction") overrides the known or guessed one. If a file holds the UNet twice, as trained and averaged
+        (EMA), the first is loaded; `weights_convert --averaged` selects the other. `dtype` and components are as in
+        `from_pretrained`.
 
         Raises the same errors as `from_pretrained`.
         """

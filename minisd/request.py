@@ -106,7 +106,7 @@ def check_prompts(prompt: Any, negative_prompt: Any) -> tuple[list[str], list[st
     if isinstance(negative_prompt, str) != isinstance(prompt, str) or not (
         isinstance(negative_prompt, str | list | tuple) and all(isinstance(negative, str) for negative in negative_prompt)
     ):
-        raise TypeError("the negative prompt must have the prompt's type: one string, or a list with as many strings")
+        raise TypeError("negative_prompt must match prompt: both strings, or two lists of the same length")
     prompts, negatives = ([text] if isinstance(text, str) else list(text) for text in (prompt, negative_prompt))
     if len(negatives) != len(prompts):
         raise ValueError(f"{len(negatives)} negative prompts for {len(prompts)} prompts")

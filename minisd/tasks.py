@@ -1,4 +1,4 @@
-"""The task of a UNet, told by its number of input channels, and the error for a UNet of another task."""
+"""The task of a UNet, determined by its number of input channels, and the error for a UNet of another task."""
 
 from .config import UnsupportedConfig
 

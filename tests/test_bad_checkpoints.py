@@ -145,7 +145,7 @@ OTHERS = {
     "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": "is a LoRA, which changes a checkpoint but is not one itself",
     "conditioner.embedders.0.model.ln_final.weight": "is Stable Diffusion XL; minisd supports v1 and v2",
     "control_model.input_blocks.0.0.weight": "is a ControlNet, which steers a checkpoint but is not one itself",
-    "time_embedding.linear_1.weight": "is the UNet of a diffusers folder; name the folder with all components",
+    "time_embedding.linear_1.weight": "is the UNet of a diffusers folder; pass the folder that contains all components",
     "first_stage_model.decoder.mid.block_1.conv1.weight": "is only a VAE, without a UNet and a text encoder",
     "anything.else": "is not a Stable Diffusion checkpoint: it lacks model.diffusion_model.input_blocks.0.0.weight and contains",
 }

@@ -94,14 +94,14 @@ def test_a_whole_pipeline_is_saved_and_loaded(kind, tmp_path):
 def test_a_folder_with_something_in_it_is_never_overwritten(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"out contains mine\.txt, which save_pretrained did not write; name a new folder"):
+    with pytest.raises(CheckpointError, match=r"out contains mine\.txt, which save_pretrained did not write; choose a new folder"):
         small_pipeline("v1").save_pretrained(tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
 
 
 def test_a_file_of_that_name_is_never_overwritten(tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(CheckpointError, match="out is a file; name a folder"):
+    with pytest.raises(CheckpointError, match="out is a file; choose a folder"):
         small_network("vae", "v1").save_pretrained(tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 

@@ -178,12 +178,12 @@ def test_a_model_whose_name_is_no_text(draw, folders, tmp_path):
         (minisd.evaluate.curves.main, ["--out", "{file}/curves.json"], "Not a directory; choose another file with --out"),
         (minisd.evaluate.curves.main, ["--out", "{file}"], "is not a valid file of curves"),
         (train, ["vae", "--folder", "{file}"], "Not a directory; choose another folder with --folder"),
-        (train, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder with --to"),
+        (train, ["pack", "--to", "{file}"], "exists and is not empty; choose a new folder with --to"),
         (minisd.second.__main__.command, ["vae", "--folder", "{file}"], "Not a directory; choose another folder with --folder"),
-        (minisd.second.__main__.command, ["pack", "--to", "{file}"], "exists and is not empty; name a new folder with --to"),
-        (weights_convert.__main__.main, ["{file}", "{file}/out.safetensors"], "Not a directory; name another OUT"),
-        (weights_convert.__main__.main, ["{file}", "{file}"], "exists; name a new file"),
-        (weights_convert.__main__.main, ["{file}", "{folder}", "--to", "diffusers"], "exists; name a new folder"),
+        (minisd.second.__main__.command, ["pack", "--to", "{file}"], "exists and is not empty; choose a new folder with --to"),
+        (weights_convert.__main__.main, ["{file}", "{file}/out.safetensors"], "Not a directory; choose another OUT"),
+        (weights_convert.__main__.main, ["{file}", "{file}"], "exists; choose a new file"),
+        (weights_convert.__main__.main, ["{file}", "{folder}", "--to", "diffusers"], "exists; choose a new folder"),
     ],
 )  # fmt: skip
 def test_places_are_checked_before_the_work(tmp_path, monkeypatch, capsys, command, arguments, sentence):

@@ -426,7 +426,7 @@ def test_saving_twice_into_one_folder(tmp_path):
 @pytest.mark.parametrize("file", ["README.md", "unet/diffusion_pytorch_model.bin", "tokenizer/tokenizer.json"])
 def test_nothing_that_saving_did_not_write_is_lost(folder, file):
     (folder / file).write_text("mine")
-    with pytest.raises(CheckpointError, match=f"contains {file}, which save_pretrained did not write; name a new folder"):
+    with pytest.raises(CheckpointError, match=f"contains {file}, which save_pretrained did not write; choose a new folder"):
         small_pipeline("v1").save_pretrained(folder)
     assert (folder / file).read_text() == "mine"
 

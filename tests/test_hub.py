@@ -334,7 +334,7 @@ REFUSALS = {
     "the Hub is down": (lambda: failure(errors.HfHubHTTPError, 503), "the Hub answered 503; try again later"),
     "no network": (
         lambda: http.ConnectError("no"),
-        "no connection (ConnectError); connect to the internet, or name a local folder or file",
+        "no connection (ConnectError); connect to the internet, or pass a local folder or file",
     ),
     "too slow": (lambda: http.ReadTimeout("slow"), "no connection (ReadTimeout)"),
     "offline": (lambda: errors.OfflineModeIsEnabled("no"), "no connection (OfflineModeIsEnabled)"),

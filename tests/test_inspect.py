@@ -256,9 +256,9 @@ def test_usage(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nowhere", "out"], "error: nowhere does not exist; name a file or a folder on this machine"),
+        (["nowhere", "out"], "error: nowhere does not exist; pass an existing file or folder"),
         (["inspect", "nowhere"], "error: cannot read nowhere: No such file or directory"),
-        (["inspect", "."], "error: . is a folder; name a file in it"),
+        (["inspect", "."], "error: . is a folder; pass a file in it"),
     ],
 )
 def test_sources_that_are_not_there(arguments, sentence, capsys):

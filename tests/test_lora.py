@@ -417,7 +417,7 @@ def test_files_that_are_not_there(pipe, tmp_path):
         pipe.load_lora_weights(tmp_path / "cut.safetensors")
     with pytest.raises(CheckpointError, match=r'file ".*none.safetensors" not found'):
         pipe.load_lora_weights(tmp_path / "none.safetensors")
-    with pytest.raises(CheckpointError, match=r"has no pytorch_lora_weights.safetensors and no .*; name its file with weight_name"):
+    with pytest.raises(CheckpointError, match=r"has no pytorch_lora_weights.safetensors and no .*; choose a file with weight_name"):
         pipe.load_lora_weights(tmp_path)
     with pytest.raises(CheckpointError, match="is not fully cached"):
         pipe.load_lora_weights("somebody/lora", local_files_only=True)

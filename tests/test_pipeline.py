@@ -274,7 +274,7 @@ REFUSED = {
     "no prompt": ({"prompt": None}, TypeError, "prompt must be a string or a list of strings, not None"),
     "no prompts": ({"prompt": []}, TypeError, "prompt must be a string or a list of strings"),
     "a wrong prompt": ({"prompt": ["a cat", 3]}, TypeError, "prompt must be a string or a list of strings"),
-    "another type of negative": ({"negative_prompt": ["a cat"]}, TypeError, "the negative prompt must have the prompt's type"),
+    "another type of negative": ({"negative_prompt": ["a cat"]}, TypeError, "negative_prompt must match prompt"),
     "a float of a size": ({"height": 64.0}, TypeError, "height must be a whole number, not 64.0"),
     "steps in words": ({"num_inference_steps": "3"}, TypeError, "num_inference_steps must be a whole number, not '3'"),
     "guidance in words": ({"guidance_scale": "3"}, ValueError, "guidance_scale must be a number, not '3'"),

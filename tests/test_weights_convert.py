@@ -328,7 +328,7 @@ def test_only_the_converter_reads_pickles(tmp_path, small_presets):
 def test_nothing_is_overwritten(original, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     assert main([str(original), str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path / 'out'} exists; name a new file\n"
+    assert capsys.readouterr().err == f"error: {tmp_path / 'out'} exists; choose a new file\n"
     assert (tmp_path / "out").read_text() == "mine"
 
 

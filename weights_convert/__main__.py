@@ -26,7 +26,7 @@ def converter() -> argparse.ArgumentParser:
         prog="python -m weights_convert",
         usage=USAGE,
         description="Convert a Stable Diffusion v1 or v2 checkpoint into a self-describing minisd file or a diffusers folder.",
-        epilog="`inspect FILE` tells what a file is.",
+        epilog="`inspect FILE` describes a file.",
     )
     p.add_argument("source", type=user_path, metavar="SOURCE", help="a .safetensors or .ckpt file, or a diffusers folder")
     p.add_argument("out", type=user_path, metavar="OUT", help="what to write: a new file or, with --to diffusers, a new folder")
@@ -41,7 +41,7 @@ def converter() -> argparse.ArgumentParser:
 
 
 def inspector() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m weights_convert inspect", description="Tell what a file is from its header.")
+    p = argparse.ArgumentParser(prog="python -m weights_convert inspect", description="Describe a file, using only its header.")
     p.add_argument("file", type=user_path, metavar="FILE", help="a .safetensors or .ckpt file")
     p.add_argument(
         "--full", action="store_true", help="read the whole file, to compute the sha256 and to check for NaN and infinity"
@@ -66,10 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def convert(args: argparse.Namespace):
     """Convert a checkpoint as the arguments say, and print what was written."""
     if not args.source.exists():
-        raise CheckpointError(f"{args.source} does not exist; name a file or a folder on this machine")
+        raise CheckpointError(f"{args.source} does not exist; pass an existing file or folder")
     if is_taken(args.out) if args.to == "diffusers" else args.out.exists():
-        raise CheckpointError(f"{args.out} exists; name a new {'folder' if args.to == 'diffusers' else 'file'}")
-    check_writable(args.out.parent, "name another OUT")
+        raise CheckpointError(f"{args.out} exists; choose a new {'folder' if args.to == 'diffusers' else 'file'}")
+    check_writable(args.out.parent, "choose another OUT")
     checkpoint = read_any(args.source, args.prediction_type, args.averaged, given=["vae"] if args.vae else [])
     if args.vae:
         checkpoint = checkpoint.with_network("vae", *read_network(AutoencoderKL, args.vae))

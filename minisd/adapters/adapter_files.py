@@ -40,5 +40,5 @@ def find_adapter(
         files = [file for file in sorted((folder / subfolder).glob("*")) if file.suffix in SUFFIXES]
         files = files if len(files) == 1 else []
     if not files:
-        raise CheckpointError(f"{source} has no {' and no '.join(names)}; name its file with weight_name=…")
+        raise CheckpointError(f"{source} has no {' and no '.join(names)}; choose a file with weight_name=…")
     return files[0]

@@ -31,7 +31,7 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
     ) and not args.image:
         raise ValueError(f"{given[0]} needs --image")
     if args.paste and not args.mask:
-        raise ValueError("--paste needs --mask, an image that is white where to redraw")
+        raise ValueError("--paste needs --mask, an image whose white area is redrawn")
     if args.strength is not None:
         check_strength(args.strength, args.steps or 0)
 

@@ -35,15 +35,15 @@ QUICK_STEPS = 20
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m minisd.evaluate", description="Measure how well a model follows prompts.")
-    p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of another model of the same world')
-    p.add_argument("--lora", metavar="WHERE", help='a LoRA to measure with it; "tiny" is the one of four steps')
+    p.add_argument("--model", default="tiny", help='"tiny" (built in), or the folder of a model trained on the same picture book')
+    p.add_argument("--lora", metavar="WHERE", help='also load this LoRA; "tiny" is the built-in LoRA for four steps')
     p.add_argument("--prompts", type=int, default=100, metavar="N", help="prompts of each kind (default: 100)")
     p.add_argument("--guidance-scale", type=float, metavar="W", help="default: the model's own")
     p.add_argument("--sampler", choices=list(SAMPLERS), help="default: the model's own")
     p.add_argument("--steps", type=int, metavar="N", help="default: the model's own")
     p.add_argument("--seed", type=int, default=0, help="prompt i starts from the noise of seed + i (default: 0)")
     p.add_argument("--out", type=user_path, default=Path("evaluation"), metavar="FOLDER", help="default: evaluation")
-    p.add_argument("--quick", action="store_true", help=f"6 prompts of 4 kinds, {QUICK_STEPS} steps, one judge; writes nothing")
+    p.add_argument("--quick", action="store_true", help=f"6 prompts of 4 kinds, {QUICK_STEPS} steps, one judge; no files")
     return p
 
 

@@ -21,8 +21,8 @@ SKILLS = ("things", "colours", "place", "relation", "size")
 LIMITS = """\
 Each prompt has one seed; no image was selected from several. An image is right only if everything is right: the things and no
 others, their colours (by default, the usual colour of each thing), the relation, the size, and the place (by default, the pale
-page). The criteria of both judges were fixed on renders, and the guidance scale on other prompts. Parentheses contain the 95 %
-confidence interval (Wilson) with respect to random seeds and to the choice of prompts of the same kind.
+page). The thresholds of both judges were fixed on renders, and the guidance scale was chosen on other prompts. Parentheses
+contain the 95 % confidence interval (Wilson) with respect to random seeds and to the choice of prompts of the same kind.
 
 This is a closed world with a few things, colours and places, and the judges know that there is nothing else. The figures are not
 comparable to open-world benchmarks such as GenEval (Ghosh et al. 2023), in which a general model is asked for anything.
@@ -64,7 +64,7 @@ def markdown(evaluation: Evaluation, settings: Mapping[str, Any]) -> str:
         ("The VAE", VAE, f"PSNR {evaluation.psnr:.1f} dB\n"),
         ("The model", MODEL, skill_table(evaluation) + "\n" + RIDES + "\n" + ride_table(evaluation)),
         ("Controls", CONTROLS, control_table(evaluation)),
-        ("Memory", MEMORY, distance_table(evaluation)),
+        ("Memorisation", MEMORY, distance_table(evaluation)),
     ]
     parts = [f"# How well the model follows prompts\n\n{how}\n\n{LIMITS}"]
     return "\n".join([*parts, *(f"## {title}\n\n{text}\n{rows}" for title, text, rows in chapters)])

@@ -28,7 +28,7 @@ def explain(pipe: StableDiffusionPipeline, prompt: str, path: str | Path, **sett
         raise ValueError("explain draws one image from one prompt; call it once for each")
     if settings.get("prompt_weighting"):
         raise ValueError("explain shows the tokens of a plain prompt; leave out prompt_weighting")
-    check_writable(path.parent, "name another folder", path.stem)
+    check_writable(path.parent, "choose another folder", path.stem)
     with watched(pipe) as watch:
         watch.steps.extend(pipe.denoise(prompt, **settings))
     image = to_pil(pipe.decode(watch.steps[-1].latents))[0]

@@ -1,4 +1,4 @@
-"""What happens while an image is drawn, watched from outside, and as a page: `page.html` with the record as JSON."""
+"""Records each step while an image is drawn, using hooks, and writes the record as JSON into an HTML page, `page.html`."""
 
 import base64
 import html

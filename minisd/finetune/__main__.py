@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         help='the model to fine-tune: "tiny" (built in), a folder, a .safetensors file, or an id on the Hub',
     )
     add("--data", type=user_path, required=True, metavar="FOLDER", help="folder of your images")
-    add("--method", choices=list(LEARNERS), help="%(choices)s (default: lora)")
+    add("--method", choices=list(LEARNERS), help="what to train (default: lora)")
     add(
         "--out",
         type=user_path,
@@ -55,12 +55,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="caption of images that have none; if repeated, one is chosen at random each time",
     )
-    add("--steps", type=int, metavar="N", help="default: depends on the method")
+    add("--steps", type=int, metavar="N", help="number of training steps (default: depends on the method)")
     add("--batch-size", type=int, metavar="N", help="images per batch, over all processes (default: depends on the method)")
     add("--learning-rate", type=float, metavar="RATE", help="default: depends on the method")
     add("--size", type=int, metavar="PIXELS", help="width and height to which images are scaled and cropped (default: the model's)")
     add("--rank", type=int, metavar="N", help="lora: rank of the two matrices (default: 4)")
-    add("--layers", choices=["attention", "all"], help="lora: the layers that get one (default: depends on the model)")
+    add("--layers", choices=["attention", "all"], help="lora: which layers to adapt (default: depends on the model)")
     add("--train-text-encoder", action="store_true", help="lora, full, dreambooth: train the text encoder too")
     add("--token", metavar="WORD", help="inversion: the new word (default: the name of the folder --out)")
     add("--init-word", metavar="WORD", help="inversion: a similar word, whose embedding is the starting point")
@@ -71,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="also train on images that the model generates for this prompt, to forget less; may be repeated",
     )
-    add("--class-images", type=int, metavar="N", help="number of these images (default: 100)")
-    add("--prior-weight", type=float, metavar="W", help="weight of their loss (default: 1)")
+    add("--class-images", type=int, metavar="N", help="number of class images to generate (default: 100)")
+    add("--prior-weight", type=float, metavar="W", help="weight of the class images in the loss (default: 1)")
     add(
         "--min-snr",
         type=float,
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="prompt for the sample sheet (default: the first captions); may be repeated",
     )
-    add("--seed", type=int, metavar="N", help="default: 0")
+    add("--seed", type=int, metavar="N", help="random seed (default: 0)")
     return p
 
 

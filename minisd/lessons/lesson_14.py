@@ -64,7 +64,7 @@ def show_norms(shares: Tensor, ways: Mapping[str, Sequence[float]], norms: Tenso
     """The lengths of points between two noises, with the lengths of 1000 noises as a band."""
     figure, ax = page(height=2.8)
     ax.axhspan(norms.min(), norms.max(), color=PALE)
-    ax.annotate("all of 1000 noises", (0.5, norms.max()), (0, 3), textcoords="offset points", ha="center", color=GREY)
+    ax.annotate("range of 1000 noises", (0.5, norms.max()), (0, 3), textcoords="offset points", ha="center", color=GREY)
     for name, lengths in ways.items():
         ax.plot(shares, lengths, label=name)
     ax.set(xlabel="$s$, from one noise to the other", ylabel="length", ylim=(20, 37))

@@ -55,9 +55,7 @@ def known_as(name: str) -> tuple[str, str | None]:
     word = word.removesuffix(curve or "")
     names = {**{plain(known): known for known in SAMPLERS}, **ALSO}
     if word not in names:
-        raise ValueError(
-            f"unknown sampler {name!r}; choose from {', '.join(SAMPLERS)}; Karras or Exponential may follow those in σ"
-        )
+        raise ValueError(f"unknown sampler {name!r}; choose from {', '.join(SAMPLERS)}; for some, append Karras or Exponential")
     return names[word], curve
 
 

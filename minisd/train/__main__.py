@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, parser=parser, run=run) -> int:
         args = parser().parse_args(arguments)
         check_writable(args.folder, "choose another folder with --folder")
         if args.to is not None and is_taken(args.to):
-            raise ValueError(f"{args.to} exists and is not empty; name a new folder with --to")
+            raise ValueError(f"{args.to} exists and is not empty; choose a new folder with --to")
         join_processes("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         run(args)
 

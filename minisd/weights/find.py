@@ -94,7 +94,7 @@ def on_the_hub(repo: str, needed: Needed, options: HubOptions) -> Path:
 
 
 class Cache(NamedTuple):
-    """The cached folder of a repository, if it has all required files, and in parentheses what it lacks."""
+    """The cached folder of a repository, if it has all required files; `lacks` lists the missing ones for an error message."""
 
     folder: Path | None
     lacks: str
@@ -191,4 +191,4 @@ def reason(error: Exception, repo: str, revision: str | None) -> str:
         return f"the Hub answered {status}; " + ("the token is not valid" if status == 401 else "try again later")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk of the cache is full; free some space, or choose another folder with cache_dir=…"
-    return f"no connection ({type(error).__name__}); connect to the internet, or name a local folder or file"
+    return f"no connection ({type(error).__name__}); connect to the internet, or pass a local folder or file"

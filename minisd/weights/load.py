@@ -207,7 +207,7 @@ def folder_with_vocabulary(tokenizer: str | os.PathLike, hub: HubOptions, source
         return find(tokenizer, Needed(vocabulary=("", "tokenizer/")), hub)
     except CheckpointError as error:
         raise CheckpointError(
-            f'{source} has no vocabulary; name a folder that has one, as in tokenizer="folder": {error}'
+            f'{source} has no vocabulary; pass a folder that has one, as in tokenizer="folder": {error}'
         ) from error
 
 

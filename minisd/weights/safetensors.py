@@ -38,7 +38,7 @@ class Header(NamedTuple):
 def read_header(path: Path) -> Header:
     """Read only the header: 8 bytes with its length, then JSON. Raises CheckpointError, saying what the file is instead."""
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; name a file in it")
+        raise CheckpointError(f"{path} is a folder; pass a file in it")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -152,10 +152,10 @@ def written_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; name a folder")
+        raise CheckpointError(f"{folder} is a file; choose a folder")
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
     if other := next((name for name in names if not WRITTEN.fullmatch(name)), None):
-        raise CheckpointError(f"{folder} contains {other}, which save_pretrained did not write; name a new folder")
+        raise CheckpointError(f"{folder} contains {other}, which save_pretrained did not write; choose a new folder")
     with hidden_folder(folder / "new") as new:
         yield new
         for file in [path for path in new.rglob("*") if path.is_file()]:

@@ -32,21 +32,21 @@ OTHERS = {
     "add_embedding.": "the UNet of Stable Diffusion XL; minisd supports v1 and v2",
     "joint_blocks.": "Stable Diffusion 3; minisd supports v1 and v2",
     "double_blocks.": "a Flux model; minisd supports Stable Diffusion v1 and v2",
-    "time_embed.cond_proj.": "a latent consistency model in a single file; name its folder or id in diffusers' layout instead",
+    "time_embed.cond_proj.": "a latent consistency model in a single file; pass its folder or id in diffusers' layout instead",
     "control_model.": CONTROLNET,
     "controlnet_cond_embedding.": CONTROLNET,
     "input_hint_block.": CONTROLNET,
     "label_emb.": "a class-conditional UNet, as in unCLIP and the upscaler; minisd supports text to image",
     "emb_params": "a textual inversion, a word for a checkpoint: load it with load_textual_inversion (--embedding)",
-    "concept_embeds": "the safety checker of a diffusers folder; name the folder with all components",
+    "concept_embeds": "the safety checker of a diffusers folder; pass the folder that contains all components",
 }
 OF_ONE_NETWORK = {
-    "time_embedding.linear_1.weight": "the UNet of a diffusers folder; name the folder with all components",
-    "decoder.mid_block.resnets.0.conv1.weight": "the VAE of a diffusers folder; name the folder with all components",
+    "time_embedding.linear_1.weight": "the UNet of a diffusers folder; pass the folder that contains all components",
+    "decoder.mid_block.resnets.0.conv1.weight": "the VAE of a diffusers folder; pass the folder that contains all components",
     "decoder.mid.block_1.conv1.weight": "only a VAE, without a UNet and a text encoder",
     "first_stage_model.decoder.mid.block_1.conv1.weight": "only a VAE, without a UNet and a text encoder",
-    "text_model.final_layer_norm.weight": "only a CLIP text encoder; name the folder with all components",
-    "final_layer_norm.weight": "only a CLIP text encoder; name the folder with all components",
+    "text_model.final_layer_norm.weight": "only a CLIP text encoder; pass the folder that contains all components",
+    "final_layer_norm.weight": "only a CLIP text encoder; pass the folder that contains all components",
 }
 OTHER_TASKS = {5: "a depth-to-image model", 7: "an upscaler"}
 
@@ -54,7 +54,7 @@ OTHER_TASKS = {5: "a depth-to-image model", 7: "an upscaler"}
 class Layout(NamedTuple):
     """How to read a file: `generation` is "v1" or "v2" in the original layout, "" in minisd's.
 
-    `networks` are empty; `shapes` are the shapes of all their tensors, and `places` their places in the file, by minisd's names.
+    `networks` are empty; `shapes` maps minisd's tensor names to shapes, and `places` maps them to positions in the file.
     """
 
     generation: str

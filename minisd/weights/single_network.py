@@ -39,7 +39,7 @@ def read_network(kind: type[N], path: Path) -> tuple[N, dict[str, Tensor]]:
     else:
         header, tensors = read_header(path), {}
     if part not in LAYOUTS["v1"]:
-        raise CheckpointError(f"a {kind.__name__} cannot be loaded from a single file; name its folder")
+        raise CheckpointError(f"a {kind.__name__} cannot be loaded from a single file; pass its folder")
     if "minisd" in header.metadata and part in NETWORKS:
         checkpoint = read_single_file(path, given=NETWORKS.keys() - {part})
         return unfilled(kind, checkpoint.networks[part].config), checkpoint.take(part)

@@ -31,7 +31,7 @@ def new_file(out: str | os.PathLike) -> Iterator[Path]:
     """A path to write to, moved to `out` at the end of the block. Raises CheckpointError if `out` exists."""
     out = Path(out).expanduser()
     if out.exists():
-        raise CheckpointError(f"{out} exists; name a new file")
+        raise CheckpointError(f"{out} exists; choose a new file")
     with hidden_folder(out) as partial:
         yield partial / out.name
         sync(partial / out.name)
@@ -43,7 +43,7 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """A folder to fill, moved to `folder` at the end of the block. Raises CheckpointError if `folder` is not empty."""
     folder = Path(folder).expanduser()
     if is_taken(folder):
-        raise CheckpointError(f"{folder} exists and is not empty; name a new folder")
+        raise CheckpointError(f"{folder} exists and is not empty; choose a new folder")
     with hidden_folder(folder) as partial:
         new = partial / "new"
         new.mkdir()

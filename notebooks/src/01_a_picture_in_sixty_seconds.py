@@ -6,9 +6,9 @@
 # *25 minutes to read, seconds to run. You need Python and a little PyTorch: what a tensor is, and what
 # its shape tells you.*
 #
-# Somebody types *an astronaut riding a horse* and gets a picture that nobody ever drew. In twelve
-# notebooks we take apart the machine that does it, until you know every line of code between the words
-# and the picture.
+# Somebody types *an astronaut riding a horse* and gets a picture that nobody ever drew. The first twelve
+# notebooks take this machine apart, until you know every line of code between the words and the picture.
+# Four more show what else it can do.
 #
 # The machine is Stable Diffusion, written in plain PyTorch. We run the smallest version of it: the same
 # networks, the same sampler and the same program, but with ten million weights instead of a billion. This
@@ -47,6 +47,9 @@ def draw(prompt, seed=0, steps=20, **more):
 
 
 # %% [markdown]
+# After a **Predict**, the result is folded. Write your guess down first. Then run the cell, or click on
+# the fold.
+#
 # > **Predict.** We ask for the same thing four times, each time with a different *seed*. What will the
 # > four pictures have in common, and what will differ?
 
@@ -105,11 +108,11 @@ figures.show(figures.pictures(images, titles, columns=4), lesson.CHANGED_WORDS)
 # nearly as it was. That comes from the seed, or rather from the noise that the seed stands for, as we
 # will see.
 #
-# ## In how many steps?
+# ## How many steps?
 #
 # A picture is not made all at once, but in steps. More steps take longer.
 #
-# > **Predict.** How many steps does it take until you would accept the house in the snow?
+# > **Predict.** How many steps before you would accept the house in the snow?
 
 # %%
 counts = [2, 4, 8, 16, 32]
@@ -125,7 +128,7 @@ figures.show(
 #
 # ## How large?
 #
-# Every page of the book has 128×128 pixels. But the number 128 appears nowhere in the code of the
+# Every page of the book is 128×128 pixels. But the number 128 appears nowhere in the code of the
 # networks. They accept pictures of any size, as long as the sides are multiples of 8.
 #
 # > **Predict.** What will the model draw on a page twice as wide? And on a tall page?
@@ -176,7 +179,7 @@ shapes(latents=(latents, (22, 4, 64, 64)), guesses=(guesses, (21, 4, 64, 64)))
 
 # %% [markdown]
 # We keep the noise and the latents after each step. That makes 22 tensors for 20 steps, because this
-# sampler tries its first step and then takes it again, better (notebook 04).
+# sampler tries its first step and then repeats it with a better estimate (notebook 04).
 #
 # In every step the UNet looks at the latents $x_t$ and guesses which part of them is noise. Remove that
 # noise, and what remains is a guess of the finished latents, called $x_0$. The timestep $t$ tells the
@@ -198,7 +201,8 @@ lesson.show_film(titles, latents[shown], decoded, pipe.decode(guesses[shown[:-1]
 # small part of the way, asks again, and gets a better guess. The layout is settled first, the details
 # last.
 #
-# Look also at the last latents. They are not only numbers for a network: you can see the rider in them.
+# Look also at the last latents. They are not only numbers for a network: you can see the rider in them
+# (the four channels, side by side).
 #
 # ## Take it apart
 #
@@ -308,8 +312,8 @@ def my_pipe(parts, prompt, steps, scale, rng):
 lesson.rebuild.check(my_pipe)
 
 # %% [markdown]
-# Whether or not you solved it: do the parts alone really draw what the pipeline draws? Here the answer's
-# picture is compared with the pipeline's.
+# Do the parts alone really draw what the pipeline draws? Here we compare the picture of the answer with
+# the pipeline's.
 
 # %%
 rng = torch.Generator().manual_seed(3)
@@ -337,6 +341,7 @@ print("every pixel is the same:", to_pil(by_hand)[0].tobytes() == by_pipe.images
 # | an astronaut on a horse | does the model understand what it draws? | 10 |
 # | code | how would you notice a mistake? | 11 |
 # | "in SD 1.5" | is that all? | 12 |
+# | the whole machine | what else can it do: other walks, editing, new words, few steps? | 13–16 |
 #
 # ## In Stable Diffusion 1.5 this is …
 #

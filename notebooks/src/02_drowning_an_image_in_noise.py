@@ -96,8 +96,8 @@ lesson.show_sums({"first noise": first, "second noise": second, "their sum": fir
 
 # %% [markdown]
 # So one draw of noise replaces a thousand. How large must it be? The variances of picture and noise sum
-# to 1 after every step, so the noise has exactly what the picture has lost. With $\bar\alpha_t =
-# \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
+# to 1 after every step, so the noise gains exactly the variance that the picture has lost. With
+# $\bar\alpha_t = \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
 #
 # $$x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon \sim \mathcal N(0, I)$$
 #
@@ -234,8 +234,8 @@ print(f"pure noise has a mean of 0 ± {1 / 128:.3f}")
 # %% [markdown]
 # So during training the UNet can tell night from snow at every $t$. But sampling begins with *pure*
 # noise, whose mean says "medium bright". That is why Stable Diffusion finds it hard to draw very dark and
-# very bright pictures ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)): a flaw in three numbers of a
-# schedule.
+# very bright pictures ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)): a flaw in the three numbers
+# of a schedule (0.00085, 0.012 and 1000 steps).
 #
 # ## What is left to learn
 #

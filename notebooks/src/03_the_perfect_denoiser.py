@@ -56,7 +56,8 @@ lesson.show_clouds(clouds, origin)
 # (Bayes' rule). Exponentials divided by their sum are a softmax:
 #
 # $$w_i(x) = \underset{i}{\mathrm{softmax}}\left(-\frac{\lVert x - \sqrt{\bar\alpha_t}\,y_i\rVert^2}{2\,(1-\bar\alpha_t)}\right)
-# \qquad\text{and the best guess is}\qquad \hat x_0(x) = \mathrm E[x_0 \mid x_t = x] = \sum_i w_i(x)\,y_i.$$
+# \qquad\text{and the best guess is}\qquad \hat x_0(x) = \mathrm E[x_0 \mid x_t = x] = \sum_i
+# w_i(x)\,y_i.$$
 #
 # That is all: a denoiser with the smallest possible loss, in three lines.
 #
@@ -128,9 +129,11 @@ lesson.show_arrows(points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)})
 
 # %% [markdown]
 # They point uphill, from where noisy data are rare to where they are common (the shade of blue is the
-# density $q_t$ of the noisy data). That is no accident. Up to a factor, the arrows are the slope of $\log
-# q_t$, which is called the *score*. The derivation takes three lines. The density is a mean over the data
-# of Gaussians of variance $1-\bar\alpha_t$, and the slope of a Gaussian's logarithm points to its centre:
+# density $q_t$ of the noisy data). On the border between two points their pulls cancel, and only an arrow
+# along the border is left, to the place half-way between them. That is no accident. Up to a factor, the
+# arrows are the slope of $\log q_t$, which is called the *score*. The derivation takes three lines. The
+# density is a mean over the data of Gaussians of variance $1-\bar\alpha_t$, and the slope of a Gaussian's
+# logarithm points to its centre:
 #
 # $$\nabla_x \log q_t(x) = \frac{\nabla_x q_t(x)}{q_t(x)} = \sum_i w_i(x)\,\frac{\sqrt{\bar\alpha_t}\,y_i - x}{1-\bar\alpha_t} = \frac{\sqrt{\bar\alpha_t}\,\hat x_0(x) - x}{1-\bar\alpha_t} = -\frac{\hat\epsilon(x)}{\sqrt{1-\bar\alpha_t}}$$
 #
@@ -206,7 +209,7 @@ lesson.show_flow(film, paint=way[0, :, 0])
 # %%
 numbers = torch.tensor([[-1.4], [0.1], [1.3]])
 quantiles = (torch.arange(24)[:, None] + 0.5) / 24
-starts = torch.distributions.Normal(0, 1).icdf(quantiles)  # as noise lies, but evenly
+starts = torch.distributions.Normal(0, 1).icdf(quantiles)  # evenly spaced quantiles of the noise
 fine = torch.arange(999, -1, -3)
 paths = walk(starts, numbers, fine)[: len(fine), :, 0]
 lesson.show_density(numbers, alphas_cumprod, fine, paths)
@@ -250,12 +253,13 @@ print("shares of the walkers:", *(f"{share:.2f}" for share in arrived.tolist()))
 # random walks with the same densities $q_t$: after each step they add some fresh noise and step a little
 # further to compensate. DDPM's own sampler (Ho et al. 2020, algorithm 2) is one of them, and the
 # stochastic differential equation of Song et al. 2021 (eq. 6) is their limit for small steps. All of them
-# agree about the distribution of a crowd, and disagree about where one walker ends. In `minisd` it is
-# [`DDPMScheduler`](../minisd/schedulers/ddpm.py); the notebooks use deterministic walks.
+# agree about the distribution of a crowd, and disagree about where one walker ends. In minisd, DDPM's
+# sampler is [`DDPMScheduler`](../minisd/schedulers/ddpm.py); the notebooks use deterministic walks.
 #
 # ## The catch
 #
-# > **Predict.** 3000 walkers have arrived in the cat. How many of them are where no training point is?
+# > **Predict.** 3000 walkers have arrived in the cat. How many of them are away from every training
+# > point?
 
 
 # %%
@@ -264,15 +268,15 @@ def to_nearest(x, data):
     return torch.cdist(x, data, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
 
 
-for place, x in (("end of the schedule", way[len(times) - 1]), ("end of the noise", way[-1])):
+for place, x in (("end of the schedule", way[len(times) - 1]), ("at zero noise", way[-1])):
     new = to_nearest(x, data).values > 0.05
     print(f"{place}: {new.sum()} of {len(new)} are more than 0.05 from every training point")
 
 # %% [markdown]
 # None, although most were still between two points where the schedule ends. (That is due less to the 3 %
-# of noise that are left than to the 50 long steps: notebook 04 examines step lengths.) With pictures it
-# is the same. Here are 100 pages of the picture book, 32×32 pixels each, and the perfect denoiser for
-# these 100. It walks from three draws of noise, and we look at its guesses $\hat x_0$ on the way.
+# of noise that is left than to the 50 long steps: notebook 04 examines step lengths.) With pictures it is
+# the same. Here are 100 pages of the picture book, 32×32 pixels each, and the perfect denoiser for these
+# 100. It walks from three draws of noise, and we look at its guesses $\hat x_0$ on the way.
 #
 # > **Predict.** What does it see in pure noise, at $t = 999$? What will it draw?
 

@@ -98,8 +98,7 @@ lesson.show_paths(sigma, numbers, walks, fine=path(range(599, -2, -1)))
 
 # %% [markdown]
 # On the right. In strong noise $\hat\epsilon$ hardly changes, so the paths are straight, and one long
-# step is as good as many short ones. They bend where it is decided which number it will be. Keep that in
-# mind.
+# step is as good as many short ones. They bend where their destination is decided. Keep that in mind.
 #
 # ### Exercise 1 · A DDIM step
 #
@@ -185,6 +184,9 @@ lesson.second_order.check(my_step)
 # %% [markdown]
 # ## A memory
 #
+# (In a hurry? Run the cells and continue at *A real network*. The part in between explains why these
+# samplers win and lose. Later notebooks only need to know that they exist.)
+#
 # Calling twice is one way to learn how the path bends. A cheaper way is to remember. The $\hat\epsilon$
 # of earlier steps are already paid for. If they have been rising, they will probably rise further. So fit
 # a polynomial through the last four, and use its mean over the *coming* step. That mean is a weighted sum
@@ -200,10 +202,6 @@ lesson.second_order.check(my_step)
 #
 # The table is [`pndm.BLENDS`](../minisd/schedulers/pndm.py). Its rows are for one, two, three and four
 # known values, newest first:
-#
-# (In a hurry? Run the cells and continue at *A real network*. The part in between explains why these
-# samplers win and lose. Later notebooks only need to know that they exist.)
-
 # %%
 for row in TABLE.values():
     print("  ".join(f"{24 * weight:+3.0f}/24" for weight in row))
@@ -250,9 +248,9 @@ for name, sigmas, sigma_next in (
         print(f"{name:<11}, {weights_of.__name__:<4} {weights}   over 24")
 
 # %% [markdown]
-# With equal steps they do not differ at all: 55, −59, 37, −9. The table is what the mean comes to when
-# all steps have the same length. But the steps of a real path shrink in $\sigma$, and there LMS relies
-# less on the past than the table does. Here is how each of them extrapolates at two places of one path:
+# With equal steps they do not differ at all: 55, −59, 37, −9. The table is the special case of equal
+# steps. But the steps of a real path shrink in $\sigma$, and there LMS relies less on the past than the
+# table does. Here is how each of them extrapolates at two places of one path:
 
 # %%
 times = range(999, -1, -1)
@@ -352,8 +350,8 @@ print(f"DDIM off by {off_at['DDIM'][-1]:.3f}")
 # %% [markdown]
 # Now a memory pays again. And this is why the race ended at $t = 279$. An order is a promise about steps
 # that are short compared with everything that happens on the path. Data points have no width: the closer
-# a walker comes, the more suddenly it is decided which point it will reach. Our steps are not short
-# compared with that. Beyond the corner one can measure slopes, but they are not orders.
+# a walker comes, the more suddenly its destination is decided. Our steps are not short compared with
+# that. Beyond the corner one can measure slopes, but they are not orders.
 #
 # ## A real network
 #
@@ -453,8 +451,8 @@ for name, weights_of in samplers.items():
 #
 # A sampler is a set of weights and a list of timesteps. Our list begins at 999 and takes equal steps to
 # the clean picture ("trailing"). The list of `LMSDiscreteScheduler` includes $t = 0$ ("linspace"). Stable
-# Diffusion's own list ends with $t = 1$ and begins late: with 10 steps, at 901, with noise as pure as if
-# that were 999 ("leading").
+# Diffusion's own list ends at $t = 1$ and begins late. With 10 steps it begins at 901, but from pure
+# noise, as if $t$ were 999 ("leading").
 #
 # > **Predict.** Is beginning late a mistake?
 

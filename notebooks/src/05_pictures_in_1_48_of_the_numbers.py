@@ -48,8 +48,9 @@ shapes(x=(x, (2, 3, 512, 512)), z=(z, (2, 4, 64, 64)), y=(y, (2, 3, 512, 512)))
 # way to save as much would be to store a picture of 18×18 pixels.
 #
 # The usual unit for the quality is the decibel. The *peak signal-to-noise ratio* compares the error with
-# the largest possible difference, which is 2 for values between −1 and 1: $\mathrm{PSNR} =
-# -10\,\log_{10}$ of the mean of $((y-x)/2)^2$. Ten dB more mean a tenth of the square error.
+# the largest possible difference, which is 2 for values between −1 and 1:
+# $\mathrm{PSNR} = -10\,\log_{10}$ of the mean of $((y-x)/2)^2$. Ten dB more means a tenth of the square
+# error.
 #
 # > **Predict.** Which errors will the 18×18 pixels make that the latents do not? And what will the
 # > latents get wrong?
@@ -126,7 +127,8 @@ def my_preview_matrix(latents, pictures):
 lesson.preview.check(my_preview_matrix)
 
 # %% [markdown]
-# > **Predict.** The decoder has more than a million weights, this matrix has 15. How close does it come?
+# > **Predict.** The decoder has more than a million weights, and this matrix has 15. How close does it
+# > come?
 
 # %%
 matrix = lesson.preview_matrix(latents[16:], pages[16:])  # the first 16 are for the test
@@ -292,7 +294,7 @@ print(f"KL of a picture: {nats:.0f} nats = {nats / 0.6931 / 8:.0f} bytes")
 
 # %% [markdown]
 # A few hundredths, and it costs almost nothing. (The mean KL is also an upper bound on how much
-# information the latents carry about a picture, in nats; one nat is 1.44 bits. The picture itself has
+# information the latents carry about a picture, in nats; one nat is 1.44 bits. The picture itself takes
 # 49,152 bytes.)
 #
 # > **Predict.** How much noise can the decoder tolerate before it becomes visible: 3 %, 10 %, 30 %?
@@ -370,8 +372,9 @@ lesson.show_collapse(variances, trained)
 #
 # Where does the 24 come from? A channel of variance $\lambda$ that is decoded with noise $s$ adds
 # $\lambda s^2$ to the square error of a patch, which the loss averages over 192 numbers. It costs
-# $-w\,\ln s$ of KL, averaged over 4 numbers. The sum $\lambda s^2/192 - w \ln s/4$ is smallest at $s^2 =
-# 24\,w/\lambda$, which reaches 1 when $\lambda = 24\,w$.
+# $-w\,\ln s$ of KL, averaged over 4 numbers. (The KL is lowest if $\mu^2 + s^2$ is 1 on average. Then
+# only $-\ln s$ is left.) The sum $\lambda s^2/192 - w \ln s/4$ is smallest at $s^2 = 24\,w/\lambda$,
+# which reaches 1 when $\lambda = 24\,w$.
 #
 # So a large $w$ costs detail, and a tiny one lets latents be as large as they like. Stable Diffusion's is
 # tiny: $10^{-6}$ for sums over pixels and latents (in its code), which corresponds to a value 48 times

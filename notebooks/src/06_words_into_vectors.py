@@ -148,9 +148,9 @@ for row in rows.tolist():
 print(said[0].message)
 
 # %% [markdown]
-# The empty prompt is a start token, an end token and 75 times padding. It is a prompt like any other, and
-# an important one: guidance uses it at every step (notebook 08). Of the long prompt, 75 tokens fit. The
-# rest is cut off, including the beach: this is the limit that users of Stable Diffusion run into.
+# The empty prompt is a start token, an end token and 75 padding tokens. It is a prompt like any other,
+# and an important one: guidance uses it at every step (notebook 08). Of the long prompt, 75 tokens fit.
+# The rest is cut off, including the beach: this is the limit that users of Stable Diffusion run into.
 #
 # ## Ids into vectors
 #
@@ -165,7 +165,7 @@ states = text_encoder(ids).last_hidden_state  # after all layers
 shapes(ids=(ids, (1, 77)), x=(x, (1, 77, 768)), states=(states, (1, 77, 768)))
 
 # %% [markdown]
-# The output of the last layer are the *states*: one vector for each of the 77 positions.
+# The outputs of the last layer are the *states*: one vector for each of the 77 positions.
 #
 # In the picture book `kitten` is another word for `cat`, and `sphere` for `ball`: the pictures are the
 # same.
@@ -234,8 +234,8 @@ print(f"and those after it by up to {moved[end + 1 :].max():.0f}; a state has le
 # ## What a state knows
 #
 # Take captions like `a red cat on the beach`: 10 colours, 19 things, 5 places. What does each state know?
-# Can the thing be read from the state of `red`? The place from the state of `cat`? To *read* means here:
-# with the simplest tool there is, a linear map, fitted to 1000 captions and tested on 1000 others.
+# Can we read the thing from the state of `red`, or the place from the state of `cat`? *Reading* here
+# means a linear map, the simplest tool there is, fitted to 1000 captions and tested on 1000 others.
 
 # %%
 colors, things = list(book.COLORS), list(book.THINGS)

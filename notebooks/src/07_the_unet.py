@@ -76,10 +76,10 @@ for method in (layers.ResnetBlock.forward, unet.BasicTransformerBlock.forward):
 lesson_07_blocks.show_costs(tiny, sd15)
 
 # %% [markdown]
-# At opposite ends. The parameters of a convolution grow with the square of its channels, and the size of
-# the map costs none. Its work is parameters times positions, and Stable Diffusion's top level has 64
-# times the positions of the bottom. So most of the weights are in the lower half of the U, and most of
-# the work is in the upper half.
+# At opposite ends. The parameters of a convolution grow with the square of its channels, and do not
+# depend on the size of the map. Its work is parameters times positions, and Stable Diffusion's top level
+# has 64 times the positions of the bottom. So most of the weights are in the lower half of the U, and
+# most of the work is in the upper half.
 #
 # ## Tools
 #
@@ -225,9 +225,9 @@ figures.show(figures.pictures(sheet, titles, columns=5), lesson.WITHOUT_SKIPS)
 # ## Attention
 #
 # Now to the words. The tool is *attention* ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), eq.
-# 1). Each position that asks has a *query* $q$; each that answers has a *key* $k$ and a *value* $v$. All are vectors
-# of length $d$. The product of a query and a key says how well they match, a softmax turns these scores
-# into weights, and the answer is the weighted sum of the values:
+# 1). Each position that asks has a *query* $q$; each that answers has a *key* $k$ and a *value* $v$. All
+# are vectors of length $d$. The product of a query and a key says how well they match, a softmax turns
+# these scores into weights, and the answer is the weighted sum of the values:
 #
 # $$\mathrm{attention}(q, k, v) = \mathrm{softmax}\left(\frac{q\,k^\top}{\sqrt d}\right) v$$
 #
@@ -418,14 +418,13 @@ for name, images in drawn.items():
     print(f"{name:<21} a mushroom in {mushrooms} of 4   something blue in {blue}   snow in {snow}")
 
 # %% [markdown]
-# Muted *before*, only the word's object goes: without `mushroom` there is something else, and it is blue
-# and in the snow. Without `blue` the mushroom gets its usual colour. Muted *after*, thing and place are
-# gone as well. So although later rows know the thing and the place (notebook 06 could read them there),
-# this UNet does not use that: it takes thing and place mostly from the word's own row. What can be read
-# from a state is not always used. The colour is different: without the row of `blue` the cap is not blue,
-# but not of the usual red either, because the row of `mushroom` had read that there is a colour. That is
-# the triangle of notebook 06, seen in a picture. Stable Diffusion's text encoder reads in the same way;
-# how much its UNet uses the later rows would have to be measured.
+# * **Muted before**, only what the word says is lost. Without `mushroom` there is something else, and it
+#   is blue and in the snow. Without `blue` the mushroom gets its usual colour.
+* **Muted after**, thing and place are lost as well. Later rows know the thing and the place (notebook 06 could read them there), but this UNet takes both mostly from the word's own row.
+* **The colour** is different. Without the row of `blue` the cap is not blue, but not of the usual red either, because the row of `mushroom` had read that there is a colour. That is the triangle of notebook 06, seen in a picture.
+#
+# So what can be read from a state is not always used. Stable Diffusion's text encoder reads in the same
+# way; how much its UNet uses the later rows would have to be measured.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

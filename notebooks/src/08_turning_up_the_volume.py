@@ -115,8 +115,8 @@ def draw(texts, seeds, scale, negative="", low=0, high=1000):
 
 
 # %% [markdown]
-# > **Predict.** Two prompts, always from the same noise. What will be wrong with the pictures at $w = 0$,
-# > and at $w = 20$? What happens to the colours in between?
+# > **Predict.** Two prompts, always from the same noise. What will be wrong with the pictures at
+# > $w = 20$? What happens to the colours in between?
 
 # %%
 scales, pair = (0, 1, 3, 8, 20), [prompt, "a purple star at night"]
@@ -391,9 +391,9 @@ for title, x in clouds.items():
 # (A few walkers between the arcs count for both.) A negative prompt is not a "not". Where the two guesses
 # agree, here at the left arc itself, there is no push at all, and walkers that are there stay. And where
 # they disagree, the push continues to the last step. The empty prompt includes every other prompt: at a
-# picture that shows the caption the two guesses agree, and guidance stops. A negative prompt may have
-# never seen such a picture. Then its guess is a bad one, and the walk is pushed away from it again and
-# again.
+# picture that shows the caption the two guesses agree, and guidance stops. The training data may contain
+# no such picture for the negative prompt. Then the guess for that prompt is bad, and the walk is pushed
+# away from it again and again.
 #
 # In pictures one effect is easy to see: what the two prompts have in common is in both guesses, and
 # cancels. We use the network that hears faintly, because what it draws depends on guidance.
@@ -424,7 +424,7 @@ for title, row in zip(titles, rows):
 # amplifies the house, and the night is gone. What both prompts say stays as it would be at about $w = 1$.
 # With the original network all three rows would look alike, because it draws house and night well without
 # guidance. Most prompts for Stable Diffusion leave much open, and there the same subtraction can choose:
-# away from "crowd", "a street" still has plenty of streets.
+# with "crowd" as the negative prompt, plenty of pictures of "a street" are still possible.
 #
 # ## Guidance only where it helps
 #

@@ -361,11 +361,12 @@ for t in (10, 250, 500, 750, 990):
     print(f"t = {t:<3}   SNR {alpha / (1 - alpha):7.3f}   in ε {in_eps:7.3f}   in v {in_v:7.3f}")
 
 # %% [markdown]
-# In ε it counts SNR times, in $v$ SNR + 1 times ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512),
-# §4). So what is optimised is always the same: the mean square error of the guessed picture, *weighted by
-# timestep*. Choosing a target means choosing weights, and weights can also be chosen directly. The
-# built-in model predicts ε, and its loss is multiplied so that no timestep counts more than one with an
-# SNR of 5 ([Hang et al. 2023](https://arxiv.org/abs/2303.09556)).
+# An error in $x_0$ is weighted by SNR in the loss of ε, and by SNR + 1 in the loss of $v$ ([Salimans & Ho
+# 2022](https://arxiv.org/abs/2202.00512), §4). So what is optimised is always the same: the mean square
+# error of the guessed picture, *weighted by timestep*. Choosing a target means choosing weights, and
+# weights can also be chosen directly. The built-in model predicts ε, and its loss is multiplied so that
+# no timestep counts more than one with an SNR of 5 ([Hang et al.
+# 2023](https://arxiv.org/abs/2303.09556)).
 
 # %%
 lesson_09_curves.show_weights()
@@ -389,7 +390,7 @@ lesson_09_curves.show_weights()
 # ```
 #
 # All random numbers of a step come from seeds made from the step's number. So a training can be stopped
-# at any time, and continues later as if nothing had happened. The differences to this notebook:
+# at any time, and continues later as if nothing had happened. The differences from this notebook:
 
 # %%
 r = recipe.RECIPE
@@ -431,7 +432,7 @@ lesson_09_curves.show_logs(averaged)
 # * **average never updated**: the line with `lerp_` is missing;
 # * **timesteps from 0 to 249 only**: `torch.randint(250, …)` in `draw_batch`.
 #
-# The loss is that of the weights; the error and the pictures are those of their average.
+# The loss is measured on the weights, the error and the pictures on their average.
 
 # %%
 print(*lesson.suspects, sep="\n")

@@ -92,7 +92,8 @@ pages = protocol.render(prompts_of("two things", 3, seed=0) + prompts_of("riding
 lesson.show_findings(pages, geometry.judge(pages))
 
 # %% [markdown]
-# And on the five rides that the model drew:
+# Nothing here. (Later it will overlook some white things on pale pages, and some small riders.) And on
+# the five rides that the model drew:
 
 # %%
 ridden = geometry.judge(rider)
@@ -157,8 +158,8 @@ for source, render in {"pages": protocol.render, "VAE": protocol.through(pipe.va
         print(f"{source:<5}  {name:<10}  ", *map(lesson.in_words, verdicts))
 
 # %% [markdown]
-# What is missing here will be missing for the model too, so these numbers are upper bounds. The interval
-# in brackets is as important as the count. If 20 of 20 are right, the true share need not be 1: it may be
+# The judge will miss as many of the model's pictures, so these numbers are upper bounds. The interval in
+# brackets is as important as the count. If 20 of 20 are right, the true share need not be 1: it may be
 # 0.9, and we were lucky. The interval is constructed to contain the true share in 95 % of all such
 # experiments ([Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953)). From here on, we compare
 # nothing without it.
@@ -372,7 +373,7 @@ print(*(sets[new][i].text for new, i in chosen), sep="\n")
 # %% [markdown]
 # For Stable Diffusion such a search was successful. [Carlini et al.
 # 2023](https://arxiv.org/abs/2301.13188) found about a hundred pictures of its training set that version
-# 1.4 reproduces almost exactly. They had searched among those that occurred in it most often.
+# 1.4 reproduces almost exactly. They searched only the most frequently repeated training pictures.
 #
 # ## Failures, chosen by a seed
 #
@@ -394,7 +395,8 @@ for n, (name, i) in enumerate(order[:10], 1):
 # %% [markdown]
 # For each of them: is the model wrong, or the judge? Both happen, and only looking tells. Here the
 # network agrees with the prompt in eight of ten cases, and so will you. Where both judges object (numbers
-# 5 and 9), the model is wrong. (If one is called right, there were fewer than ten wrong ones.)
+# 5 and 9), the model is wrong: number and place are right, but one thing is of its neighbour's kind. (If
+# one is called right, there were fewer than ten wrong ones.)
 #
 # ## The same words in another order
 #
@@ -426,16 +428,15 @@ for name, judge in judges.items():
 # judge finds both things, the usual rider is on top, often in the usual colour of the mount. (0 of 16
 # leaves an interval up to 0.19.) So to this model "riding" is not a relation that works in either order;
 # its words keep their usual roles. No held-out pair could have shown that, because in all of them the
-# roles are the usual ones. Larger models were tested on word order, too: a smaller CLIP than Stable
-# Diffusion's, given two captions of the same words in different order, chooses the one that fits hardly
-# more often than chance ([Thrush et al. 2022](https://arxiv.org/abs/2204.03162)).
+# roles are the usual ones. Larger models were tested on word order, too: given two captions with the same
+# words in a different order, a CLIP smaller than Stable Diffusion's picks the correct one hardly more
+# often than by chance ([Thrush et al. 2022](https://arxiv.org/abs/2204.03162)).
 #
 # ## What we may claim
 #
-# **This:** of so many prompts of such a kind, fixed in advance, one seed each, so many pictures are right
-# in everything, in this interval; according to a judge that is right about so many faultless ones; where
-# chance gets almost none. So many *new* combinations are among them, which no page could have shown. And
-# these are the failures.
+# **This:** We fixed *n* prompts of each kind in advance, with one seed each. A judge that accepts *x* of
+# *y* faultless pictures finds *k* of them entirely correct, and we give the interval. Chance gets almost
+# none. Of the *k*, *j* show *new* combinations, which no page contains. And these are the failures.
 #
 # **Not this:** that it understands. It combines what it has seen separately; the last section shows how
 # far. **Nor this:** anything about what is not in the book. **And not this:** that it is better than

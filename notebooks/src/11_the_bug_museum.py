@@ -98,7 +98,7 @@ def not_causal(self, x, causal=False):
 room_1 = {
     "padded with id 0": lambda: changed([pipe.tokenizer], "pad_id", 0),
     "GELU for QuickGELU": lambda: changed(text.blocks, "activation", F.gelu),
-    "the future is seen": lambda: changed([clip.CLIPLayer], "forward", not_causal),
+    "no causal mask": lambda: changed([clip.CLIPLayer], "forward", not_causal),
     "last block left out": lambda: changed([text], "blocks", text.blocks[:-1]),
 }
 
@@ -124,7 +124,7 @@ found = lesson.show_room(case, room_1)
 # |---|---|---|
 # | padded with id 0 | v1 pads with the end token, v2 with id 0; no mask hides either | [`test_tokenizer.py`](../tests/test_tokenizer.py) `test_v1_pads_with_the_end_and_v2_with_id_0` |
 # | GELU for QuickGELU | v1 was trained with $x\,\sigma(1.702x)$, v2 with the exact GELU | [`test_clip.py`](../tests/test_clip.py) `test_v1_has_quick_gelu_and_v2_the_exact_one` |
-# | the future is seen | a state depends only on its own token and those before it | `test_a_token_is_seen_from_its_place_on` |
+# | no causal mask | a state depends only on its own token and those before it | `test_a_token_is_seen_from_its_place_on` |
 # | last block left out | v1 uses the last block, v2 the second-to-last; both then apply the final norm | `test_parity_with_transformers`, `test_v2_skips_the_last_layer_but_not_the_last_norm` |
 #
 # ## Room 2 · The UNet
@@ -234,7 +234,7 @@ for name, value in {"all norms 1e-5": 1e-5, "all norms 1e-6": 1e-6}.items():
 # %% [markdown]
 # The same bugs, and now they are obvious. This is `test_parity_where_eps_counts`, in both
 # [`test_unet.py`](../tests/test_unet.py) and [`test_vae.py`](../tests/test_vae.py), and the most
-# important sentence of this notebook: **a test needs inputs on which the mistake shows.**
+# important sentence of this notebook: **a test needs inputs that reveal the mistake.**
 # (`test_eps_of_every_group_norm` also reads the values directly. The tanh is found by the test of the two
 # halves above, whose layer is small enough to be computed by hand.)
 #
@@ -377,11 +377,12 @@ lesson.show_museum(found, rounding=control.errors["UNet"])
 #   inputs.
 # * Compare **part by part**, each on correct inputs. A picture tells you that something is wrong; the
 #   first wrong tensor tells you what.
-# * Choose **inputs on which it shows**: quiet weights for the norms' ε, several levels for padding, norms
+# * Choose **inputs that reveal the mistake**: quiet weights for the norms' ε, several levels for padding,
+#   norms
 #   whose weights are not 1 and whose biases are not 0 (fresh norms have exactly these values, which hides
 #   mistakes in them).
-# * **Break it on purpose**, and see the test fail. Each of the nineteen bugs, put into our code, makes
-#   the test fail that is named next to it.
+# * **Break it on purpose**, and see the test fail. We put each of the nineteen bugs into our code, and
+#   the test named next to it failed.
 #
 # Some traps are not on show. The encoder's log-variance is clamped to [−30, 20]
 # (`test_log_variance_is_clamped`). Between two timesteps, K-LMS interpolates $\sigma$ here and in
@@ -392,7 +393,8 @@ lesson.show_museum(found, rounding=control.errors["UNet"])
 #
 # ## Three mysteries
 #
-# Another prompt, another seed, and three times one bug of the museum. Which one?
+# Here are another prompt, another seed and three broken pipelines, each with one bug from the museum.
+# Which bug is it?
 
 # %%
 museum = room_1 | room_2 | room_3 | room_4 | room_5

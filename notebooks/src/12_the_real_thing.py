@@ -12,9 +12,9 @@
 #
 # Here we keep the promise. We build the real networks on this machine, without a download. We see how the
 # published weights find their places in them, to the last byte. We work out what it takes to run them.
-# And then we run the real model, if you have its weights. Without them, all cells but four work all the
-# same. (The stored outputs of this notebook were made without weights, so they contain no photograph: you
-# have to make it yourself.)
+# And then we run the real model, if you have its weights. Without them, all cells except four still run.
+# (The stored outputs of this notebook were made without weights, so they contain no photograph: you have
+# to make it yourself.)
 
 # %%
 import gzip
@@ -385,7 +385,7 @@ def a_seed(pipe):
 
 
 # %%
-@lesson.with_weights(pipe, "draws three pictures at once, on one page")
+@lesson.with_weights(pipe, "draws three pictures at once")
 def a_grid(pipe):
     images = pipe([prompt] * 3, guidance_scale=7.5).images
     return image_grid(images, rows=1, cols=3)
@@ -445,7 +445,7 @@ figures.show(picture, lesson.BY_THE_POST)
 # %% [markdown]
 # ## So, is that all?
 #
-# Of the program, yes. These notebooks have used every part of it, and shown the loop, the samplers, the
+# For the program, yes. These notebooks have used every part of it, and shown the loop, the samplers, the
 # blocks of the UNet and the training. What they have not shown is the rest of the networks' code: [the
 # reading list](../docs/reading.md) goes through it, about 1,200 non-blank lines from the prompt to the
 # picture. The published files hold weights for these networks and nothing more, and the post's programs
@@ -455,6 +455,9 @@ figures.show(picture, lesson.BY_THE_POST)
 # (LAION-2B) and 150,000 hours of A100 GPUs ([the model
 # card](https://github.com/CompVis/stable-diffusion/blob/main/Stable_Diffusion_v1_Model_Card.md)), while
 # ours learnt from a picture book. The method was the same: notebook 09, for longer.
+#
+# Four more notebooks go on from here, in any order: other walks from noise to data (13), starting from a
+# picture (14), teaching the model a new word (15), and drawing in four steps (16).
 #
 # ## In Stable Diffusion 1.5 this is …
 #

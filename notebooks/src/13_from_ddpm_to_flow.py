@@ -3,8 +3,8 @@
 #
 # **Which walks lead from noise to data, and which of them are straight?**
 #
-# *40 minutes to read, half a minute to run. You need the walk and the score of notebook 03, and DDIM
-# from notebook 04.*
+# *40 minutes to read, half a minute to run. You need the walk and the score of notebook 03, DDIM from
+# notebook 04, the arcs of 08 and the small world of 09.*
 #
 # The notebooks walk with DDIM: no randomness, one end for each start. That is not how diffusion models
 # began. The sampler of the first paper, DDPM, draws new noise at every step, and many newer models
@@ -26,10 +26,11 @@ you_are_here("scheduler")
 #
 # Suppose that we knew $x_0$. Then the step from the noise level $\bar\alpha$ to a lower one,
 # $\bar\alpha'$, could be *drawn*: among all ways in which noise leads from $x_0$ through the next point
-# to our $x$, how is this next point distributed? It is a Gaussian, and its mean is a mixture of $x_0$
-# and $x$ ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 7, here for a step over several
-# timesteps). With $\beta = 1 -
-# \bar\alpha/\bar\alpha'$:
+# to our $x$, how is this next point distributed? It is a Gaussian, and its mean is a mixture of $x_0$ and
+# $x$ ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 7, here for a step over several timesteps).
+# This is Bayes' rule: multiply the density of $x'$ given $x_0$ (mean $\sqrt{\bar\alpha'}\,x_0$, variance
+# $1-\bar\alpha'$) by the density of $x$ given $x'$ (mean $\sqrt{1-\beta}\,x'$, variance $\beta$). A
+# product of two Gaussians is a Gaussian. With $\beta = 1 - \bar\alpha/\bar\alpha'$:
 #
 # $$x' = \frac{\sqrt{\bar\alpha'}\,\beta}{1-\bar\alpha}\,x_0 + \frac{\sqrt{1-\beta}\,(1-\bar\alpha')}{1-\bar\alpha}\,x
 # + \sqrt{\beta\,\frac{1-\bar\alpha'}{1-\bar\alpha}}\;z, \qquad z \sim N(0, I)$$
@@ -53,7 +54,7 @@ def my_ancestral_step(x, x0, z, alpha, alpha_next):
 lesson.ancestral.check(my_ancestral_step)
 
 # %% [markdown]
-# The world is that of notebook 08 without captions: three arcs of small clouds
+# We use the world of notebook 08, without captions: three arcs of small clouds
 # ([`clouds.py`](../minisd/lessons/clouds.py)).
 
 # %%
@@ -62,7 +63,7 @@ levels = torch.cat([alphas_cumprod, torch.ones(1)])  # levels[-1] is 1: the clea
 
 
 def ddpm(x, t, t_next, rng):
-    x0 = clouds.denoise(x, levels[t] ** 0.5, (1 - levels[t]) ** 0.5)
+    x0 = clouds.denoise(x, levels[t] ** 0.5, (1 - levels[t]) ** 0.5)  # factors of x0 and of the noise
     z = torch.randn(x.shape, generator=rng)
     return lesson.ancestral.answer(x, x0, z, levels[t], levels[t_next])
 
@@ -73,7 +74,7 @@ def ddim(x, t, t_next, rng):
 
 # %%
 def walk(step, x, steps=200, seed=0):
-    """The points at 999, …, -1, and those on the way: timestep → (B, 2)."""
+    """The points at the end, (B, 2), and all points on the way: timestep → (B, 2)."""
     rng, way = torch.Generator().manual_seed(seed), {999: x}
     times = range(999, -2, -1000 // steps)
     for t, t_next in zip(times, times[1:]):
@@ -97,10 +98,10 @@ lesson.show_ends({**ends, "data": clouds.data(800, torch.Generator().manual_seed
 # With DDIM one start has one end. With DDPM it can end anywhere: after some steps the new noise has
 # replaced the old, and the start is forgotten. Yet the last three clouds look alike. Are they? The
 # *energy distance* of two sets of points is twice the mean distance between the sets, minus the mean
-# distances within them. It is 0 if both come from the same distribution, apart from chance. We compare
-# the walkers with noisy data, not only at the end.
+# distances within them. It is 0 if both come from the same distribution; an estimate from samples can be
+# slightly below 0. We compare the walkers with noisy data, not only at the end.
 #
-# > **Predict.** At which timesteps do the two walks differ from the data, and from each other?
+# > **Predict.** At which timesteps do the two walks differ from the data?
 
 # %%
 rng = torch.Generator().manual_seed(3)
@@ -116,8 +117,8 @@ for t in (599, 299, 99, -1):
     print(*(f"   {name} {lesson.energy(way[t], fresh):6.3f}" for name, way in ways.items()))
 
 # %% [markdown]
-# At no timestep, within chance. The paths of single walkers have nothing in common, and the crowd has
-# the same density $q_t$ at every moment. (Two draws of data differ about as much.)
+# At none: all differences are within chance. The paths of single walkers have nothing in common, and the
+# crowd has the same density $q_t$ at every moment. (Two draws of data differ about as much.)
 #
 # ## Why both sample
 #
@@ -129,9 +130,13 @@ for t in (599, 299, 99, -1):
 #
 # $$\tfrac12\lambda^2\beta\,\nabla\cdot(q\,\nabla\log q),$$
 #
-# the change that a crowd undergoes when everyone moves with velocity
-# $-\tfrac12\lambda^2\beta\,\nabla\log q$, downhill. So noise can be cancelled exactly, by a step of
-# that size *uphill*, along the score. Add both to the walk without noise, for any $\lambda$:
+# ($\nabla\cdot$, the divergence, says how fast a flow moves apart.) Compare this with the continuity
+# equation of notebook 03: a crowd that moves with velocity $u$ changes its density by
+# $-\nabla\cdot(q\,u)$. So noise has the same effect as moving with velocity
+# $u = -\tfrac12\lambda^2\beta\,\nabla\log q$, downhill. It can be cancelled exactly, by a step of that
+# size *uphill*, along the score. The walk without noise is a step of DDIM. For small $\beta$, it is
+# $x' = x + \tfrac12\beta\,x + \tfrac12\beta\,\nabla\log q_t(x)$ (expand `transfer` to first order). Add
+# the noise and the step uphill, for any $\lambda$:
 #
 # $$x' = x + \tfrac12\beta\,x + \tfrac{1+\lambda^2}{2}\,\beta\,\nabla\log q_t(x) + \lambda\sqrt{\beta}\;z$$
 #
@@ -159,7 +164,7 @@ lesson.sde_step.check(my_sde_step)
 # The score is known: it is $-\hat\epsilon/\sqrt{1-\bar\alpha}$, by Tweedie's formula (notebook 03). So
 # one network serves all $\lambda$.
 #
-# > **Predict.** Walk with $\lambda$ = 0, 1 and 2. And once more from a *wrong* start, noise of 40 % of
+# > **Predict.** Walk with $\lambda$ = 0, 1 and 2. Then walk again from a *wrong* start, noise of 40 % of
 # > its size. Which walks notice that, and which end with the data all the same?
 
 
@@ -192,11 +197,12 @@ for strength in (0, 1, 2):
 #
 # $$x_t = (1-t)\,x_0 + t\,\epsilon, \qquad 0 \le t \le 1$$
 #
-# A point on it moves with the velocity $\epsilon - x_0$. Let a network $v$ learn this velocity from
-# $x_t$ and $t$, and you have *flow matching* or *rectified flow* ([Lipman et al.
+# A point on it moves with the velocity $\epsilon - x_0$. Let a network $v$ learn this velocity from $x_t$
+# and $t$, and you have *flow matching* or *rectified flow* ([Lipman et al.
 # 2022](https://arxiv.org/abs/2210.02747); [X. Liu et al. 2022](https://arxiv.org/abs/2209.03003);
-# [Albergo & Vanden-Eijnden 2022](https://arxiv.org/abs/2209.15571)). Stable Diffusion 3 is trained so.
-# There is no $\bar\alpha$, no schedule, and sampling is $x \leftarrow x - v\,\Delta t$.
+# [Albergo & Vanden-Eijnden 2022](https://arxiv.org/abs/2209.15571)). Stable Diffusion 3 is trained this
+# way. There is no $\bar\alpha$, no schedule, and sampling is $x \leftarrow x - v\,\Delta t$. (This $v$ is
+# not the $v$ of notebook 03, which follows a circle, and $t$ now runs from 0 to 1.)
 #
 # ### Exercise 3 · The loss of a flow
 #
@@ -219,8 +225,7 @@ lesson.flow_loss.check(my_flow_loss)
 #
 # $$v(x, t) = \mathrm E[\epsilon - x_0 \mid x_t = x] = \frac{x - \hat x_0(x)}{t}$$
 #
-# > **Predict.** The lines are straight. Are the walks along $v$? And do they end where DDIM ends, from
-# > the same starts?
+# > **Predict.** Do the walks along $v$ end where DDIM ends, from the same starts?
 
 
 # %%
@@ -239,7 +244,7 @@ def flow_walk(v, x, steps):
 fine = unless_fast(250, 50)
 way = flow_walk(best_flow, many, fine)
 print(f"flow and DDIM end apart by {(way[-1] - walk(ddim, many, fine)[0]).norm(dim=1).mean():.3f}")
-shapes(x=(many, (800, 4, 64, 64)), way=(way, (fine + 1, 4, 64, 64)))
+shapes(x=(many, (800, 4, 64, 64)), way=(way, (fine + 1, 800, 4, 64, 64)))
 
 # %% [markdown]
 # They end in the same places. Divide $x_t$ by $1-t$, and it becomes $x_0 + \sigma\,\epsilon$ with
@@ -261,16 +266,19 @@ def train(pairs):
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         loss = lesson.flow_loss.answer(v, *pairs(256, rng), torch.rand(256, 1, generator=rng))
-        optimizer.zero_grad(), loss.backward(), optimizer.step(), schedule.step()
+                optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
     return v.requires_grad_(False)
 
 
 flow = train(lambda n, rng: (clouds.data(n, rng), torch.randn(n, 2, generator=rng)))
 
 # %% [markdown]
-# > **Predict.** On the left are 30 lines of the training, from noise (small) to data (large). They
-# > cross. In the middle the network walks from the same noises. What do its paths do where the lines
-# > cross?
+# > **Predict.** On the left are 30 lines of the training, from noise (small) to data (large). They cross.
+# > On the right the network walks from the same noises. Are its paths straight, and what do they do where
+# > the lines cross?
 
 # %%
 rng = torch.Generator().manual_seed(4)
@@ -293,14 +301,15 @@ print(
 )
 
 # %% [markdown]
-# Paths cannot cross (notebook 03), so at a crossing they turn aside. All lines from a noise to far
-# apart data points average to a velocity towards the middle. So the paths first go to the middle, and
+# Two paths are never at the same place at the same $t$ (notebook 03), so where lines cross, paths turn
+# aside. (This view has no time axis, so their traces may cross.) The lines from one noise to data points
+# that are far apart average to a velocity towards the middle. So the paths first go to the middle, and
 # then out again to an arc. Training on straight lines does not give straight paths, because noise and
 # data were paired at random.
 #
-# ## Once more
+# ## Reflow: pair each noise with its own end
 #
-# But now we have better pairs: each noise and *its own* end. Their lines cross much less, since the
+# Now we have better pairs: each noise and *its own* end. Their lines cross much less, since the
 # paths that they replace do not cross. Train a second flow on these pairs. It is called *reflow* (X.
 # Liu et al. 2022).
 #
@@ -352,9 +361,10 @@ optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3, betas=(0.9, 0.99))
 for _ in range(unless_fast(200, 4)):
     which, t = torch.randint(120, (8,), generator=rng), torch.rand(8, 1, 1, 1, generator=rng)
     noise = torch.randn(8, 4, 8, 8, generator=rng)
-    v = lesson.with_words(unet, words[which % 12])
+            v = lesson.with_words(unet, words[which % 12])  # as v(x, t); the UNet gets 999 t
     lesson.flow_loss.answer(v, latents[which], noise, t).backward()
-    optimizer.step(), optimizer.zero_grad()
+        optimizer.step()
+    optimizer.zero_grad()
     lesson.move_towards(average, unet)
 
 # %% [markdown]

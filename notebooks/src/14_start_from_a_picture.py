@@ -60,8 +60,8 @@ print(f"the picture and its decoded mode differ by {127.5 * rms(back - x):.1f}")
 # %% [markdown]
 # The encoder is sure of itself: its Gaussians are thirty times as narrow as the spread of the latents.
 # The two samples decode to nearly the same picture, and what the autoencoder loses anyway is five times
-# as much. Image to image takes a sample, so its seed draws twice, first the sample and then the noise.
-# An implementation that takes the mode instead gets another picture from the same seed.
+# as much. Image to image takes a sample, so its seed draws twice, first the sample and then the noise. An
+# implementation that takes the mode instead gets a different picture from the same seed.
 #
 # ## The factor
 #
@@ -70,9 +70,9 @@ print(f"the picture and its decoded mode differ by {127.5 * rms(back - x):.1f}")
 # (notebook 05). For our model it is 1.008 and could nearly be left out. For Stable Diffusion it is
 # 0.18215: its encoder returns numbers that are 5.5 times as large.
 #
-# > **Predict.** Suppose that a program forgets the factor, for a VAE like Stable Diffusion's. It adds
-# > the noise of $t = 501$ to latents 5.5 times too large. To which timestep does the ratio of signal to
-# > noise then belong, and what will the network draw?
+# > **Predict.** Suppose that a program forgets the factor, for a VAE like Stable Diffusion's. It adds the
+# > noise of $t = 501$ to latents 5.5 times too large. Notebook 05 showed what happens to the ratio of
+# > signal to noise. To which timestep does it then belong, and what will the network *draw*?
 
 # %%
 alphas_cumprod, factor = pipe.scheduler.alphas_cumprod, pipe.vae.config.scaling_factor
@@ -147,8 +147,8 @@ prompts = ("a blue house in the snow", "an orange house at night")
 starts = [times[n - int(n * strength) :] for strength in strengths]
 drawn = [walk(add_noise(z0, noise, level(left[0])), left, p) for p in prompts for left in starts]
 for strength, (t, *_) in zip(strengths, starts):
-    left = level(t) ** 0.5
-    print(f"strength {strength}: from t = {t}, where √ᾱ = {left:.2f} of the picture is left")
+        share = level(t) ** 0.5
+    print(f"strength {strength}: from t = {t}, where √ᾱ = {share:.2f} of the picture is left")
 
 # %%
 titles = [f"strength {strength}" for strength in strengths] * 2
@@ -170,7 +170,8 @@ figures.show(figures.pictures(small, titles, columns=6), lesson.STRENGTHS)
 img2img = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
 img2img.set_progress_bar_config(disable=True)
 rng, seed = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-theirs = img2img(prompts[1], page, 0.6, n, generator=seed, output_type="latent").images
+how = {"strength": 0.6, "num_inference_steps": n, "generator": seed, "output_type": "latent"}
+theirs = img2img(prompts[1], page, **how).images
 
 sample, drawn_noise = factor * gaussian.sample(rng), randn((1, 4, 16, 16), rng)
 left = times[n - int(n * 0.6) :]
@@ -178,7 +179,8 @@ ours = walk(add_noise(sample, drawn_noise, level(left[0])), left, prompts[1])
 print(f"largest difference from the pipeline's latents: {(theirs - ours).abs().max():.0e}")
 
 # %% [markdown]
-# And the forgotten factor, at strength 0.6:
+# And the forgotten factor, at strength 0.6. Our own factor is nearly 1, so to imitate Stable Diffusion's
+# VAE we make the latents 5.5 times too large:
 
 # %%
 left = starts[3]
@@ -246,8 +248,8 @@ latents = torch.cat([at_end[0], each_step[0], at_end[1], each_step[1]])
 sheet = [x_ride[0], (x_ride * (1 - mask))[0], *pipe.decode(latents)]
 titles = ["picture", "mask", "cat, at the end", "cat, each step"]
 titles += ["horse, at the end", "horse, each step"]
-small = [image[:, ::2, ::2] for image in sheet]
-figures.show(figures.pictures(small, titles, columns=6), lesson.RIDER)
+
+figures.show(figures.pictures(sheet, titles, columns=3), lesson.RIDER)
 
 # %% [markdown]
 # Pasted at the end, the parts do not fit: a grey piece is left of the horse's neck, and the horse alone
@@ -282,14 +284,14 @@ print(f"largest difference from the pipeline's latents: {(theirs - ours).abs().m
 # and does not know that value yet, so it takes $\hat\epsilon$ at $t$ instead. The two are close if the
 # steps are short.
 #
-# > **Predict.** Walk from the picture up to $t = 999$ and down again, with the same prompt and without
-# > guidance. How does the error depend on the number of steps? And is what we find up there Gaussian
-# > noise with standard deviation 1?
+# > **Predict.** Walk from the picture up to the sampler's first timestep (801, 901 and 951 for 5, 10 and
+# > 20 steps) and down again, with the same prompt and without guidance. How does the error depend on the
+# > number of steps? And is what we find up there Gaussian noise with standard deviation 1?
 
 
 # %%
 def up_to(t, n):
-    """The timesteps of n steps, upwards from the clean picture to t."""
+    """The timesteps of n steps, upwards from the clean picture; the last is at most t."""
     return [-1, *range(1, t + 1, 1000 // n)]
 
 
@@ -312,18 +314,18 @@ up = up_to(999, unless_fast(20, 4))
 own = walk(noise, up[::-1], caption, scale=1)
 for name, z in (("mode", z0), ("sample", factor * one), ("the model's own", own)):
     found = walk(z, up, caption, scale=1)
-    print(f"{name:<16} deviation of the noise found: {found.std():.2f}")
+    print(f"{name:<16} standard deviation of the noise found: {found.std():.2f}")
 alike = torch.cosine_similarity(found.flatten(), noise.flatten(), dim=0)
-print(f"deviation that belongs to t = 0: {(1 - level(0)) ** 0.5:.2f}")
+print(f"standard deviation of the noise at t = 0: {(1 - level(0)) ** 0.5:.2f}")
 print(f"the model's own: cosine of the angle between the noise found and the true one: {alike:.2f}")
 
 # %% [markdown]
 # A sample differs from the mode by a thirtieth of the spread, which nobody sees, and with it the noise
-# found is much closer to 1. In a flat sky the network knows exactly what the picture is, and for it
-# every deviation is noise. The steps up multiply the deviation. At $t = 0$ it should be
-# $\sqrt{1-\bar\alpha_0}$, which is as little as the encoder's own noise; the mode has none, and a
-# multiple of nothing is nothing. So inversion is a good way to come *back* to a picture, but what it
-# finds is not quite noise, although the direction is nearly right.
+# found is much closer to 1. In a flat sky the network knows exactly what the picture is, and takes every
+# difference from that picture for noise. The steps up multiply this difference. At $t = 0$ its standard
+# deviation should be $\sqrt{1-\bar\alpha_0}$, about as much as the encoder's own noise. The mode has
+# none, and a multiple of nothing is nothing. So inversion is a good way to come *back* to a picture, but
+# what it finds is not quite noise, although the direction is nearly right.
 #
 # Coming back is not the purpose, though. Go up with the caption of the picture, and down with *another*
 # prompt. Where the two prompts agree, the way down undoes the way up, and only the difference remains.
@@ -429,10 +431,6 @@ figures.show(figures.pictures(small, titles, columns=5), lesson.BETWEEN)
 # last row shows why. The network believes what $t$ says about the amount of noise. If there is less, it
 # takes the missing noise for missing content: at a third of the length nothing is left but a plain
 # page. If there is more, it takes the excess for content, and the page fills with splinters.
-#
-# With a prompt and guidance our model forgives a short noise: the prompt says what to draw, whatever
-# the noise. A long one it never forgives.
-#
 # ## In Stable Diffusion 1.5 this is …
 #
 # | here | in SD 1.5 | code | paper |
@@ -444,7 +442,8 @@ figures.show(figures.pictures(small, titles, columns=5), lesson.BETWEEN)
 # | `walk` upwards | not built in: `DDIMInverseScheduler` in diffusers | [`schedule.transfer`](../minisd/schedule.py) | Song et al. 2020, §4.3 |
 # | noise of length 32 | of length $\sqrt{16384} = 128$ | [`noise.py`](../minisd/noise.py) | |
 #
-# **Play.** Give inpainting a strength of 0.5: start from the noisy picture instead of pure noise.
+# **Play.** Draw from the short and the long noises with a prompt and guidance: which of them does the
+# model forgive? Give inpainting a strength of 0.5: start from the noisy picture instead of pure noise.
 # Invert with guidance, and come back with the same guidance: at which scale does it fail? Interpolate
 # between the inversions of two pictures. Take the mean of 16 noises, and bring it back to length 32.
 #

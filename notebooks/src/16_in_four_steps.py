@@ -3,7 +3,8 @@
 #
 # **Why do few steps fail, and how does a network learn to take them?**
 #
-# *35 minutes to read, half a minute to run. You need the paths of notebook 04 and the guidance of 08.*
+# *35 minutes to read, half a minute to run. You need notebooks 03 (the best guess), 04 (paths), 08
+# (guidance) and 10 (the judges).*
 #
 # Some programs draw while you type. They call the network once to four times for a picture, instead of
 # fifty times. Better samplers did not achieve that. The networks were trained a second time, by a
@@ -26,10 +27,9 @@ you_are_here("UNet", "scheduler")
 # %% [markdown]
 # ## The limit of the samplers
 #
-# The world is that of notebook 08 without captions: three arcs of small clouds, for which the best
-# guess is a formula ([`clouds.py`](../minisd/lessons/clouds.py)). The samplers are those of the
-# program, not of a notebook. We give them 800 points of noise, and compare with the ends of the exact
-# paths.
+# We use the world of notebook 08, without captions: three arcs of small clouds, for which the best guess
+# is a formula ([`clouds.py`](../minisd/lessons/clouds.py)). And we use minisd's own samplers. We give
+# them 800 points of noise, and compare with the ends of the exact paths.
 
 # %%
 alphas_cumprod = minisd.DDIMScheduler().alphas_cumprod
@@ -48,8 +48,9 @@ def follow(sampler, steps, **settings):
 
 
 # %% [markdown]
-# > **Predict.** DDIM in one step, in two, in four: where will the points end? And with Heun's method,
-# > the sampler of order 2 that won the race of notebook 04, in two steps (three calls)?
+# > **Predict.** DDIM in one step, in two, in four: where will the points end? And with Heun's method, the
+# > sampler of order 2 that overtook DDIM in the race of notebook 04, in two steps? (They are three calls,
+# > since the last step, to $\sigma = 0$, is a plain one.)
 
 # %%
 exactly, _ = follow(minisd.HeunDiscreteScheduler, unless_fast(200, 40))
@@ -83,7 +84,7 @@ for t in (749, 499, 249, 99):
 # %% [markdown]
 # Down to $t = 499$ the paths are straight. All the turning happens in the second half of the timesteps,
 # and a sampler with four steps has two calls there, at 499 and 249. The last call comes when a third of
-# the points have turned by 45° and more, and when it is too late to correct what the long steps before
+# the points have turned by more than 45°, and when it is too late to correct what the long steps before
 # it missed.
 #
 # > **Predict.** Four samplers of today, and all numbers of calls from 1 to 20. Which of them has the
@@ -105,15 +106,16 @@ lesson.show_errors({name: {n: e for n, e in es.items() if n <= 20} for name, es 
 
 # %% [markdown]
 # None, although K-LMS comes close. With up to five calls all samplers end outside the cloud that they
-# should have reached. An order helps when steps are short compared with the bend (notebook 04), and
-# these are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second call of
-# each step on a place that lies off the path.
+# should have reached. An order helps when steps are short compared with the bend (notebook 04), and these
+# are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second call of each
+# step on a place that lies off the path. (In notebook 04 it overtook DDIM, but that race stopped at
+# $t = 279$, before the corner.)
 #
 # ## A jump
 #
 # So the paths bend, and a small number of straight lines cannot follow them. But the path of each point
 # has one end, and this end is a *function* of the point. The network never learnt that function: it
-# learnt the mean of all ends that are possible for an $x_t$. Let us train one that knows
+# learnt the mean of all $x_0$ that are possible for an $x_t$. Let us train one that knows
 #
 # $$f(x_t, t) = \text{the end of the path through } x_t$$
 #
@@ -141,6 +143,10 @@ def jump_with(network):
 
 
 # %% [markdown]
+# These are the shares of $x$ in $f(x, t) = c_\text{skip}\,x + c_\text{out}\cdot\text{answer}$, since the
+# answer is 0 here: all of it at $t = 0$, half at $t = 50$ (the timestep is divided by 100), nearly
+# nothing at $t = 1000$.
+#
 # ### Exercise 1 · The target
 #
 # Write $f(\hat x_{t'}, t')$: one DDIM step of the teacher with its `eps`, then the student's `jump`
@@ -172,14 +178,15 @@ def distil(steps, rng):
         x, eps, alphas = lesson.teacher(times[k], times[k - 1], alphas_cumprod, rng)
         aim = lesson.target.answer(jump, x, eps, times[k - 1], *alphas)
         loss = (jump(x, times[k]) - aim).square().mean()
-        optimizer.zero_grad(), loss.backward(), optimizer.step()
+                optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
         yield step + 1, jump
 
 
 # %% [markdown]
 # > **Predict.** After 50, 200 and 1000 steps of training the student jumps from the 800 starts, in one
-# > call. What do the ends look like? Where does the right answer begin to spread, at low or at high
-# > $t$?
+# > call. What do the ends look like?
 
 # %%
 film, errors, last = {}, {}, unless_fast(1000, 60)
@@ -193,20 +200,20 @@ for name, ends in film.items():
     print(f"{name}: off by {(ends - exactly).norm(dim=1).mean():.2f}, in one call")
 
 # %% [markdown]
-# One call is now as good as eight calls of DDIM. The student has learnt it without ever seeing an end:
-# the only place where the target is known is $t = 0$. From there it spreads. The jump from $t = 49$
-# learns from $f(x, 0) = x$, the jump from 99 learns from the jump from 49, and so on.
+# One call is now as good as eight calls of DDIM. The student has learnt it without ever seeing an end.
 #
-# > **Predict.** At which timesteps is the student worst early in training, and where at its end?
+# > **Predict.** Where does the correct answer begin to spread, at low or at high $t$? At which timesteps
+# > is the student worst early in training, and where at the end of it?
 
 # %%
 lesson.show_spreading(times[1:], errors)
 
 # %% [markdown]
-# Early in training the error grows with $t$: every jump inherits the error of its target and adds its
-# own. At the end the curve is nearly flat. A jump from pure noise is then hardly worse than one from
-# half-way, since the paths are straight there, and the only difficult part is the one they have in
-# common.
+# The target is known only at $t = 0$, and the correct answer spreads from there. The jump from $t = 49$
+# learns from $f(x, 0) = x$, the jump from 99 learns from the jump from 49, and so on. Early in training
+# the error grows with $t$: every jump inherits the error of its target and adds its own. At the end the
+# curve is nearly flat. A jump from pure noise is then hardly worse than one from half-way, since the
+# paths are straight there, and the only difficult part is the one they have in common.
 #
 # ## More than one jump
 #
@@ -224,7 +231,7 @@ lesson.show_spreading(times[1:], errors)
 # %%
 def my_draw(jump, x, times, noises, alphas_cumprod):
     """From x at times[0]: jump, add noises[0] up to times[1], jump, …"""
-    for t in times:
+        for i, t in enumerate(times):
         x0 = jump(x, t)
         x = ...
     return x
@@ -250,8 +257,8 @@ def at(x, t):
 for places in ([999], [999, 499], [999, 749, 499, 249]):
     ends = lesson.draw.answer(at, start, places, noises, alphas_cumprod)
     far = lesson.from_the_data(ends)
-    print(f"{len(places)} jumps: {far:.3f} from the data", end=", ")
-    print(f"{(ends - exactly).norm(dim=1).mean():.2f} from the end of the own path")
+        print(f"{len(places)} jump{'s' * (len(places) > 1)}: {far:.3f} from the data", end=", ")
+    print(f"{(ends - exactly).norm(dim=1).mean():.2f} from the end of its own path")
 print(f"exact paths: {lesson.from_the_data(exactly):.3f} from the data")
 
 # %% [markdown]
@@ -292,9 +299,7 @@ def drawn(pipe, sampler, steps, scale, texts, seeds):
 cat_and_tree = "a black cat to the left of a green tree"
 texts = ["an astronaut riding a horse", "a red ball on the beach", cat_and_tree]
 texts = [*texts, "a house at night"][unless_fast(0, 3) :]
-heun = minisd.HeunDiscreteScheduler()
-heun.set_timesteps(3)
-print("Heun's three steps start at σ =", *(f"{sigma:.2f}" for sigma in heun.sigmas[::2]))
+
 
 # %%
 seeds = range(len(texts))
@@ -310,6 +315,9 @@ for n in (1, 2, 4):
 titles = [name for name in rows for _ in texts]
 small = list(torch.cat(list(rows.values()))[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=4), lesson.ROWS)
+heun = minisd.HeunDiscreteScheduler()
+heun.set_timesteps(3)
+print("Heun's three steps start at σ =", *(f"{sigma:.2f}" for sigma in heun.sigmas[::2]))
 
 # %% [markdown]
 # DDIM surprises: five steps are enough for it. The captions of the picture book leave little open, so
@@ -335,8 +343,8 @@ figures.show(figures.pictures(small, titles, columns=6), lesson.MISTAKES)
 
 # %% [markdown]
 # Guidance is in the student's weights already. Applied again it exaggerates: the horse turns green and
-# the house yellow. DDIM takes the student's answer for the mean that it is not, and walks towards it
-# with the old noise, instead of trusting the jump. The last row is no failure: in a world as simple as
+# the house yellow. DDIM treats the student's answer as a mean of many pictures, which it no longer is: it
+# moves only part of the way and keeps the old noise. The last pair is no failure: in a world as simple as
 # this one, even the teacher's mean becomes sharp after a step or two.
 #
 # ## What is lost
@@ -365,12 +373,12 @@ for name, way in ways.items():
     print(f"a cat, {name:<17}  two pictures differ by {different:.0f}")
 
 # %% [markdown]
-# The intervals overlap: ten prompts cannot show a difference of this size (notebook 10). With 100
-# prompts of each kind [it is there](../docs/few_steps.md): two things are right in 89 pictures of the
-# teacher and 76 of the student; with one thing both have 99. The pictures of different seeds are a
-# little more alike. (Eight pictures are a hint, not a proof.) That is the second price. The loss is a
-# square error, or nearly. Where the student cannot tell the end, it answers with a mean, and a mean
-# loses what is rare: fine details, then variety.
+# Ten prompts cannot show a difference of this size (notebook 10). With 100 prompts of each kind [it is
+# there](../docs/few_steps.md): two things are right in 89 pictures of the teacher and 76 of the student;
+# with one thing both have 99. The pictures of different seeds are a little more alike. (Eight pictures
+# are a hint, not a proof.) That is the second price. The loss is a square error, or nearly. Where the
+# student cannot tell the end, it answers with a mean, and a mean loses what is rare: fine details, then
+# variety.
 #
 # The third price is a freedom: guidance can no longer be turned up or down, and there is no negative
 # prompt. [LCM-LoRA](https://arxiv.org/abs/2311.05556) (Luo et al. 2023) is this method for Stable

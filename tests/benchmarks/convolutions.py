@@ -33,8 +33,8 @@ def error(ours: Tensor, truth: Tensor) -> float:
 
 @torch.inference_mode()
 def main():
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("| channels | side | PyTorch | ratio | least | error of PyTorch's | of Winograd's |\n|" + 7 * "---|")
+    print(f"threads: {torch.get_num_threads()}, torch {torch.__version__}\n")
+    print("| channels | side | PyTorch | ratio | lowest ratio | PyTorch's error | Winograd's error |\n|" + 7 * "---|")
     for batch, channels, out_channels, side in SIZES:
         torch.manual_seed(0)
         x, bias = torch.randn(batch, channels, side, side), torch.randn(out_channels)
