@@ -44,7 +44,7 @@ def show_ends(ends: Mapping[str, Tensor], alt: str):
     figure, axes = planes(list(ends))
     for ax, x in zip(axes, ends.values()):
         ax.scatter(*clouds.POINTS.T, s=14, color=GREY, alpha=0.25, linewidths=0)
-                ax.scatter(*x.T, s=40 if x.std(dim=0).max() < 0.05 else 3, color=BLUE, linewidths=0)  # a single point is large
+        ax.scatter(*x.T, s=40 if x.std(dim=0).max() < 0.05 else 3, color=BLUE, linewidths=0)  # a single point is large
     show(figure, alt)
 
 
@@ -55,7 +55,7 @@ def show_errors(errors: Mapping[str, Mapping[int, float]]):
         color, line, marker = LINES[name]
         ax.plot(*zip(*by_calls.items()), marker, color=color, linestyle=line, markersize=4, label=name)
     ax.axhline(clouds.BLUR, color=GREY, linewidth=1, linestyle="-")
-        ax.annotate("width of a cloud", (20, clouds.BLUR), (0, 4), textcoords="offset points", color=GREY, ha="right")
+    ax.annotate("width of a cloud", (20, clouds.BLUR), (0, 4), textcoords="offset points", color=GREY, ha="right")
     ax.set(yscale="log", xlabel="calls of the denoiser", ylabel="distance from the exact end")
     ax.set_xticks(range(1, 21))
     ax.legend()

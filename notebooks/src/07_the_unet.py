@@ -420,8 +420,11 @@ for name, images in drawn.items():
 # %% [markdown]
 # * **Muted before**, only what the word says is lost. Without `mushroom` there is something else, and it
 #   is blue and in the snow. Without `blue` the mushroom gets its usual colour.
-* **Muted after**, thing and place are lost as well. Later rows know the thing and the place (notebook 06 could read them there), but this UNet takes both mostly from the word's own row.
-* **The colour** is different. Without the row of `blue` the cap is not blue, but not of the usual red either, because the row of `mushroom` had read that there is a colour. That is the triangle of notebook 06, seen in a picture.
+# * **Muted after**, thing and place are lost as well. Later rows know the thing and the place (notebook
+#   06 could read them there), but this UNet takes both mostly from the word's own row.
+# * **The colour** is different. Without the row of `blue` the cap is not blue, but not of the usual red
+#   either, because the row of `mushroom` had read that there is a colour. That is the triangle of
+#   notebook 06, seen in a picture.
 #
 # So what can be read from a state is not always used. Stable Diffusion's text encoder reads in the same
 # way; how much its UNet uses the later rows would have to be measured.

@@ -266,9 +266,9 @@ def train(pairs):
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         loss = lesson.flow_loss.answer(v, *pairs(256, rng), torch.rand(256, 1, generator=rng))
-                optimizer.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+    optimizer.step()
         schedule.step()
     return v.requires_grad_(False)
 
@@ -361,9 +361,9 @@ optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-3, betas=(0.9, 0.99))
 for _ in range(unless_fast(200, 4)):
     which, t = torch.randint(120, (8,), generator=rng), torch.rand(8, 1, 1, 1, generator=rng)
     noise = torch.randn(8, 4, 8, 8, generator=rng)
-            v = lesson.with_words(unet, words[which % 12])  # as v(x, t); the UNet gets 999 t
+    v = lesson.with_words(unet, words[which % 12])  # as v(x, t); the UNet gets 999 t
     lesson.flow_loss.answer(v, latents[which], noise, t).backward()
-        optimizer.step()
+    optimizer.step()
     optimizer.zero_grad()
     lesson.move_towards(average, unet)
 

@@ -147,7 +147,7 @@ prompts = ("a blue house in the snow", "an orange house at night")
 starts = [times[n - int(n * strength) :] for strength in strengths]
 drawn = [walk(add_noise(z0, noise, level(left[0])), left, p) for p in prompts for left in starts]
 for strength, (t, *_) in zip(strengths, starts):
-        share = level(t) ** 0.5
+    share = level(t) ** 0.5
     print(f"strength {strength}: from t = {t}, where √ᾱ = {share:.2f} of the picture is left")
 
 # %%

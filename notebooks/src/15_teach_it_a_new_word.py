@@ -295,9 +295,11 @@ figures.show(figures.pictures(list(theirs), texts, columns=4), lesson.WITH_CLASS
 docs = Path("../docs")
 measured = json.loads((docs / "tiny_model/new_thing.json").read_text())
 for name, row in measured.items():
-            old = {kind: row[kind][0] for kind in ("one thing", "two things", "riding")}
+    old = {kind: row[kind][0] for kind in ("one thing", "two things", "riding")}
     print(f"{name}, {row['bytes']:,} bytes\n   new: {row['new'][0]} of 40", end="; ")
-    print("old:", *(f"{kind} {count}," for kind, count in old.items()), f"{sum(old.values())} of 60")
+    print(
+        "old:", *(f"{kind} {count}," for kind, count in old.items()), f"{sum(old.values())} of 60"
+    )
 
 # %% [markdown]
 # Textual inversion forgets nothing and learns nothing. All others learn the umbrella. Without class

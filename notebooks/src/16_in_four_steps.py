@@ -178,7 +178,7 @@ def distil(steps, rng):
         x, eps, alphas = lesson.teacher(times[k], times[k - 1], alphas_cumprod, rng)
         aim = lesson.target.answer(jump, x, eps, times[k - 1], *alphas)
         loss = (jump(x, times[k]) - aim).square().mean()
-                optimizer.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         yield step + 1, jump
@@ -231,7 +231,7 @@ lesson.show_spreading(times[1:], errors)
 # %%
 def my_draw(jump, x, times, noises, alphas_cumprod):
     """From x at times[0]: jump, add noises[0] up to times[1], jump, …"""
-        for i, t in enumerate(times):
+    for i, t in enumerate(times):
         x0 = jump(x, t)
         x = ...
     return x
@@ -257,7 +257,7 @@ def at(x, t):
 for places in ([999], [999, 499], [999, 749, 499, 249]):
     ends = lesson.draw.answer(at, start, places, noises, alphas_cumprod)
     far = lesson.from_the_data(ends)
-        print(f"{len(places)} jump{'s' * (len(places) > 1)}: {far:.3f} from the data", end=", ")
+    print(f"{len(places)} jump{'s' * (len(places) > 1)}: {far:.3f} from the data", end=", ")
     print(f"{(ends - exactly).norm(dim=1).mean():.2f} from the end of its own path")
 print(f"exact paths: {lesson.from_the_data(exactly):.3f} from the data")
 
