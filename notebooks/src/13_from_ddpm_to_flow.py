@@ -63,7 +63,9 @@ levels = torch.cat([alphas_cumprod, torch.ones(1)])  # levels[-1] is 1: the clea
 
 
 def ddpm(x, t, t_next, rng):
-    x0 = clouds.denoise(x, levels[t] ** 0.5, (1 - levels[t]) ** 0.5)  # factors of x0 and of the noise
+    x0 = clouds.denoise(
+        x, levels[t] ** 0.5, (1 - levels[t]) ** 0.5
+    )  # factors of x0 and of the noise
     z = torch.randn(x.shape, generator=rng)
     return lesson.ancestral.answer(x, x0, z, levels[t], levels[t_next])
 
@@ -268,7 +270,7 @@ def train(pairs):
         loss = lesson.flow_loss.answer(v, *pairs(256, rng), torch.rand(256, 1, generator=rng))
         optimizer.zero_grad()
         loss.backward()
-    optimizer.step()
+        optimizer.step()
         schedule.step()
     return v.requires_grad_(False)
 

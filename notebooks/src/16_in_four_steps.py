@@ -231,8 +231,8 @@ lesson.show_spreading(times[1:], errors)
 # %%
 def my_draw(jump, x, times, noises, alphas_cumprod):
     """From x at times[0]: jump, add noises[0] up to times[1], jump, …"""
-    for i, t in enumerate(times):
-        x0 = jump(x, t)
+    for i in range(len(times)):
+        x0 = jump(x, times[i])
         x = ...
     return x
 
