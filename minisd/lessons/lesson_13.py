@@ -40,6 +40,15 @@ def energy(a: Tensor, b: Tensor) -> float:
     return float(2 * torch.cdist(a, b).mean() - within)
 
 
+def one_step_apart(flow: Velocity, ddim: Callable, x: Tensor, levels: Tensor) -> float:
+    """How far a step of a flow and a step of DDIM end apart, from points x (B, 2) of the flow at the noise level of t = 499."""
+    alpha, alpha_next = levels[499], levels[299]
+    s, s_next = (((1 - a) / a) ** 0.5 / (1 + ((1 - a) / a) ** 0.5) for a in (alpha, alpha_next))  # t of the flow: σ/(1 + σ)
+    ours = x - flow(x, s) * (s - s_next)
+    theirs = ddim(x / (1 - s) * alpha**0.5, 499, 299, None)
+    return (ours / (1 - s_next) - theirs / alpha_next**0.5).norm(dim=1).mean().item()
+
+
 class Network(nn.Module):
     """A small network of x (B, 2) and t, a number or (B, 1)."""
 
@@ -58,6 +67,12 @@ def network() -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Network()
+
+
+def adam(network: nn.Module, steps: int) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam, and a schedule by which its learning rate falls from 0.004 to 0 like a cosine."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=4e-3)
+    return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
 
 def show_paths(ways: Mapping[str, Tensor]):

@@ -5,6 +5,7 @@ images, in float16.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..image import to_tensor
+from ..pipeline import StableDiffusionPipeline
+from ..schedule import add_noise
+from ..tiny.drawing import THINGS
 from ..tiny.picture_book import draw
 from .exercise import Exercise, stack
 from .figures import GREY, page, pictures, show
@@ -52,6 +56,20 @@ def twelve(kind: str = "umbrella") -> tuple[Tensor, list[str]]:
     with new_things():
         scenes, captions = zip(*(example(kind, i) for i in range(12)))
         return torch.stack([to_tensor(draw(scene)) for scene in scenes]), list(captions)
+
+
+@torch.no_grad()
+def losses_by_word(pipe: StableDiffusionPipeline, latents: Tensor, captions: Sequence[str], count: int) -> list[tuple[str, float]]:
+    """The UNet's error on the drawings, with "umbrella" replaced by each of the book's things, the best first."""
+    noise = torch.randn((24, *latents.shape[1:]), generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([400, 700]).repeat_interleave(12)
+    x = add_noise(latents.repeat(2, 1, 1, 1), noise, pipe.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1))
+    losses = []
+    for word in list(THINGS)[:count]:
+        context = pipe.encode_prompt([caption.replace("umbrella", word) for caption in captions])
+        eps = pipe.unet(x, t, context.repeat(2, 1, 1)).sample
+        losses.append((word, (eps - noise).square().mean().item()))
+    return sorted(losses, key=itemgetter(1))
 
 
 def show_losses(losses: Sequence[float]):

@@ -6,10 +6,11 @@
 # *40 minutes to read, half a minute to run. You need the walk and the score of notebook 03, DDIM from
 # notebook 04, the arcs of 08 and the small world of 09.*
 #
-# The notebooks walk with DDIM: no randomness, one end for each start. That is not how diffusion models
-# began. The sampler of the first paper, DDPM, draws new noise at every step, and many newer models
-# learn a *flow* along straight lines. All of them are one family. We follow it from its oldest member
-# to its youngest, in the plane, where the best guess is a formula.
+# The notebooks walk with DDIM, without randomness. That is not how diffusion models began. The first ones
+# ([Sohl-Dickstein et al. 2015](https://arxiv.org/abs/1503.03585)), and DDPM, which made them good ([Ho et
+# al. 2020](https://arxiv.org/abs/2006.11239)), draw new noise at every step. Many newer models learn a
+# *flow* along straight lines. All of them are one family. We follow it from its oldest member to its
+# youngest, in the plane, where the best guess is a formula.
 
 # %%
 import torch
@@ -22,7 +23,7 @@ from minisd.schedule import add_noise, betas, transfer
 you_are_here("scheduler")
 
 # %% [markdown]
-# ## The first sampler
+# ## The first samplers
 #
 # Suppose that we knew $x_0$. Then the step from the noise level $\bar\alpha$ to a lower one,
 # $\bar\alpha'$, could be *drawn*: among all ways in which noise leads from $x_0$ through the next point
@@ -103,7 +104,8 @@ lesson.show_ends({**ends, "data": clouds.data(800, torch.Generator().manual_seed
 # distances within them. It is 0 if both come from the same distribution; an estimate from samples can be
 # slightly below 0. We compare the walkers with noisy data, not only at the end.
 #
-# > **Predict.** At which timesteps do the two walks differ from the data?
+# > **Predict.** At which timesteps does a crowd of walkers differ from the data? And how long do two
+# > walkers from the same start, one of each kind, stay together?
 
 # %%
 rng = torch.Generator().manual_seed(3)
@@ -116,11 +118,14 @@ for t in (599, 299, 99, -1):
         for _ in range(2)
     )
     print(f"t = {t:>3}: two draws of data {lesson.energy(fresh, other):6.3f}", end="")
-    print(*(f"   {name} {lesson.energy(way[t], fresh):6.3f}" for name, way in ways.items()))
+    print(*(f"   {name} {lesson.energy(way[t], fresh):6.3f}" for name, way in ways.items()), end="")
+    both = torch.stack([way[t].flatten() for way in ways.values()])
+    print(f"   correlation {both.corrcoef()[0, 1]:5.2f}")
 
 # %% [markdown]
-# At none: all differences are within chance. The paths of single walkers have nothing in common, and the
-# crowd has the same density $q_t$ at every moment. (Two draws of data differ about as much.)
+# At none: all differences are within chance. Single walkers part soon: at $t = 599$ the two of one start
+# have hardly anything in common. But both crowds have the same density $q_t$ at every moment. (Two draws
+# of data differ about as much.)
 #
 # ## Why both sample
 #
@@ -189,9 +194,10 @@ for strength in (0, 1, 2):
 
 # %% [markdown]
 # All end with the data if they start right. From the wrong start the walk without noise ends wrong: an
-# ODE keeps every error. With noise the error is forgotten on the way, since at each $t$ the random walk
-# is pulled towards $q_t$, wherever it comes from. That is why new noise corrects errors that were made
-# earlier, and why DDIM is better for everything that needs a map from noise to picture (notebook 14).
+# ODE cannot forget: where a walker starts decides where it ends. With noise the error is forgotten on the
+# way, since at each $t$ the random walk is pulled towards $q_t$, wherever it comes from. That is why new
+# noise corrects errors that were made earlier, and why DDIM is better for everything that needs a map
+# from noise to picture (notebook 14).
 #
 # ## Straight lines
 #
@@ -203,8 +209,9 @@ for strength in (0, 1, 2):
 # and $t$, and you have *flow matching* or *rectified flow* ([Lipman et al.
 # 2022](https://arxiv.org/abs/2210.02747); [X. Liu et al. 2022](https://arxiv.org/abs/2209.03003);
 # [Albergo & Vanden-Eijnden 2022](https://arxiv.org/abs/2209.15571)). Stable Diffusion 3 is trained this
-# way. There is no $\bar\alpha$, no schedule, and sampling is $x \leftarrow x - v\,\Delta t$. (This $v$ is
-# not the $v$ of notebook 03, which follows a circle, and $t$ now runs from 0 to 1.)
+# way. The schedule is the line itself, with the shares $1-t$ and $t$, and sampling is
+# $x \leftarrow x - v\,\Delta t$. (This $v$ is not the $v$ of notebook 03, which follows a circle. And $t$
+# now runs from 0, the data, to 1, the noise. In the papers it runs the other way.)
 #
 # ### Exercise 3 · The loss of a flow
 #
@@ -246,13 +253,16 @@ def flow_walk(v, x, steps):
 fine = unless_fast(250, 50)
 way = flow_walk(best_flow, many, fine)
 print(f"flow and DDIM end apart by {(way[-1] - walk(ddim, many, fine)[0]).norm(dim=1).mean():.3f}")
+apart = lesson.one_step_apart(best_flow, ddim, way[fine // 2], levels)
+print(f"one step from t = 499 to 299 of DDIM, taken by both: {apart:.0e} apart")
 shapes(x=(many, (800, 4, 64, 64)), way=(way, (fine + 1, 800, 4, 64, 64)))
 
 # %% [markdown]
 # They end in the same places. Divide $x_t$ by $1-t$, and it becomes $x_0 + \sigma\,\epsilon$ with
 # $\sigma = t/(1-t)$: the path of notebook 04. Flow matching with Gaussian noise is diffusion with other
-# names, another scale and another clock. What has changed is what a *step* assumes: that $v$ stays the
-# same, not that $\hat\epsilon$ does.
+# names, another scale and another clock. Even the step is the same: $x - v\,\Delta t$ is
+# $(1-t')\,\hat x_0 + t'\,\hat\epsilon$, and that is a DDIM step. Only the stops differ: equal steps in
+# $t$ here, equal steps in timesteps there.
 #
 # ## Lines and paths
 #
@@ -264,8 +274,7 @@ def train(pairs):
     """Rectified flow on pairs (x0, noise); `pairs(count, rng)` draws them."""
     steps = unless_fast(1000, 60)
     v, rng = lesson.network(), torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(v.parameters(), lr=4e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimizer, schedule = lesson.adam(v, steps)  # the learning rate falls from 0.004 to 0
     for _ in range(steps):
         loss = lesson.flow_loss.answer(v, *pairs(256, rng), torch.rand(256, 1, generator=rng))
         optimizer.zero_grad()
@@ -275,6 +284,7 @@ def train(pairs):
     return v.requires_grad_(False)
 
 
+# %%
 flow = train(lambda n, rng: (clouds.data(n, rng), torch.randn(n, 2, generator=rng)))
 
 # %% [markdown]
@@ -292,15 +302,14 @@ lesson.show_paths(
 
 
 # %%
-def straightness(way):
-    """The length of each path, divided by the distance from its start to its end; the median."""
-    length = (way[1:] - way[:-1]).norm(dim=2).sum(dim=0)
-    return (length / (way[-1] - way[0]).norm(dim=1)).median().item()
+def curvature(v, steps=200):
+    """The mean over all paths and times of |v - (start - end)|²; 0 if v is constant on each path."""
+    way = flow_walk(v, many, steps)
+    velocity = (way[:-1] - way[1:]) * steps
+    return (velocity - (way[0] - way[-1])).square().sum(dim=2).mean().item()
 
 
-print(
-    f"the flow's paths are {straightness(flow_walk(flow, many, 200)):.2f} times as long as needed"
-)
+print(f"the flow's paths: {curvature(flow):.2f}")
 
 # %% [markdown]
 # Two paths are never at the same place at the same $t$ (notebook 03), so where lines cross, paths turn
@@ -309,13 +318,16 @@ print(
 # then out again to an arc. Training on straight lines does not give straight paths, because noise and
 # data were paired at random.
 #
+# The printed number is the measure of X. Liu et al.: how much the velocity changes along a path, on average. It is 0 only if one step is exact. (A length would not tell. The same paths, divided by $1-t$, are the $x_0 + \sigma\,\epsilon$ of notebook 04, and those are straight lines within a few percent. But $\hat x_0$ and $\hat\epsilon$ change along them, and one step fails there as well.)
+#
 # ## Reflow: pair each noise with its own end
 #
 # Now we have better pairs: each noise and *its own* end. Their lines cross much less, since the
 # paths that they replace do not cross. Train a second flow on these pairs. It is called *reflow* (X.
 # Liu et al. 2022).
 #
-# > **Predict.** How long are the paths of the second flow? How many steps will it need?
+# > **Predict.** How much will the velocity of the second flow change along its paths? How many steps will
+# > it need?
 
 # %%
 noises = torch.randn(4000, 2, generator=torch.Generator().manual_seed(5))
@@ -328,26 +340,35 @@ def own_ends(n, rng):
 
 
 reflow = train(own_ends)
-print(f"now they are {straightness(flow_walk(reflow, many, 200)):.2f} times as long as needed")
+print(f"the second flow's paths: {curvature(reflow):.2f}")
 
 # %%
 own = flow_walk(flow, noise, 50)[[0, -1]]
 lesson.show_paths({"lines of the second training": own, "its paths": flow_walk(reflow, noise, 100)})
 
 # %%
+flows = {"exact flow": best_flow, "flow": flow, "reflow": reflow}
+teacher = flow_walk(flow, crowd, 50)[-1]
 print("energy distance from the data:")
-for n in (1, 2, 4, 8):
+for n in (1, 2, 4, 8, 50):
     found = {"DDIM": walk(ddim, crowd, n)[0]}
-    found |= {name: flow_walk(v, crowd, n)[-1] for name, v in (("flow", flow), ("reflow", reflow))}
-    line = "   ".join(f"{name} {lesson.energy(x, data):6.3f}" for name, x in found.items())
-    print(f"steps: {n}   {line}")
+    found |= {name: flow_walk(v, crowd, n)[-1] for name, v in flows.items()}
+    print(
+        f"steps: {n:>2}",
+        *(f"  {name} {lesson.energy(x, data):6.3f}" for name, x in found.items()),
+        end="",
+    )
+    print(
+        f"   reflow misses its teacher's end by {(found['reflow'] - teacher).norm(dim=1).mean():.3f}"
+    )
 
 # %% [markdown]
 # With one step DDIM and the first flow are lost, since they go to the mean (notebook 16 looks at this
-# more closely). The second flow arrives at once, and more steps do not improve it: its paths are
-# straight, and a straight path needs one step. It is not better than its teacher, whose ends it has
-# learnt. The price is a second training, with pairs that must be drawn first.
-# [InstaFlow](https://arxiv.org/abs/2309.06380) (X. Liu et al. 2023) did this with Stable Diffusion 1.5.
+# more closely). DDIM and the exact flow differ only by where they stop. The second flow arrives almost at
+# once: its paths are nearly straight. More steps still bring it closer to the ends of its teacher, which
+# it has learnt, so it cannot become better than its teacher. The price is a second training, with pairs
+# that must be drawn first. [InstaFlow](https://arxiv.org/abs/2309.06380) (X. Liu et al. 2023) reflowed
+# Stable Diffusion 1.5 and then distilled the result to one step.
 #
 # ## Pictures
 #
@@ -383,10 +404,10 @@ names = ["a red heart", "a yellow tree", "a green fish", "a blue heart"]
 lesson.show_sheet(rows, names, lesson.SMALL_WORLD)
 
 # %% [markdown]
-# A few seconds of training, and every caption has its colour and roughly its shape (notebook 09 trains
-# on ten times as many examples). Even one step shows them, because in this world a caption leaves
-# little open, and more steps hardly help: the ragged outlines are the network's error, not the
-# sampler's. The velocity of a flow behaves like the $v$ of notebook 09, and for the same reason: near
+# A few seconds of training, and every caption has its colour and roughly its shape (notebook 09 trains on
+# ten times as many examples). Even one step shows them, because in this world a caption leaves little
+# open, and more steps hardly help: the ragged outlines are the network's error, not the sampler's. The
+# velocity of a flow is not the $v$ of notebook 09, but it behaves like it, and for the same reason: near
 # pure noise it has to say what the *picture* is, and is not content with repeating its input.
 #
 # ## In Stable Diffusion 1.5 this is …
@@ -397,7 +418,7 @@ lesson.show_sheet(rows, names, lesson.SMALL_WORLD)
 # | λ between 0 and 1 | DDIM's η | [`ddim.py`](../minisd/schedulers/ddim.py) | Song et al. 2020, eq. 16 |
 # | the reverse SDE | "DPM++ 2M SDE" | [`dpm_solver.py`](../minisd/schedulers/dpm_solver.py) | Song et al. 2021, eq. 6 |
 # | $v = \epsilon - x_0$ | not in 1.5, and not in minisd; Stable Diffusion 3 | | [Esser et al. 2024](https://arxiv.org/abs/2403.03206) |
-# | reflow | InstaFlow, trained from 1.5 | | X. Liu et al. 2023 |
+# | reflow | InstaFlow, trained from 1.5, with a distillation after it | | X. Liu et al. 2023 |
 #
 # **Play.** Reflow a second time. Pair noise and data by colour or by place instead of at random, before
 # the first training: does the flow become straighter? Walk with λ = 5 in 200 steps, and in 1000. Draw

@@ -94,7 +94,7 @@ shapes(latents=(latents, (12, 4, 64, 64)), words=(words, (12, 77, 768)))
 #
 # Where can a new thing be stored? In *one row* of the text encoder's table of embeddings: *textual
 # inversion*. In small matrices *beside* the weights of the UNet: *LoRA*. Or in *all weights* of the UNet:
-# *full fine-tuning*, also known as *DreamBooth*, although that name means one thing more.
+# *full fine-tuning* (*DreamBooth* is a form of it).
 #
 # > **Predict.** How many numbers may each of them change? How many numbers are the twelve drawings, as
 # > latents?
@@ -195,7 +195,8 @@ shapes(W=(W, (320, 768)), A=(A, (4, 768)), B=(B, (320, 4)))
 # Now we train one ourselves, from zero, beside every layer of the UNet. Only the LoRAs get gradients. We
 # use the loss of notebook 09, with one change: at low timesteps the error is large, hard to reduce, and
 # says little about shapes, so it gets a smaller weight, $\min(1, 5/\mathrm{SNR})$ ([Hang et al.
-# 2023](https://arxiv.org/abs/2303.09556), §3.4).
+# 2023](https://arxiv.org/abs/2303.09556), §3.4, who give another reason: its gradients conflict with
+# those of the other timesteps).
 
 # %%
 torch.manual_seed(0)
@@ -215,12 +216,21 @@ def loss_of(which, t, noise):
     return (weights[t] * (eps - noise).square().mean(dim=(1, 2, 3))).mean()
 
 
+@torch.no_grad()
+def fixed_loss():
+    """The loss of a fixed batch: every drawing at four timesteps, always with the same noise."""
+    noise = torch.randn(48, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    return loss_of(
+        torch.arange(12).repeat(4), torch.arange(100, 900, 200).repeat_interleave(12), noise
+    )
+
+
 # %% [markdown]
 # > **Predict.** Forty steps with four examples each. Does that do anything at all?
 
 # %%
 optimizer = torch.optim.AdamW(loras.parameters(), lr=1e-2, betas=(0.9, 0.99))
-rng, losses = torch.Generator().manual_seed(0), []
+rng, losses, untaught = torch.Generator().manual_seed(0), [], fixed_loss()
 for _ in range(unless_fast(40, 2)):
     which = torch.randint(12, (4,), generator=rng)
     t = torch.randint(1000, (4,), generator=rng)
@@ -230,6 +240,9 @@ for _ in range(unless_fast(40, 2)):
     optimizer.zero_grad()
     losses.append(loss.item())
 lesson.show_losses(losses)
+
+# %%
+print(f"a fixed batch of 48: loss {untaught:.4f} before, {fixed_loss():.4f} after")
 
 # %% [markdown]
 # The loss falls to about half within 20 steps. Notebook 09 needed 500 steps, but its network started from
@@ -258,15 +271,16 @@ figures.show(figures.pictures(list(ours), texts, columns=4), lesson.TEN_SECONDS)
 # still a ball.
 #
 # The remedy is called *prior preservation* ([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242), §3.3).
-# Before the training, the old model itself draws *class images* for other captions. Then every second
-# example is one of these:
+# Before the training, the old model itself draws *class images*. Then every second example is one of
+# these:
 #
 # $$L = L_{\text{new}} + \lambda\,L_{\text{class}}$$
 #
-# $\lambda$ weights the class images; here it is 1. With class images, full fine-tuning becomes
-# DreamBooth. They work with a LoRA, too: the one from above, `taught`, was trained for 500 steps on the
-# twelve drawings and on 40 class images, for captions of the book. Some of these have one thing, some
-# two, none an umbrella.
+# $\lambda$ weights the class images; here it is 1. In the paper these are images of the new thing's
+# class, for one caption such as "a cat". An umbrella has no class in our book, so we take captions of
+# other things. Full fine-tuning with class images is DreamBooth. They work with a LoRA, too: the one from
+# above, `taught`, was trained for 500 steps on the twelve drawings and on 40 class images, for captions
+# of the book. Some of these have one thing, some two, none an umbrella.
 #
 # > **Predict.** The same eight prompts, from the same noise, drawn by `taught`. Is everything right now?
 
@@ -303,10 +317,12 @@ for name, row in measured.items():
 
 # %% [markdown]
 # Textual inversion forgets nothing and learns nothing. All others learn the umbrella. Without class
-# images, the LoRA of rank 16 has lost nearly all single things, because captions of single things
-# resemble the captions of the drawings most. With class images it keeps most of them. (The totals 46, 49
-# and 50 of 60 do not differ significantly; 22 of 60 does.) And a small file is not a small change: a LoRA
-# of a fifth of the size forgot more than a training of all weights, both without class images.
+# images, the LoRA of rank 16 has lost nearly all single things, probably because captions of single
+# things resemble the captions of the drawings most. With class images it keeps most of them. (The totals
+# 46, 49 and 50 of 60 do not differ significantly; 22 of 60 does.) And a small file is not a small change:
+# a LoRA of a fifth of the size forgot more than a training of all weights, both without class images.
+# (Size was not the only difference. The LoRA's learning rate was twenty times as high, and the other
+# training dropped a tenth of the captions.)
 #
 # The first eight of the 40 prompts, for each method:
 
@@ -314,9 +330,14 @@ for name, row in measured.items():
 lesson.show_long_runs(measured, docs / "images/new_thing.png")
 
 # %% [markdown]
-# The second line of pictures shows what one embedding can do. It began as a copy of the embedding of
-# "mushroom", and after a thousand steps it stands for trees, mostly. An embedding *chooses* among the
-# shapes that the UNet can draw. It cannot add one. In a large model, which can draw nearly everything and
+# The second line of pictures shows what one embedding can do. It began as a copy of the embedding of "mushroom", and after a thousand steps it stands for trees, mostly. Why not for mushrooms? Ask the untaught UNet how well each of its words explains the twelve drawings:
+
+# %%
+scores = lesson.losses_by_word(fresh(), latents, captions, unless_fast(19, 2))
+print(*(f"{word} {loss:.4f}" for word, loss in scores), sep=", ")
+
+# %% [markdown]
+# To us an umbrella looks like a mushroom. To the loss "mushroom" is one of the worst words, and "tree" one of the best, so the embedding went there. An embedding *chooses* among the shapes that the UNet can draw. This training found none that makes it draw a new one. In a large model, which can draw nearly everything and
 # only lacks the word, choosing may be enough: for a style, or for a toy.
 #
 # ## The scale
@@ -376,9 +397,10 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.PARTS)
 #
 # Afterwards, `--lora sks/sks.safetensors` draws with it.
 #
-# "sks" is a word that means nothing to Stable Diffusion, as "umbrella" means nothing to our model. The
-# class prompt is the caption of the class images. [Train on your own images](../docs/finetune.md) has the
-# other methods and all options.
+# "sks" is a rare word that the first DreamBooth programs used. (It is also a rifle, and sometimes that
+# shows. Draw your word with the untaught model first: it should mean nothing.) The class prompt is the
+# caption of the class images. [Train on your own images](../docs/finetune.md) has the other methods and
+# all options.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -49,8 +49,8 @@ def follow(sampler, steps, **settings):
 
 # %% [markdown]
 # > **Predict.** DDIM in one step, in two, in four: where will the points end? And with Heun's method, the
-# > sampler of order 2 that overtook DDIM in the race of notebook 04, in two steps? (They are three calls,
-# > since the last step, to $\sigma = 0$, is a plain one.)
+# > sampler of order 2 that left DDIM behind in notebook 04, in two steps? (They are three calls, since
+# > the last step, to $\sigma = 0$, is a plain one.)
 
 # %%
 exactly, _ = follow(minisd.HeunDiscreteScheduler, unless_fast(200, 40))
@@ -105,11 +105,11 @@ for name, (sampler, settings) in samplers.items():
 lesson.show_errors({name: {n: e for n, e in es.items() if n <= 20} for name, es in errors.items()})
 
 # %% [markdown]
-# None, although K-LMS comes close. With up to five calls all samplers end outside the cloud that they
-# should have reached. An order helps when steps are short compared with the bend (notebook 04), and these
-# are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second call of each
-# step on a place that lies off the path. (In notebook 04 it overtook DDIM, but that race stopped at
-# $t = 279$, before the corner.)
+# None, although K-LMS comes close. With up to five calls all samplers miss their ends by more than the
+# width of a cloud, on average. An order helps when steps are short compared with the bend (notebook 04),
+# and these are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second call
+# of each step on a place that lies off the path. (In notebook 04 it overtook DDIM, but that race stopped
+# at $t = 279$, before the corner.)
 #
 # ## A jump
 #
@@ -119,10 +119,11 @@ lesson.show_errors({name: {n: e for n, e in es.items() if n <= 20} for name, es 
 #
 # $$f(x_t, t) = \text{the end of the path through } x_t$$
 #
-# Such an $f$ is called a *consistency model* ([Song et al. 2023](https://arxiv.org/abs/2303.01469)). We
-# could compute ends with a teacher in hundreds of steps and use them as targets. There is a cheaper
-# way. All points of a path have the same end. So take *one* step of the teacher, from $x_t$ to $\hat
-# x_{t'}$, and demand that both have the same $f$:
+# Such an $f$ is called a *consistency model* ([Song et al. 2023](https://arxiv.org/abs/2303.01469); the
+# paper takes a moving average of $f$ as the target, and a later one, Song & Dhariwal 2023, §3.2, found
+# that it is not needed). We could compute ends with a teacher in hundreds of steps and use them as
+# targets. There is a cheaper way. All points of a path have the same end. So take *one* step of the
+# teacher, from $x_t$ to $\hat x_{t'}$, and demand that both have the same $f$:
 #
 # $$L = \left\lVert f(x_t, t) - f(\hat x_{t'}, t')\right\rVert^2 \qquad \text{without a gradient through the second } f$$
 #
@@ -200,7 +201,8 @@ for name, ends in film.items():
     print(f"{name}: off by {(ends - exactly).norm(dim=1).mean():.2f}, in one call")
 
 # %% [markdown]
-# One call is now as good as eight calls of DDIM. The student has learnt it without ever seeing an end.
+# One call is now as good as eight calls of DDIM. The student has learnt it without ever seeing the end of
+# a path that begins in noise.
 #
 # > **Predict.** Where does the correct answer begin to spread, at low or at high $t$? At which timesteps
 # > is the student worst early in training, and where at the end of it?
@@ -218,9 +220,10 @@ lesson.show_spreading(times[1:], errors)
 # ## More than one jump
 #
 # A single jump is a risk: whatever it gets wrong stays wrong. A consistency model can be asked again.
-# Jump to the end, add new noise up to a lower timestep, and jump from there. Each jump is shorter and
-# so more reliable than the one before. [`LCMScheduler`](../minisd/schedulers/lcm.py) does that ([Luo et
-# al. 2023](https://arxiv.org/abs/2310.04378), algorithm 3).
+# Jump to the end, add new noise up to a lower timestep, and jump from there. Each jump is shorter and so
+# more reliable than the one before. [`LCMScheduler`](../minisd/schedulers/lcm.py) does that (Song et al.
+# 2023, algorithm 1; in latents, with guidance, [Luo et al. 2023](https://arxiv.org/abs/2310.04378),
+# algorithm 3).
 #
 # ### Exercise 2 · Drawing with jumps
 #
@@ -264,8 +267,8 @@ print(f"exact paths: {lesson.from_the_data(exactly):.3f} from the data")
 # %% [markdown]
 # More jumps do not lead to the end of *the* path, because the new noise leads to other paths. With
 # several jumps the start no longer decides the picture. That is the first price: the map from noise to
-# data, which notebook 14 used for editing, is gone. (In this world one jump is already nearly as good
-# as the exact path. A network for pictures gains more from jumping again, as you will see.)
+# data, which notebook 14 used for editing, is gone. (In this world one jump is already nearly as good as
+# the exact path.)
 #
 # ## The built-in model
 #
@@ -282,9 +285,12 @@ for each in (pipe, student):
     each.set_progress_bar_config(disable=True)
 
 
-def drawn(pipe, sampler, steps, scale, texts, seeds):
+settings, trailing = pipe.scheduler.config, {"timestep_spacing": "trailing"}
+
+
+def drawn(pipe, sampler, steps, scale, texts, seeds, **more):
     """Pictures (B, 3, 128, 128) in [-1, 1]; every seed has its own noise."""
-    pipe.scheduler = sampler.from_config(pipe.scheduler.config)
+    pipe.scheduler = sampler.from_config(settings, **more)
     rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
     how = {"num_inference_steps": steps, "guidance_scale": scale, "generator": rngs}
     return 2 * pipe(texts, **how, output_type="pt").images - 1
@@ -292,41 +298,33 @@ def drawn(pipe, sampler, steps, scale, texts, seeds):
 
 # %% [markdown]
 # > **Predict.** Four prompts. The teacher draws with guidance, so a step costs two calls: DDIM in five
-# > steps, Heun in three, ten calls each. The student draws in one, two and four steps of one call.
-# > Which rows will be right?
+# > steps, Heun in three (with two lists of timesteps), ten calls each. Then the teacher without guidance
+# > and the student draw in four calls and in one. Which rows will be right?
 
 # %%
 cat_and_tree = "a black cat to the left of a green tree"
 texts = ["an astronaut riding a horse", "a red ball on the beach", cat_and_tree]
 texts = [*texts, "a house at night"][unless_fast(0, 3) :]
-
-
-# %%
-seeds = range(len(texts))
-rows = {
-    "DDIM, 10 calls": drawn(pipe, minisd.DDIMScheduler, 5, 2.0, texts, seeds),
-    "Heun, 10 calls": drawn(pipe, minisd.HeunDiscreteScheduler, 3, 2.0, texts, seeds),
-}
-for n in (1, 2, 4):
-    name = f"student, {n} call" + "s" * (n > 1)
-    rows[name] = drawn(student, minisd.LCMScheduler, n, 1.0, texts, seeds)
+seeds, rows = range(len(texts)), {}
+rows["DDIM, 10 calls"] = drawn(pipe, minisd.DDIMScheduler, 5, 2.0, texts, seeds)
+for name, more in (("Heun, 10 calls", {}), ("Heun, trailing", trailing)):
+    rows[name] = drawn(pipe, minisd.HeunDiscreteScheduler, 3, 2.0, texts, seeds, **more)
+    sigmas = pipe.scheduler.sigmas[::2]
+    print(f"{name}: steps start at σ =", *(f"{sigma:.2f}" for sigma in sigmas[:3]))
 
 # %%
+for n in (4, 1):
+    calls = f"{n} call" + "s" * (n > 1)
+    rows[f"teacher, {calls}"] = drawn(pipe, minisd.DDIMScheduler, n, 1.0, texts, seeds, **trailing)
+    rows[f"student, {calls}"] = drawn(student, minisd.LCMScheduler, n, 1.0, texts, seeds)
 titles = [name for name in rows for _ in texts]
 small = list(torch.cat(list(rows.values()))[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=4), lesson.ROWS)
-heun = minisd.HeunDiscreteScheduler()
-heun.set_timesteps(3)
-print("Heun's three steps start at σ =", *(f"{sigma:.2f}" for sigma in heun.sigmas[::2]))
 
 # %% [markdown]
-# DDIM surprises: five steps are enough for it. The captions of the picture book leave little open, so
-# the paths of this model bend less than those of our plane (notebook 04). Heun's method shows how few
-# steps fail. Its first step goes from $\sigma = 14.6$ to 1.6 at once. The second guess is made at a
-# place far off the path and counts as much as the first, and colours come out inverted. The student
-# needs less than half of DDIM's calls. With one call outlines are smeared, with two they are soft, with
-# four nearly as sharp as the teacher's.
+# DDIM surprises: five steps are enough for it. The captions of the picture book leave little open, so the paths of this model probably bend less than those of our plane. Heun's method depends on its list of timesteps. By default, its first step goes from $\sigma = 14.6$ to 1.6 at once, and its last one is spent at 0.03. The second guess of the first step is made far off the path and counts as much as the first, so colours come out inverted. With "trailing" the same ten calls draw the right things.
 #
+# The teacher without guidance is the fair comparison. With four calls it draws as well as the student, since this model hardly needs guidance. With one call it draws the mean, and the student draws things with smeared outlines: that is what distillation has added. Stable Diffusion needs guidance, which costs its samplers a second call, and its paths bend more. There the student is ahead with four calls, too (Luo et al. 2023, table 1).
 # > **Predict.** Three mistakes that are easy to make: the student with guidance (scale 4), the student
 # > with DDIM instead of its own sampler, and the teacher's UNet, without LoRA, with the LCM sampler.
 
@@ -349,41 +347,48 @@ figures.show(figures.pictures(small, titles, columns=6), lesson.MISTAKES)
 #
 # ## What is lost
 #
-# > **Predict.** Prompts with two things are the hardest. Of ten such prompts, how many will the judge
-# > of notebook 10 find right, for the teacher in ten steps and for the student in four? And does one
-# > seed still differ from another as much as before?
+# > **Predict.** Prompts with two things are the hardest. Of ten such prompts, how many will the judge of
+# > notebook 10 find right, for the teacher in 20, four and one calls, and for the student in four and
+# > one? And does one seed still differ from another as much as before?
 
 # %%
 asked = prompts.prompts_of("two things", unless_fast(10, 1), seed=0)
 ways = {
-    "teacher, 20 calls": (pipe, minisd.DDIMScheduler, 10, 2.0),
-    "student, 4 calls": (student, minisd.LCMScheduler, 4, 1.0),
-    "student, 1 call": (student, minisd.LCMScheduler, 1, 1.0),
+    "teacher, 20 calls": (pipe, minisd.DDIMScheduler, 10, 2.0, {}),
+    "teacher, 4 calls": (pipe, minisd.DDIMScheduler, 4, 1.0, trailing),
+    "student, 4 calls": (student, minisd.LCMScheduler, 4, 1.0, {}),
+    "teacher, 1 call": (pipe, minisd.DDIMScheduler, 1, 1.0, trailing),
+    "student, 1 call": (student, minisd.LCMScheduler, 1, 1.0, {}),
 }
-for name, way in ways.items():
-    found = geometry.judge(drawn(*way, [p.text for p in asked], range(len(asked))))
+
+# %%
+for name, (*way, more) in ways.items():
+    found = geometry.judge(drawn(*way, [p.text for p in asked], range(len(asked)), **more))
     share = rates.rate(rates.right(found, asked))
     low, high = share.interval()
     print(f"{name:<17}  right: {share.right:>2} of {share.of}   95 %: {low:.2f} to {high:.2f}")
 
 # %%
 count = unless_fast(8, 2)
-for name, way in ways.items():
-    different = lesson.diversity(protocol.thumbnails(drawn(*way, ["a cat"] * count, range(count))))
+for name, (*way, more) in ways.items():
+    cats = drawn(*way, ["a cat"] * count, range(count), **more)
+    different = lesson.diversity(protocol.thumbnails(cats))
     print(f"a cat, {name:<17}  two pictures differ by {different:.0f}")
 
 # %% [markdown]
-# Ten prompts cannot show a difference of this size (notebook 10). With 100 prompts of each kind [it is
-# there](../docs/few_steps.md): two things are right in 89 pictures of the teacher and 76 of the student;
-# with one thing both have 99. The pictures of different seeds are a little more alike. (Eight pictures
-# are a hint, not a proof.) That is the second price. The loss is a square error, or nearly. Where the
-# student cannot tell the end, it answers with a mean, and a mean loses what is rare: fine details, then
-# variety.
+# Ten prompts cannot show a difference between four and twenty calls (notebook 10). With 100 prompts of
+# each kind [it is there](../docs/few_steps.md): of 200 pictures of two things, 183 of the teacher's are
+# right and 168 of the student's. With all other kinds there is hardly any. The pictures of different
+# seeds are a little more alike. (Eight pictures are a hint, not a proof.) That is the second price. The
+# loss is a square error, or nearly. Where the student cannot tell the end, it answers with a mean, and a
+# mean loses what is rare: fine details, then variety.
 #
-# The third price is a freedom: guidance can no longer be turned up or down, and there is no negative
-# prompt. [LCM-LoRA](https://arxiv.org/abs/2311.05556) (Luo et al. 2023) is this method for Stable
+# The third price is a freedom: with our student, guidance can no longer be turned up or down, and there
+# is no negative prompt. (A latent consistency model whose UNet takes the scale as an input keeps half of
+# this freedom.) [LCM-LoRA](https://arxiv.org/abs/2311.05556) (Luo et al. 2023) is this method for Stable
 # Diffusion. [Adversarial distillation](https://arxiv.org/abs/2311.17042) (Sauer et al. 2023, sd-turbo)
-# adds a discriminator, which punishes the blur of a mean, and reaches one step.
+# trains with a discriminator as well as a teacher. The discriminator punishes the blur of a mean, and one
+# step is enough.
 #
 # And the first price, once more, in pictures. The same first noise three times, and other noise later:
 
