@@ -370,6 +370,21 @@ ATTEMPTS = {
         ),
         "✓",
     ),
+    "13 turned β": (
+        lesson_13.ancestral,
+        lambda x, x0, z, alpha, alpha_next: lesson_13.posterior(x, x0, z, alpha, alpha_next, 1 - alpha_next / alpha),
+        "✗ hint: β is 1 − ᾱ/ᾱ'",
+    ),
+    "14 one length": (
+        lesson_14.slerp,
+        lambda a, b, s: lesson_14.along_the_sphere(a, b, s, ((a * b).sum() / (a * a).sum()).acos()),
+        "✗ hint: a and b may differ in length",
+    ),
+    "14 rescaled": (
+        lesson_14.slerp,
+        lambda a, b, s: (x := lesson_14.along_the_sphere(a, b, s)) / x.norm() * a.norm(),
+        "✗ hint: leave the length as the formula gives it",
+    ),
     "13 array": (lesson_13.ancestral, lambda *given: lesson_13.posterior(*given).numpy(), "✓"),
     "13 DDIM": (
         lesson_13.ancestral,
@@ -391,6 +406,16 @@ ATTEMPTS = {
         "✓",
     ),
     "13 no return": (lesson_13.sde_step, lambda *given: None, NOTHING),
+    "13 number": (
+        lesson_13.flow_loss,
+        lambda v, x0, noise, t: torch.nn.functional.mse_loss(v(torch.lerp(x0, noise, t), t), noise - x0).item(),
+        "✗ hint: the value is right, but no gradient reaches the network",
+    ),
+    "13 papers": (
+        lesson_13.flow_loss,
+        lambda v, x0, noise, t: (v(t * x0 + (1 - t) * noise, t) - (x0 - noise)).square().mean(),
+        "✗ hint: that is the papers' direction",
+    ),
     "13 mse": (
         lesson_13.flow_loss,
         lambda v, x0, noise, t: torch.nn.functional.mse_loss(v(torch.lerp(x0, noise, t), t), noise - x0),
@@ -398,7 +423,7 @@ ATTEMPTS = {
     ),
     "13 one by one": (
         lesson_13.flow_loss,
-        lambda v, x0, noise, t: (v(x0 + t * (noise - x0), t) + x0 - noise).pow(2).mean().item(),
+        lambda v, x0, noise, t: (v(x0 + t * (noise - x0), t) + x0 - noise).pow(2).mean(),
         "✓",
     ),
     "13 not a number": (

@@ -1,4 +1,4 @@
-"""Textual inversion: new words, each with one or several trained vectors in place of token embeddings (Gal et al. 2022, §4).
+"""Textual inversion: new words, each with one or several trained vectors in place of token embeddings (Gal et al. 2022, §3).
 
 Nothing else changes: the embedding table gets new rows, and the tokenizer gets words for them.
 """

@@ -1,4 +1,4 @@
-"""Textual inversion (Gal et al. 2022, §4): trains the embedding vectors of one new word; all networks are frozen."""
+"""Textual inversion (Gal et al. 2022, §3): trains the embedding vectors of one new word; all networks are frozen."""
 
 import re
 from pathlib import Path

@@ -79,7 +79,7 @@ def stack(results: Iterable[Any]) -> Tensor:
 def difference(a: Any, b: Any) -> float:
     """The largest absolute difference between two results; infinite if they differ and cannot be subtracted.
 
-    Words are compared by their letters and digits, in any case.
+    Words are compared by their letters and digits, in any case. NaN equals NaN, so that a mistake that leads to it gets its hint.
     """
     if isinstance(a, str) and isinstance(b, str):
         return 0.0 if bare(a) == bare(b) else math.inf
@@ -89,7 +89,7 @@ def difference(a: Any, b: Any) -> float:
         return 0.0 if type(a) is type(b) is list and a == b else math.inf
     if a.shape != b.shape:
         return math.inf
-    off = (a - b).abs().max().item()
+    off = (a - b).abs().masked_fill(a.isnan() & b.isnan(), 0).max().item()
     return math.inf if math.isnan(off) else off
 
 

@@ -140,9 +140,9 @@ LEVELS = torch.cat([alphas_cumprod, torch.ones(1)])  # LEVELS[-1] is 1: the clea
 TIMES = torch.tensor([[0.1], [0.3], [0.5], [0.6], [0.8], [1.0]])
 
 
-def posterior(x: Tensor, x0: Tensor, z: Tensor, alpha: Tensor, alpha_next: Tensor) -> Tensor:
-    """A draw from q(x' | x, x0) (Ho et al. 2020, eq. 7)."""
-    beta = 1 - alpha / alpha_next
+def posterior(x: Tensor, x0: Tensor, z: Tensor, alpha: Tensor, alpha_next: Tensor, beta: Tensor | None = None) -> Tensor:
+    """A draw from q(x' | x, x0) (Ho et al. 2020, eq. 7); `beta` overrides the right one."""
+    beta = 1 - alpha / alpha_next if beta is None else beta
     rest = (1 - alpha_next) / (1 - alpha)
     return alpha_next**0.5 * beta / (1 - alpha) * x0 + (1 - beta) ** 0.5 * rest * x + (beta * rest) ** 0.5 * z
 
@@ -162,6 +162,7 @@ ancestral = Exercise(
         "the variance is β (1 − ᾱ')/(1 − ᾱ), not β: at the end no noise may be left": lambda x, x0, z, a, b: drawn(
             x, x0, z, a, b, scale=lambda beta, rest: beta**0.5
         ),
+        "β is 1 − ᾱ/ᾱ', not 1 − ᾱ'/ᾱ, which is negative": lambda x, x0, z, a, b: posterior(x, x0, z, a, b, 1 - b / a),
         "x0 and x are swapped": lambda x, x0, z, a, b: posterior(x0, x, z, a, b),
         "that is x0 at the next level with new noise only: part of the old noise stays, in x": lambda x, x0, z, a, b: (
             b**0.5 * x0 + (1 - b) ** 0.5 * z
@@ -209,13 +210,36 @@ def straight_loss(v: Velocity, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return (v((1 - t) * x0 + t * noise, t) - (noise - x0)).square().mean()
 
 
-def some_velocity(x: Tensor, t: Tensor) -> Tensor:
-    return torch.tanh(x * torch.tensor([0.7, -0.4]) + t) - 0.3 * x.flip(1)
+class Velocities(nn.Module):
+    """Some velocities, with a parameter to train."""
+
+    def __init__(self):
+        super().__init__()
+        self.factors = nn.Parameter(torch.tensor([0.7, -0.4]))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.tanh(x * self.factors + t) - 0.3 * x.flip(1)
+
+
+def losses(loss: Any) -> Tensor:
+    """The loss for three batches, and whether a gradient reaches the network."""
+    v = Velocities()
+    with torch.enable_grad():
+        values = [loss(v, x0.clone(), noise.clone(), TIMES.clone()) for x0, noise in ((X0, Z), (Z, X), (X, X0))]
+    learns = torch.tensor([isinstance(value, Tensor) and value.requires_grad for value in values])
+    found = stack(value.detach() if isinstance(value, Tensor) else value for value in values)
+    return found if found.dim() > 1 else torch.cat([found, learns.to(found)])
 
 
 flow_loss = Exercise(
     answer=straight_loss,
     mistakes={
+        "the value is right, but no gradient reaches the network: return a tensor": lambda v, x0, noise, t: straight_loss(
+            v, x0, noise, t
+        ).item(),
+        "that is the papers' direction; here t = 0 is the data and v = ε − x0": lambda v, x0, noise, t: (
+            (v(t * x0 + (1 - t) * noise, t) - (x0 - noise)).square().mean()
+        ),
         "the velocity points from the data to the noise: ε − x0": lambda v, x0, noise, t: (
             (v((1 - t) * x0 + t * noise, t) - (x0 - noise)).square().mean()
         ),
@@ -235,7 +259,5 @@ flow_loss = Exercise(
         "the mean over all numbers, not the sum over the coordinates": lambda v, x0, noise, t: 2 * straight_loss(v, x0, noise, t),
         "square the error": lambda v, x0, noise, t: (v((1 - t) * x0 + t * noise, t) - (noise - x0)).abs().mean(),
     },
-    run=lambda loss: stack(
-        loss(some_velocity, x0.clone(), noise.clone(), TIMES.clone()) for x0, noise in ((X0, Z), (Z, X), (X, X0))
-    ),
+    run=losses,
 )

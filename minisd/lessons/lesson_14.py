@@ -195,11 +195,12 @@ def back_to_the_sphere(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
 
 
 def pairs() -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Two vectors of the same length at an acute angle, two at an obtuse one, each with four shares."""
+    """Two vectors at an acute angle, two at an obtuse one, each with four shares. Their lengths differ, as those of noises do."""
     a, other = (x.flatten() / x.norm() * 16 for x in (X, NOISE))
     across = other - a * torch.dot(a, other) / 256
     across = across / across.norm() * 16
-    turned = [(torch.cos(angle) * a + torch.sin(angle) * across) for angle in torch.tensor([0.9, 2.2])]
+    sizes, angles = torch.tensor([1.1, 0.9]), torch.tensor([0.9, 2.2])
+    turned = [size * (torch.cos(angle) * a + torch.sin(angle) * across) for size, angle in zip(sizes, angles)]
     return [(a.view(4, 8, 8), b.view(4, 8, 8), s) for b in turned for s in torch.tensor([0.0, 0.2, 0.5, 1.0])]
 
 
@@ -210,6 +211,12 @@ slerp = Exercise(
         "on the sphere, but not at a steady pace: use the angle": back_to_the_sphere,
         "right if the angle is 90°, which it is only nearly: compute it": lambda a, b, s: along_the_sphere(
             a, b, s, torch.tensor(torch.pi / 2)
+        ),
+        "a and b may differ in length: divide by both lengths": lambda a, b, s: along_the_sphere(
+            a, b, s, (torch.dot(a.flatten(), b.flatten()) / a.square().sum()).acos()
+        ),
+        "leave the length as the formula gives it: at s = 1 the result is b": lambda a, b, s: (
+            along_the_sphere(a, b, s) / along_the_sphere(a, b, s).norm() * a.norm()
         ),
         "a and b are swapped: s = 0 is a": lambda a, b, s: along_the_sphere(b, a, s),
         "divide by sin θ": lambda a, b, s: along_the_sphere(a, b, s) * theta_of(a, b).sin(),

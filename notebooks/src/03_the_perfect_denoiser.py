@@ -227,13 +227,13 @@ lesson.show_density(numbers, alphas_cumprod, fine, paths)
 # peaks. But after every step we lower $t$, and the step has the right length for the next, slightly
 # sharper density.
 #
-# Here is the argument. A walker at $x$ moves with a velocity, and the walkers are a cloud with a
-# density. A crowd thins out where its members move apart, so density and velocity are tied together by
-# conservation of mass (the *continuity equation*). Substitute the velocity of our walk, $-\hat\epsilon$
-# in the right units, and the density that solves the equation is $q_t$ itself. So if the walkers are
-# distributed like $q_{999}$ at the start, they are distributed like $q_t$ at every later $t$, and like
-# the data at the end. [Song et al. 2021](https://arxiv.org/abs/2011.13456) (§4.3) call this walk the
-# *probability-flow ODE*.
+# Here is the argument. A walker at $x$ moves with a velocity, and the walkers are a cloud with a density.
+# A crowd thins out where its members move apart, so density and velocity are tied together by
+# conservation of mass (the *continuity equation*). Substitute the velocity of our walk ($-\hat\epsilon$,
+# if $x$ is divided by $\sqrt{\bar\alpha}$: notebook 04), and the density that solves the equation is
+# $q_t$ itself. So if the walkers are distributed like $q_{999}$ at the start, they are distributed like
+# $q_t$ at every later $t$, and like the data at the end. [Song et al.
+# 2021](https://arxiv.org/abs/2011.13456) (§4.3) call this walk the *probability-flow ODE*.
 #
 # > **Predict.** Give the three numbers unequal shares in the data: 60 %, 30 % and 10 %. Which shares of
 # > 2000 walkers will end at each?
@@ -254,7 +254,7 @@ print("shares of the walkers:", *(f"{share:.2f}" for share in arrived.tolist()))
 # further to compensate. DDPM's own sampler (Ho et al. 2020, algorithm 2) is one of them, and the
 # stochastic differential equation of Song et al. 2021 (eq. 6) is their limit for small steps. All of them
 # agree about the distribution of a crowd, and disagree about where one walker ends. In minisd, DDPM's
-# sampler is [`DDPMScheduler`](../minisd/schedulers/ddpm.py); the notebooks use deterministic walks.
+# sampler is [`DDPMScheduler`](../minisd/schedulers/ddpm.py); notebook 13 walks both ways.
 #
 # ## The catch
 #

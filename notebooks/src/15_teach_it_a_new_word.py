@@ -120,7 +120,7 @@ for name, count in sizes.items():
 #
 # ## One row
 #
-# Textual inversion ([Gal et al. 2022](https://arxiv.org/abs/2208.01618), §4) adds a word to the
+# Textual inversion ([Gal et al. 2022](https://arxiv.org/abs/2208.01618), §3) adds a word to the
 # vocabulary and a row to the table. All weights are frozen. The loss is the usual one. Its gradient
 # passes through the UNet and through the text encoder, and ends in that row.
 #
@@ -406,7 +406,7 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.PARTS)
 #
 # | here | in SD 1.5 | code | paper |
 # |---|---|---|---|
-# | one row of 128 numbers | of 768, often several rows | [`new_word.py`](../minisd/finetune/new_word.py) | Gal et al. 2022, §4 |
+# | one row of 128 numbers | of 768, often several rows | [`new_word.py`](../minisd/finetune/new_word.py) | Gal et al. 2022, §3 |
 # | rank 4 beside all 169 layers | beside the 128 layers of attention: 797,184 numbers | [`low_rank.py`](../minisd/finetune/low_rank.py), [`lora.py`](../minisd/adapters/lora.py) | Hu et al. 2021, §4.1 |
 # | all 5,898,596 weights | 859,520,964 | [`whole_network.py`](../minisd/finetune/whole_network.py) | Ruiz et al. 2023, §3.2 |
 # | class images for 40 captions | for one caption, such as "a cat" | [`prior.py`](../minisd/finetune/prior.py) | Ruiz et al. 2023, §3.3 |
