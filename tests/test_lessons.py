@@ -475,7 +475,7 @@ ATTEMPTS = {
     "14 units": (
         lesson_14.slerp,
         lambda a, b, s: lesson_14.along_the_sphere(a / a.norm(), b / b.norm(), s) * ((1 - s) * a.norm() + s * b.norm()),
-        "✓",
+        "✗ hint: the arc is right, but its length is mixed",
     ),
     "14 Gram and Schmidt": (
         lesson_14.slerp,
@@ -486,7 +486,7 @@ ATTEMPTS = {
             / (b - a * (a * b).sum() / (a * a).sum()).norm()
             * a.norm()
         ),
-        "✓",
+        "✗ hint: the arc is right, but of one length",
     ),
     "14 flat": (lesson_14.slerp, lambda a, b, s: lesson_14.along_the_sphere(a, b, s).flatten(), "the shape is"),
     "14 root": (lesson_14.slerp, lambda a, b, s: (1 - s) ** 0.5 * a + s**0.5 * b, "✗ the largest difference"),

@@ -189,6 +189,11 @@ def by_rows(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
     return torch.sin((1 - s) * theta) / theta.sin() * a + torch.sin(s * theta) / theta.sin() * b
 
 
+def of_directions(a: Tensor, b: Tensor, s: Tensor, length: Any) -> Tensor:
+    """The arc between the directions of a and b, times a length."""
+    return along_the_sphere(a / a.norm(), b / b.norm(), s) * length(a.norm(), b.norm(), s)
+
+
 def back_to_the_sphere(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
     straight = torch.lerp(a, b, s)
     return straight / straight.norm() * a.norm()
@@ -214,6 +219,12 @@ slerp = Exercise(
         ),
         "a and b may differ in length: divide by both lengths": lambda a, b, s: along_the_sphere(
             a, b, s, (torch.dot(a.flatten(), b.flatten()) / a.square().sum()).acos()
+        ),
+        "the arc is right, but of one length: the formula takes a and b as they are": lambda a, b, s: of_directions(
+            a, b, s, lambda first, last, s: first
+        ),
+        "the arc is right, but its length is mixed along the line: the formula takes a and b as they are": lambda a, b, s: (
+            of_directions(a, b, s, torch.lerp)
         ),
         "leave the length as the formula gives it: at s = 1 the result is b": lambda a, b, s: (
             along_the_sphere(a, b, s) / along_the_sphere(a, b, s).norm() * a.norm()
