@@ -280,6 +280,8 @@ def check_command(words: list[str]):
     match words:
         case ["make", target]:
             assert re.search(rf"^{target}:", read(ROOT / "Makefile"), re.MULTILINE)
+        case ["export", setting]:
+            assert setting == "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
         case ["python3", "-m", "venv", ".venv"] | ["jupyter", "lab", "notebooks"]:
             pass
         case ["pip", "install", "-c", "constraints.txt", "-e", what, *_]:

@@ -245,8 +245,8 @@ lesson.show_losses(losses)
 print(f"a fixed batch of 48: loss {untaught:.4f} before, {fixed_loss():.4f} after")
 
 # %% [markdown]
-# The loss falls to about half within 20 steps. Notebook 09 needed 500 steps, but its network started from
-# random numbers. This one can already draw; all that is missing is a shape.
+# On the fixed batch, forty steps bring the loss to a quarter. Notebook 09 needed 500 steps, but its
+# network started from random numbers. This one can already draw; all that is missing is a shape.
 #
 # > **Predict.** Eight prompts: two for umbrellas alone, two for an umbrella and a second thing (no drawing
 # > had two things), and four for old things. Which of them will be right?
@@ -330,15 +330,20 @@ for name, row in measured.items():
 lesson.show_long_runs(measured, docs / "images/new_thing.png")
 
 # %% [markdown]
-# The second line of pictures shows what one embedding can do. It began as a copy of the embedding of "mushroom", and after a thousand steps it stands for trees, mostly. Why not for mushrooms? Ask the untaught UNet how well each of its words explains the twelve drawings:
+# The second line of pictures shows what one embedding can do. It began as a copy of the embedding of
+# "mushroom", and after a thousand steps it stands for trees, mostly. Why not for mushrooms? Ask the
+# untaught UNet how well each of its words explains the twelve drawings:
 
 # %%
 scores = lesson.losses_by_word(fresh(), latents, captions, unless_fast(19, 2))
 print(*(f"{word} {loss:.4f}" for word, loss in scores), sep=", ")
 
 # %% [markdown]
-# To us an umbrella looks like a mushroom. To the loss "mushroom" is one of the worst words, and "tree" one of the best, so the embedding went there. An embedding *chooses* among the shapes that the UNet can draw. This training found none that makes it draw a new one. In a large model, which can draw nearly everything and
-# only lacks the word, choosing may be enough: for a style, or for a toy.
+# To us an umbrella looks like a mushroom. To the loss, "tree" is the best of the nineteen words, and
+# "mushroom" stands in the middle. So the embedding went to the trees. An embedding *chooses* among the
+# shapes that the UNet can draw. This training found none that makes it draw a new one. In a large model,
+# which can draw nearly everything and only lacks the word, choosing may be enough: for a style, or for a
+# toy.
 #
 # ## The scale
 #

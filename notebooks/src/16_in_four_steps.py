@@ -297,34 +297,45 @@ def drawn(pipe, sampler, steps, scale, texts, seeds, **more):
 
 
 # %% [markdown]
-# > **Predict.** Four prompts. The teacher draws with guidance, so a step costs two calls: DDIM in five
-# > steps, Heun in three (with two lists of timesteps), ten calls each. Then the teacher without guidance
-# > and the student draw in four calls and in one. Which rows will be right?
+# > **Predict.** Four prompts. The teacher draws with guidance, so a step costs two calls: DDIM and DPM++
+# > 2M in five steps, Heun in three (with two lists of timesteps), ten calls each. Then the teacher
+# > without guidance and the student draw in four calls and in one. Which rows will be right?
 
 # %%
 cat_and_tree = "a black cat to the left of a green tree"
 texts = ["an astronaut riding a horse", "a red ball on the beach", cat_and_tree]
 texts = [*texts, "a house at night"][unless_fast(0, 3) :]
 seeds, rows = range(len(texts)), {}
-rows["DDIM, 10 calls"] = drawn(pipe, minisd.DDIMScheduler, 5, 2.0, texts, seeds)
+for name in ("DDIM", "DPM++ 2M"):
+    rows[f"{name}, 10 calls"] = drawn(pipe, samplers[name][0], 5, 2.0, texts, seeds)
 for name, more in (("Heun, 10 calls", {}), ("Heun, trailing", trailing)):
     rows[name] = drawn(pipe, minisd.HeunDiscreteScheduler, 3, 2.0, texts, seeds, **more)
-    sigmas = pipe.scheduler.sigmas[::2]
-    print(f"{name}: steps start at σ =", *(f"{sigma:.2f}" for sigma in sigmas[:3]))
+    heun = minisd.HeunDiscreteScheduler.from_config(settings, **more)
+    heun.set_timesteps(3)
+    print(f"{name}: steps start at σ =", *(f"{sigma:.2f}" for sigma in heun.sigmas[:-1:2]))
 
 # %%
 for n in (4, 1):
     calls = f"{n} call" + "s" * (n > 1)
     rows[f"teacher, {calls}"] = drawn(pipe, minisd.DDIMScheduler, n, 1.0, texts, seeds, **trailing)
     rows[f"student, {calls}"] = drawn(student, minisd.LCMScheduler, n, 1.0, texts, seeds)
-titles = [name for name in rows for _ in texts]
+titles = [name if i == 0 else "" for name in rows for i in seeds]
 small = list(torch.cat(list(rows.values()))[..., ::2, ::2])
-figures.show(figures.pictures(small, titles, columns=4), lesson.ROWS)
+figures.show(figures.pictures(small, titles, columns=8), lesson.ROWS)
 
 # %% [markdown]
-# DDIM surprises: five steps are enough for it. The captions of the picture book leave little open, so the paths of this model probably bend less than those of our plane. Heun's method depends on its list of timesteps. By default, its first step goes from $\sigma = 14.6$ to 1.6 at once, and its last one is spent at 0.03. The second guess of the first step is made far off the path and counts as much as the first, so colours come out inverted. With "trailing" the same ten calls draw the right things.
+# DDIM surprises: five steps are enough for it. The captions of the picture book leave little open, so the
+# paths of this model probably bend less than those of our plane. Heun's method depends on its list of
+# timesteps. By default, its first step goes from $\sigma = 14.6$ to 1.6 at once, and its last one is
+# spent at 0.03. The second guess of the first step is made far off the path and counts as much as the
+# first, so colours come out inverted. With "trailing" the same ten calls draw the right things.
 #
-# The teacher without guidance is the fair comparison. With four calls it draws as well as the student, since this model hardly needs guidance. With one call it draws the mean, and the student draws things with smeared outlines: that is what distillation has added. Stable Diffusion needs guidance, which costs its samplers a second call, and its paths bend more. There the student is ahead with four calls, too (Luo et al. 2023, table 1).
+# The teacher without guidance is the fair comparison. With four calls it draws as well as the student,
+# since this model hardly needs guidance. With one call it draws the mean, and the student draws things
+# with smeared outlines: that is what distillation has added. Stable Diffusion needs guidance, which costs
+# its samplers a second call, and its paths bend more. There the student is ahead with four calls, too
+# (Luo et al. 2023, table 1).
+#
 # > **Predict.** Three mistakes that are easy to make: the student with guidance (scale 4), the student
 # > with DDIM instead of its own sampler, and the teacher's UNet, without LoRA, with the LCM sampler.
 
