@@ -5,6 +5,7 @@ Where a page names official weights, small random ones in the same layout stand 
 """
 
 import ast
+import html
 import importlib
 import re
 import shlex
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fontTools.ttLib import TTFont
 from helpers import begun, distance, randn, small_network, small_pipeline, toy_model, trajectory
 from loras import kohya, random_changes, write_lora
 from originals import averaged, original_tensors, write_original
@@ -172,7 +174,7 @@ class Tags(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.ids, self.links, self.assets, self.alts = set(), [], [], []
+        self.ids, self.links, self.assets, self.images = set(), [], [], []
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
@@ -182,7 +184,7 @@ class Tags(HTMLParser):
         if "src" in found:
             self.assets.append(found["src"])
         if tag == "img":
-            self.alts.append(found.get("alt"))
+            self.images.append(found)
 
 
 @cache
@@ -212,13 +214,43 @@ def test_links_within_the_site_arrive(site):
 def test_every_notebook_is_a_page_whose_pictures_have_words(site):
     for notebook in ROOT.glob("notebooks/*.ipynb"):
         page = site / "notebooks" / f"{notebook.stem}.html"
-        assert tags(page).alts and all(len(alt or "") >= 40 for alt in tags(page).alts), page
+        assert tags(page).images and all(len(image.get("alt") or "") >= 40 for image in tags(page).images), page
         assert f"notebooks/{page.name}" in read(site / "docs" / "index.html")
 
 
 def test_formulas_are_mathml(site):
     page = read(site / "docs" / "samplers.html")
     assert page.count('display="block"') == len(FORMULA.findall(read(DOCS / "samplers.md")))
+
+
+def test_the_font_has_every_sign_of_the_formulas(site):
+    font = TTFont(site / "_static" / "math.woff2")
+    assert "MATH" in font and "Open Font License" in font["name"].getDebugName(13) and "STIX" in font["name"].getDebugName(0)
+    formulas = [formula for page in site.rglob("*.html") for formula in re.findall("<math.*?</math>", read(page), re.DOTALL)]
+    signs = set("".join(html.unescape(re.sub("<.*?>", "", formula)) for formula in formulas)) - set("\n")
+    assert signs >= set("ϵ∑αβ𝔼") and {ord(sign) for sign in signs} - font.getBestCmap().keys() - {0xFE00} == set()
+
+
+def test_roots_reserve_the_width_that_they_have(site):
+    """Chromium reserves the widest form's; in the font of the pages all forms are as wide as the plain one."""
+    font = TTFont(site / "_static" / "math.woff2")
+    variants = font["MATH"].table.MathVariants
+    signs = variants.VertGlyphConstruction[variants.VertGlyphCoverage.glyphs.index(font.getBestCmap()[ord("√")])]
+    taller, parts = signs.MathGlyphVariantRecord, signs.GlyphAssembly.PartRecords
+    names = [record.VariantGlyph for record in taller] + [part.glyph for part in parts]
+    assert len(names) > 3 and len({font["hmtx"][name][0] for name in names}) == 1
+
+
+def test_no_figure_is_a_white_slab_in_the_dark(site):
+    """A figure on a white page is a "plot", which minisd.css inverts; sheets of pictures have a transparent or a dark page."""
+    kinds = set()
+    for page in [*site.glob("docs/**/*.html"), *site.glob("notebooks/*.html")]:
+        for image in tags(page).images:
+            if image["src"].endswith(".png"):
+                corner = Image.open(page.parent / image["src"]).convert("RGBA").getpixel((0, 0))
+                assert corner != (255, 255, 255, 255) or image.get("class") == "plot", f"{page}: {image['src']}"
+                kinds.add(image.get("class"))
+    assert kinds >= {"plot", "sheet"}
 
 
 # The programs
