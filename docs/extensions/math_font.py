@@ -4,6 +4,7 @@ It is a subset of STIX Two Math (SIL Open Font License 1.1), which the package z
 copyright and the licence.
 """
 
+import logging
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,6 +16,8 @@ LETTERS = [*range(0x20, 0x180), *range(0x2B0, 0x400)]  # Latin, accents, Greek
 ALPHABETS = [*range(0x1D400, 0x1D504), *range(0x1D538, 0x1D56C), *range(0x1D6A8, 0x1D756)]  # bold, italic, script, double-struck
 SIGNS = [*range(0x2000, 0x2070), *range(0x20D0, 0x2400), *range(0x27E6, 0x27F0), 0xFE00]  # operators, brackets, variants
 ROOT = "\N{SQUARE ROOT}"
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # its subsetter says what it does, and Sphinx prints that
 
 
 def subset() -> TTFont:
