@@ -63,7 +63,8 @@ def test_the_stored_notebook_is_whole_and_says_nothing_of_when_it_ran(source, st
     assert [cell.execution_count for cell in code_cells(stored)] == list(range(1, len(code_cells(stored)) + 1))
     for cell in code_cells(stored):
         assert "execution" not in cell.metadata
-        assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in cell.outputs), cell.source
+        assert {output.output_type for output in cell.outputs} <= {"stream", "display_data"}, cell.source  # no error, no bare repr
+        assert not any(output.get("name") == "stderr" for output in cell.outputs), cell.source
 
 
 def test_with_a_repository_a_notebook_opens_in_colab_and_installs_minisd_there(source, monkeypatch):

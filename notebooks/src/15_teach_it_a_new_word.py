@@ -197,11 +197,10 @@ shapes(W=(W, (320, 768)), A=(A, (4, 768)), B=(B, (320, 4)))
 
 # %%
 torch.manual_seed(0)
+pipe.unet.requires_grad_(False)
 loras = torch.nn.ModuleList(LoRA(layer, rank=4) for layer in layers.values())
 for layer, lora in zip(layers.values(), loras):
     attach(layer, lora)
-pipe.unet.requires_grad_(False)
-loras.requires_grad_(True)
 
 # %%
 alphas_cumprod = pipe.scheduler.alphas_cumprod
