@@ -115,6 +115,16 @@ def test_every_module_is_in_the_reference():
     assert modules - training == described - {"weights_convert"}
 
 
+def test_docstrings_have_lines_of_their_own_only_where_they_are_indented():
+    """The pages join the lines of a paragraph, and show what is indented as it is."""
+    for file in [*ROOT.glob("minisd/**/*.py"), *ROOT.glob("weights_convert/*.py")]:
+        for node in ast.walk(ast.parse(read(file))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                    *full, _ = paragraph.splitlines() or [""]
+                    assert all(line.startswith("    ") or len(line) >= 70 for line in full), f"{file}: {paragraph}"
+
+
 def test_symbols_have_their_names_in_the_code():
     rows = re.findall(r"^\| \$[^|]* \| ([^|]*) \| \[[^|]*\]\((.+?)\) \|$", read(DOCS / "glossary.md"), re.MULTILINE)
     assert len(rows) > 15
