@@ -1,4 +1,6 @@
-"""From a prompt to images: `StableDiffusionPipeline` holds the components, and `__call__` passes the data through them.
+"""From a prompt to images.
+
+`StableDiffusionPipeline` holds the components, and `__call__` passes the data through them:
 
 prompt → ids → context (2B, 77, D): unconditional, then conditional
 noise → latents (B, 4, H/8, W/8) → … one step per timestep … → latents
