@@ -87,6 +87,12 @@ def test_links_lead_to_files_and_names_that_are_there(page):
             assert repository.line_of(file, name[1]), f"{name[1]} is not defined in {link['target']}"
 
 
+def test_the_words_for_a_figure_are_on_one_line():
+    """MyST drops line ends in them and joins two words."""
+    for page in [*PAGES, *DOCS.glob("*/*.md")]:
+        assert not re.search(r"!\[[^\]]*\n", read(page)), page
+
+
 def test_the_tests_that_pages_and_notebooks_name_are_there():
     texts = [read(page) for page in [*PAGES, *ROOT.glob("notebooks/src/*.py")]]
     defined = {name for file in ROOT.glob("tests/*.py") for name in re.findall(r"^def (test_\w+)", read(file), re.MULTILINE)}
