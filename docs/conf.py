@@ -9,7 +9,7 @@ from repository import linkcode_resolve
 __all__ = ["linkcode_resolve"]  # sphinx.ext.linkcode asks for it
 
 project, author = "minisd", "The minisd authors"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode", "docstrings", "mathml", "repository"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode", "docstrings", "mathml", "math_font", "images", "repository"]
 
 root_doc = "docs/index"
 include_patterns = ["docs/**", "notebooks/*.ipynb"]
@@ -25,6 +25,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are stored with their outputs
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show the answer", "Hide the answer"  # below a prediction
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -1,4 +1,4 @@
-"""The pictures of the documentation, drawn by the built-in model: `python docs/figures.py [NAME …]` writes docs/images/NAME.png.
+"""The pictures of the documentation, drawn by the built-in model: `python docs/figures.py [NAME …]` writes them to docs/images.
 
 The pictures depend on the model's weights: after a new training, draw them again.
 """
@@ -17,14 +17,19 @@ from PIL import Image
 from rooms import ROOMS, arrows
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+from build import encode
+
 import minisd
 from minisd import StableDiffusionPipeline
 from minisd.evaluate.rates import Rate
 from minisd.generate import main as generate
-from minisd.image import to_tensor
+from minisd.image import to_pil, to_tensor
+from minisd.image_files import save_gif
 from minisd.lessons.figures import COLORS, PIXELS, page, pictures
 from minisd.lessons.lesson_10 import bars
 from minisd.schedulers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
+from minisd.sheet import image_grid
 from minisd.tiny import picture_book as book
 
 IMAGES, MEASURED = Path(__file__).parent / "images", Path(__file__).parent / "tiny_model"
@@ -56,13 +61,24 @@ def save(images: list[Tensor], titles: list[str], columns: int, name: str):
 def write(figure: Figure, name: str):
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=2 * PIXELS)
-    Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
+    (IMAGES / f"{name}.png").write_bytes(encode(Image.open(file).convert("RGBA"), colors=256))
 
 
 def astronaut():
     """The README's picture, drawn by the README's command."""
     (IMAGES / "astronaut.png").unlink(missing_ok=True)
     generate(["an astronaut riding a horse", "--seed", "0", "--quiet", "--out", str(IMAGES / "astronaut.png")])
+
+
+def film():
+    """The astronaut's trajectory. Left: the decoded latents. Right: the decoded prediction of the clean latents."""
+    pipe, frames = loaded(), []
+    for step in pipe.denoise("an astronaut riding a horse", generator=seeded()):
+        if step.index % 2 == 0:
+            both = [to_pil(pipe.decode(latents))[0] for latents in (step.latents, step.pred_original_sample)]
+            frames.append(image_grid(both, 1, 2).quantize(128, dither=Image.Dither.NONE))
+    (IMAGES / "film.gif").unlink(missing_ok=True)
+    save_gif(frames, IMAGES / "film.gif")
 
 
 def way():
@@ -250,11 +266,11 @@ def rooms():
 
 FIGURES = {
     figure.__name__: figure
-    for figure in (rooms, astronaut, way, latents, samplers, orders, guidance, strengths, night, snow, curves, ablations)
+    for figure in (rooms, astronaut, film, way, latents, samplers, orders, guidance, strengths, night, snow, curves, ablations)
 }
 
 if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     for name in sys.argv[1:] or FIGURES:
         FIGURES[name]()
-        print(f"docs/images/{name}.png")
+        print(f"docs/images: {name}")

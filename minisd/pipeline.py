@@ -1,8 +1,9 @@
 """From a prompt to images: `StableDiffusionPipeline` holds the components, and `__call__` passes the data through them.
 
-prompt → ids → context (2B, 77, D): unconditional, then conditional
-noise → latents (B, 4, H/8, W/8) → … one step per timestep … → latents
-latents → images (B, 3, H, W) in [-1, 1] → safety checker, if any → PIL images
+    prompt → ids → context (2B, 77, D): unconditional, then conditional
+    noise → latents (B, 4, H/8, W/8) → … one step per timestep … → latents → images (B, 3, H, W) in [-1, 1]
+
+The safety checker, if there is one, sees the images before they become PIL images.
 """
 
 import warnings

@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -19,6 +20,15 @@ from nbformat import NotebookNode
 from PIL import Image
 
 FOLDER = Path(__file__).parent
+PROJECT = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REPOSITORY = PROJECT.get("urls", {}).get("Repository")  # on GitHub; Colab opens notebooks from there
+INSTALL = """# Colab starts without minisd: fetch it and install what is missing. The PyTorch that is there stays.
+import importlib.util
+
+if importlib.util.find_spec("minisd") is None:
+    !git clone --quiet --depth 1 {repository} /tmp/minisd
+    %pip install --quiet /tmp/minisd
+    %cd -q /tmp/minisd/notebooks"""
 SURROUNDINGS = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 
 
@@ -26,9 +36,14 @@ def sources() -> list[Path]:
     return sorted((FOLDER / "src").glob("*.py"))
 
 
-def read(source: Path) -> NotebookNode:
-    """The notebook of a source file, without outputs."""
+def read(source: Path, repository: str | None = REPOSITORY) -> NotebookNode:
+    """The notebook of a source file, without outputs; with a repository, also a link to Colab and the cell that installs there."""
     notebook = jupytext.read(source, fmt="py:percent")
+    if repository:
+        page = f"{repository.removeprefix('https://github.com/')}/blob/main/notebooks/{source.stem}.ipynb"
+        notebook.cells[0].source += f"\n\n[Open in Colab](https://colab.research.google.com/github/{page})"
+        install = nbformat.v4.new_code_cell(INSTALL.format(repository=repository), metadata={"tags": ["remove-cell"]})
+        notebook.cells.insert(1, install)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -5,6 +5,7 @@ Where a page names official weights, small random ones in the same layout stand 
 """
 
 import ast
+import html
 import importlib
 import re
 import shlex
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fontTools.ttLib import TTFont
 from helpers import begun, distance, randn, small_network, small_pipeline, toy_model, trajectory
 from loras import kohya, random_changes, write_lora
 from originals import averaged, original_tensors, write_original
@@ -85,6 +87,12 @@ def test_links_lead_to_files_and_names_that_are_there(page):
             assert repository.line_of(file, name[1]), f"{name[1]} is not defined in {link['target']}"
 
 
+def test_the_words_for_a_figure_are_on_one_line():
+    """MyST drops line ends in them and joins two words."""
+    for page in [*PAGES, *DOCS.glob("*/*.md")]:
+        assert not re.search(r"!\[[^\]]*\n", read(page)), page
+
+
 def test_the_tests_that_pages_and_notebooks_name_are_there():
     texts = [read(page) for page in [*PAGES, *ROOT.glob("notebooks/src/*.py")]]
     defined = {name for file in ROOT.glob("tests/*.py") for name in re.findall(r"^def (test_\w+)", read(file), re.MULTILINE)}
@@ -111,6 +119,16 @@ def test_every_module_is_in_the_reference():
     }
     training = {module for module in modules if module.startswith("minisd.second.")}  # described when it replaces minisd.tiny
     assert modules - training == described - {"weights_convert"}
+
+
+def test_docstrings_have_lines_of_their_own_only_where_they_are_indented():
+    """The pages join the lines of a paragraph, and show what is indented as it is."""
+    for file in [*ROOT.glob("minisd/**/*.py"), *ROOT.glob("weights_convert/*.py")]:
+        for node in ast.walk(ast.parse(read(file))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+                    *full, _ = paragraph.splitlines() or [""]
+                    assert all(line.startswith("    ") or len(line) >= 70 for line in full), f"{file}: {paragraph}"
 
 
 def test_symbols_have_their_names_in_the_code():
@@ -172,7 +190,7 @@ class Tags(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.ids, self.links, self.assets, self.alts = set(), [], [], []
+        self.ids, self.links, self.assets, self.images = set(), [], [], []
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
@@ -182,7 +200,7 @@ class Tags(HTMLParser):
         if "src" in found:
             self.assets.append(found["src"])
         if tag == "img":
-            self.alts.append(found.get("alt"))
+            self.images.append(found)
 
 
 @cache
@@ -212,13 +230,43 @@ def test_links_within_the_site_arrive(site):
 def test_every_notebook_is_a_page_whose_pictures_have_words(site):
     for notebook in ROOT.glob("notebooks/*.ipynb"):
         page = site / "notebooks" / f"{notebook.stem}.html"
-        assert tags(page).alts and all(len(alt or "") >= 40 for alt in tags(page).alts), page
+        assert tags(page).images and all(len(image.get("alt") or "") >= 40 for image in tags(page).images), page
         assert f"notebooks/{page.name}" in read(site / "docs" / "index.html")
 
 
 def test_formulas_are_mathml(site):
     page = read(site / "docs" / "samplers.html")
     assert page.count('display="block"') == len(FORMULA.findall(read(DOCS / "samplers.md")))
+
+
+def test_the_font_has_every_sign_of_the_formulas(site):
+    font = TTFont(site / "_static" / "math.woff2")
+    assert "MATH" in font and "Open Font License" in font["name"].getDebugName(13) and "STIX" in font["name"].getDebugName(0)
+    formulas = [formula for page in site.rglob("*.html") for formula in re.findall("<math.*?</math>", read(page), re.DOTALL)]
+    signs = set("".join(html.unescape(re.sub("<.*?>", "", formula)) for formula in formulas)) - set("\n")
+    assert signs >= set("ϵ∑αβ") and {ord(sign) for sign in signs} - font.getBestCmap().keys() - {0xFE00} == set()
+
+
+def test_roots_reserve_the_width_that_they_have(site):
+    """Chromium reserves the widest form's; in the font of the pages all forms are as wide as the plain one."""
+    font = TTFont(site / "_static" / "math.woff2")
+    variants = font["MATH"].table.MathVariants
+    signs = variants.VertGlyphConstruction[variants.VertGlyphCoverage.glyphs.index(font.getBestCmap()[ord("√")])]
+    taller, parts = signs.MathGlyphVariantRecord, signs.GlyphAssembly.PartRecords
+    names = [record.VariantGlyph for record in taller] + [part.glyph for part in parts]
+    assert len(names) > 3 and len({font["hmtx"][name][0] for name in names}) == 1
+
+
+def test_no_figure_is_a_white_slab_in_the_dark(site):
+    """A figure on a white page is a "plot", which minisd.css inverts; sheets of pictures have a transparent or a dark page."""
+    kinds = set()
+    for page in [*site.glob("docs/**/*.html"), *site.glob("notebooks/*.html")]:
+        for image in tags(page).images:
+            if image["src"].endswith(".png"):
+                corner = Image.open(page.parent / image["src"]).convert("RGBA").getpixel((0, 0))
+                assert corner != (255, 255, 255, 255) or image.get("class") == "plot", f"{page}: {image['src']}"
+                kinds.add(image.get("class"))
+    assert kinds >= {"plot", "sheet"}
 
 
 # The programs

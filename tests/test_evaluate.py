@@ -198,7 +198,7 @@ def test_every_verdict_is_written_down(evaluation):
 
 def test_chance_chooses_the_contact_sheet(evaluation):
     sheet = contact_sheet(evaluation, seed=0, count=6)
-    assert sheet.size == (8 * 148, 186)
+    assert sheet.size == (5 * 148, 2 * 186)
     assert sheet.tobytes() == contact_sheet(evaluation, seed=0, count=6).tobytes()
     assert sheet.tobytes() != contact_sheet(evaluation, seed=1, count=6).tobytes()
 
@@ -206,9 +206,9 @@ def test_chance_chooses_the_contact_sheet(evaluation):
 def test_what_the_judges_disagree_on_has_a_sheet_of_its_own(evaluation):
     nothing = [Finding((), "")] * 3
     other = {"first": evaluation.judged["first"], "second": dict.fromkeys(evaluation.sets, nothing)}
-    assert disagreements(replace(evaluation, judged=other)).size == (8 * 148, 2 * 186)
+    assert disagreements(replace(evaluation, judged=other)).size == (5 * 148, 2 * 186)
     same = {"first": evaluation.judged["first"], "second": evaluation.judged["first"]}
-    assert disagreements(replace(evaluation, judged=same)).size == (8 * 148, 186)
+    assert disagreements(replace(evaluation, judged=same)).size == (5 * 148, 186)
 
 
 def test_curves_go_on_where_they_were_stopped(tmp_path, monkeypatch, capsys):

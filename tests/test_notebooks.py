@@ -3,9 +3,11 @@
 import importlib.util
 import re
 from pathlib import Path
+from unittest.mock import Mock, call
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from minisd.lessons.exercise import NOT_YET
@@ -61,7 +63,36 @@ def test_the_stored_notebook_is_whole_and_says_nothing_of_when_it_ran(source, st
     assert [cell.execution_count for cell in code_cells(stored)] == list(range(1, len(code_cells(stored)) + 1))
     for cell in code_cells(stored):
         assert "execution" not in cell.metadata
-        assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in cell.outputs), cell.source
+        assert {output.output_type for output in cell.outputs} <= {"stream", "display_data"}, cell.source  # no error, no bare repr
+        assert not any(output.get("name") == "stderr" for output in cell.outputs), cell.source
+
+
+def test_with_a_repository_a_notebook_opens_in_colab_and_installs_minisd_there(source, monkeypatch):
+    notebook = build.read(source, "https://github.com/someone/minisd")
+    link = f"https://colab.research.google.com/github/someone/minisd/blob/main/notebooks/{source.name[:-3]}.ipynb"
+    assert notebook.cells[0].source.endswith(f"[Open in Colab]({link})")
+    assert [cell.source for cell in notebook.cells[2:]] == [cell.source for cell in build.read(source, None).cells[1:]]
+
+    shell, program = Mock(), TransformerManager().transform_cell(notebook.cells[1].source)
+    exec(program, {"get_ipython": lambda: shell})
+    assert shell.mock_calls == []  # minisd is there
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    exec(program, {"get_ipython": lambda: shell})
+    assert shell.mock_calls == [
+        call.system("git clone --quiet --depth 1 https://github.com/someone/minisd /tmp/minisd"),
+        call.run_line_magic("pip", "install --quiet /tmp/minisd"),  # no --upgrade: a PyTorch that is new enough stays
+        call.run_line_magic("cd", "-q /tmp/minisd/notebooks"),  # two notebooks read files of the repository
+    ]
+
+
+def test_outputs_below_a_prediction_are_folded(stored):
+    predicting = False
+    for cell in stored.cells:
+        if cell.cell_type == "markdown":
+            predicting = "> **Predict.**" in cell.source
+        else:
+            folded = predicting and bool(cell.outputs)
+            assert ("hide-output" in cell.metadata.get("tags", [])) == folded == bool(cell.metadata.get("jupyter")), cell.source
 
 
 def test_cells_are_short(stored):

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers render themselves, without a script, a font or an image."""
+"""Formulas as MathML, which browsers render themselves, without a script or an image."""
 
 from docutils import nodes
 from math_core import LatexToMathML

@@ -17,6 +17,7 @@ from .protocol import CONTROLLED, Evaluation
 from .rates import Rate, expected, rate, right, shuffled, skills
 
 TILE = (148, 186)  # the size in pixels of an image with its prompt on a sheet
+PAGE, TEXT = "#22262b", "#e8eaed"  # dark, so that a sheet suits light and dark pages
 SKILLS = ("things", "colours", "place", "relation", "size")
 LIMITS = """\
 Each prompt has one seed; no image was selected from several. An image is right only if everything is right: the things and no
@@ -180,16 +181,16 @@ def disagreements(evaluation: Evaluation) -> Image.Image:
     return sheet([each for each in drawn(evaluation) if len(set(each[2])) > 1])
 
 
-def sheet(pictures: Sequence[Drawn], columns: int = 8) -> Image.Image:
+def sheet(pictures: Sequence[Drawn], columns: int = 5) -> Image.Image:
     tiles = [tile(prompt, picture, goods[0]) for prompt, picture, goods in pictures]
-    tiles += [Image.new("RGB", TILE, "white")] * (-len(tiles) % columns or columns * (not tiles))
+    tiles += [Image.new("RGB", TILE, PAGE)] * (-len(tiles) % columns or columns * (not tiles))
     return image_grid(tiles, len(tiles) // columns, columns).quantize(256, dither=Image.Dither.NONE)  # halves the file size
 
 
 def tile(prompt: Prompt, picture: Tensor, good: bool) -> Image.Image:
-    page = Image.new("RGB", TILE, "white")
+    page = Image.new("RGB", TILE, PAGE)
     brush = ImageDraw.Draw(page)
     brush.rectangle((5, 5, 142, 142), (40, 150, 70) if good else (210, 40, 40))
     page.paste(to_pil(picture[None])[0], (10, 10))
-    brush.text((6, 146), "\n".join(textwrap.wrap(prompt.text, 27)[:3]), "black", ImageFont.load_default(10))
+    brush.text((6, 146), "\n".join(textwrap.wrap(prompt.text, 27)[:3]), TEXT, ImageFont.load_default(10))
     return page

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.transforms import offset_copy
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import UNetConfig, sides
@@ -89,10 +90,11 @@ def draw_u(ax: Axes, blocks: Sequence[Block], gap_x: float, gap_y: float, skips:
             ax.plot((ends[block.level], left), (line, line), "-", color=GREY, linewidth=0.7, zorder=0)
         ax.add_patch(Rectangle((left, y), channels, height, facecolor="#cfe0f0", edgecolor=BLUE))
         text = "×".join(map(str, block.shape))
-        ax.text(left + channels / 2, y - 0.15 * gap_y, text, ha="center", va="top", size=7, color=INK)
-        ax.plot(left + 0.3 * channels, y + height, "o", color=ORANGE, markersize=5, zorder=3)
-        if block.words:
-            ax.plot(left + 0.7 * channels, y + height, "s", color=TEAL, markersize=5, zorder=3)
+        outside, share = ("right", 1) if i < middle else ("center", 0.5) if i == middle else ("left", 0)  # clear of the arrows
+        ax.text(left + share * channels, y - 0.15 * gap_y, text, ha=outside, va="top", size=7, color=INK)
+        for marker, color, points in [("o", ORANGE, -3.5), ("s", TEAL, 3.5)][: 1 + block.words]:
+            beside = offset_copy(ax.transData, ax.figure, x=points, units="points")
+            ax.plot(left + channels / 2, y + height, marker, color=color, markersize=5, zorder=3, transform=beside)
         forward(ax, way[-1], (left, y + height / 2))
         way.append((left + channels, y + height / 2))
         ends.setdefault(block.level, left + channels)
