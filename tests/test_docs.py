@@ -49,7 +49,7 @@ PROGRAM = re.compile(r"^```(\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 FORMULA = re.compile(r"^\$\$(?:.+?)\$\$\n\n(?P<below>.*?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 CREDIT = re.compile(r"(?P<paper>[^,]+ \d{4})(?:, (?P<place>.+))? · \[`[\w.]+`\]\((?P<file>\S+)\)")
-CITED = re.compile(r"[A-Z]\w+ (?:et al\.|& [A-Z]\w+) (?:18|19|20)\d\d")
+CITED = re.compile(r"[A-Z][\w-]+ (?:et al\.|& [A-Z]\w+) (?:18|19|20)\d\d")
 
 
 def read(path: Path) -> str:
