@@ -24,9 +24,10 @@ FILM = (
     "fill a disc with a dense rim, and at the end they lie on the arcs, with a few stragglers inside and outside."
 )
 ROWS = (
-    "Eight sets of four pictures: an astronaut on a horse, a red ball on the beach, a black cat and a green tree, a house at night. "
-    "Those of DDIM and DPM++ 2M are clean. Heun's are blotches in wrong colours; with trailing timesteps they are nearly right. With "
-    "four calls teacher and student draw clean pictures. With one call the teacher draws blurs, the student smeared outlines."
+    "Eight sets of four pictures: an astronaut on a horse, a red ball on the beach, a black cat and a green tree, a house at "
+    "night. Those of DDIM and DPM++ 2M are clean. Heun's are blotches in wrong colours; with trailing timesteps they are nearly "
+    "right. With four calls teacher and student draw clean pictures. With one call the teacher draws blurs, the student smeared "
+    "outlines."
 )
 MISTAKES = (
     "Three pairs of pictures, an astronaut on a horse and a house at night. With guidance the horse is green and the house yellow. "
