@@ -325,6 +325,67 @@ def test_tour(page):
     assert hidden and error == ""
 
 
+GPU = """
+    const { engine, run } = minisd.app, text = (id) => document.getElementById(id).textContent;
+    return { onGpu: engine.onGpu, device: text("device"), error: text("error"), steps: run?.steps.length, drawn: Boolean(run?.pixels) };
+"""
+
+
+def test_without_a_gpu_only_the_small_runtime_starts(page):
+    found = run(page, GPU)
+    assert not found["onGpu"] and found["device"] == "Networks run on one CPU core. "
+    assert run(page, "return document.getElementById('gpu_runtime')") is None  # its text was freed
+
+
+@pytest.fixture(scope="module")
+def gpu_page(page):
+    with browser(gpu=True) as driver:
+        if not run(driver, "return Boolean(await navigator.gpu?.requestAdapter())"):
+            pytest.skip("this Chromium has no WebGPU, not even in software")
+        yield driver
+
+
+@pytest.mark.slow
+def test_a_gpu_draws_the_same_and_is_replaced_when_it_is_lost(gpu_page, pipe):
+    """The UNet on WebGPU agrees, also in fast mode; when the GPU's process dies, the CPU goes on and a sentence says so."""
+    for change in ({"sampler": "lcm", "steps": 2, "scale": 1.0}, {"steps": 3}):
+        request = REQUEST | {"prompt": captions(3)[2], "height": 64, "width": 64} | change
+        theirs, (steps, pixels) = drawn(gpu_page, request), expected(pipe, request)
+        for step, latents in zip(steps, theirs["steps"], strict=True):
+            torch.testing.assert_close(torch.tensor(latents), step.latents.flatten(), atol=2e-3, rtol=2e-3)
+        assert np.abs(np.array(theirs["pixels"]).reshape(pixels.shape) - pixels.astype(int)).max() <= 2
+    found = run(gpu_page, GPU)
+    assert found["onGpu"] and found["device"].startswith("The UNet runs on the GPU") and found["error"] == ""
+
+    gpu_page.execute_script("minisd.later = minisd.app.draw({ steps: 6, width: 64, height: 64 })")
+    run(gpu_page, "while (!minisd.app.run.steps.length) await new Promise((resolve) => setTimeout(resolve, 20))")
+    gpu_page.execute_cdp_cmd("Browser.crashGpuProcess", {})
+    run(gpu_page, "await minisd.later")
+    found = run(gpu_page, GPU)
+    assert found["error"].startswith("The GPU stopped working") and found["device"].startswith("Networks run on one CPU core.")
+    assert (found["onGpu"], found["steps"], found["drawn"]) == (False, 7, True)
+
+
+@pytest.mark.slow
+def test_a_gpu_that_computes_other_numbers_is_not_used(gpu_page):
+    """Another expected value stands for it, because no GPU here is wrong."""
+    script = """
+        const parse = JSON.parse;
+        JSON.parse = (text) => {
+          const value = parse(text);
+          if (value?.networks) value.networks.expected.plain[7] += 0.01;
+          return value;
+        };
+    """
+    gpu_page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+    gpu_page.refresh()
+    run(gpu_page, "await minisd.ready")
+    found = run(gpu_page, GPU)
+    assert not found["onGpu"] and "computes other numbers" in found["device"]
+    run(gpu_page, "await minisd.app.draw({ steps: 2, width: 64, height: 64 })")
+    assert run(gpu_page, GPU)["drawn"]
+
+
 def test_replay(page):
     """A run that goes on from recorded steps is the run that never stopped."""
     script = """

@@ -121,6 +121,7 @@ const app = {
 let following = true; // whether the newest step is looked at
 let pace; // seconds for a step and a latent of the picture
 let waiting = false;
+let lost = ""; // why the GPU was given up
 
 /** Redraw once a frame, however much has changed. */
 function schedule() {
@@ -164,7 +165,7 @@ const guide = tour.mount(find("tour"), app);
 const result = find("result");
 
 function update() {
-  const { state, run } = app;
+  const { state, run, engine } = app;
   for (const name of SCREENS) {
     find(`screen-${name}`).hidden = name !== state.screen;
     find(`tab-${name}`).setAttribute("aria-selected", String(name === state.screen));
@@ -186,8 +187,9 @@ function update() {
   if (text !== undefined) find("status").textContent = text;
   find("fast").checked = isFast(state);
   find("draw").textContent = run?.drawing ? "Stop" : "Draw";
-  find("draw").disabled = find("fast").disabled = !app.engine;
+  find("draw").disabled = find("fast").disabled = !engine;
   find("save").disabled = !run?.pixels;
+  if (engine) find("device").textContent = engine.onGpu ? "The UNet runs on the GPU, the other networks on one CPU core." : `Networks run on one CPU core. ${lost}`;
 }
 
 find("request").onsubmit = (event) => {
@@ -246,12 +248,18 @@ for (const link of document.querySelectorAll("[data-docs]")) link.href = facts.d
 for (const place of document.querySelectorAll("[data-fact]")) place.textContent = facts[place.dataset.fact].toLocaleString("en");
 
 update();
-const ready = Engine.start(facts, { fast: isFast(app.state), onProgress: (message) => (find("status").textContent = message) });
+const query = new URLSearchParams(location.search);
+const ready = Engine.start(facts, {
+  fast: isFast(app.state),
+  software: query.has("software-gpu"), // for the tests: WebGPU without a GPU
+  onProgress: (message) => (find("status").textContent = message),
+  onGpuLost: (message) => ((lost = message), error(message), update()),
+});
 
 window.minisd = { app, facts, tokenizer: app.tokenizer, CudaNoise, alphasCumprod, toImage, toPixels, ready, pngWithSettings, settingsOf };
 ready.then((engine) => {
   app.engine = engine;
   find("status").textContent = "";
   update();
-  if (!new URLSearchParams(location.search).has("wait")) app.draw();
+  if (!query.has("wait")) app.draw();
 }, (problem) => error(`The networks could not start. ${problem.message}`)); // prettier-ignore
