@@ -327,7 +327,8 @@ def test_tour(page):
 
 GPU = """
     const { engine, run } = minisd.app, text = (id) => document.getElementById(id).textContent;
-    return { onGpu: engine.onGpu, device: text("device"), error: text("error"), steps: run?.steps.length, drawn: Boolean(run?.pixels) };
+    const [device, error] = ["device", "error"].map(text);
+    return { onGpu: engine.onGpu, device, error, steps: run?.steps.length, drawn: Boolean(run?.pixels) };
 """
 
 

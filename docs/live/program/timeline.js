@@ -4,7 +4,7 @@ import { h, paint, picture } from "./dom.js";
 
 export function mount(root, app) {
   const slider = h("input", { type: "range", min: 0, max: 0, value: 0, id: "step", "aria-label": "Step" });
-  const play = h("button", { class: "round", "aria-label": "Play", onclick: () => (timer ? pause() : start()) }, "▶");
+  const play = h("button", { id: "play", class: "round", "aria-label": "Play", onclick: () => (timer ? pause() : start()) }, "▶");
   const back = h("button", { class: "round", "aria-label": "One step back", onclick: () => move(-1) }, "‹");
   const on = h("button", { class: "round", "aria-label": "One step on", onclick: () => move(1) }, "›");
   const told = h("output", { for: "step", class: "formula" });

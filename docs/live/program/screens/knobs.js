@@ -38,7 +38,7 @@ export function mount(root, app) {
     other = app.checked({ ...other, ...fitting(other, patch) });
     update();
   }); // prettier-ignore
-  const drawB = h("button", { onclick: async () => {
+  const drawB = h("button", { id: "draw-both", onclick: async () => {
     if (rival?.drawing) return rival.stop();
     if (!app.run?.pixels || !app.isCurrent()) await app.draw();
     rival = new Run(app, { ...other });

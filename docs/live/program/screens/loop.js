@@ -17,7 +17,7 @@ export function mount(root, app) {
     h("span", {}, "From ", at, " on:"),
     h("label", { class: "grow", for: "fork-words" }, h("span", { class: "hidden" }, "other words"), words),
     h("label", { for: "fork-scale" }, "guidance ", scale),
-    h("button", {}, "Go on from here"), back); // prettier-ignore
+    h("button", { id: "go-on" }, "Go on from here"), back); // prettier-ignore
   const stage = h("div", {},
     h("div", { class: "row" },
       figure(now, "x", h("sub", {}, "t"), ": where the loop stands"),

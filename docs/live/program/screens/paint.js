@@ -30,7 +30,7 @@ export function mount(root, app) {
   const strength = slider("strength", "strength", { min: 0.05, max: 1, step: 0.05, value: 0.6 }, (value) => value.toFixed(2));
   const file = h("input", { type: "file", id: "picture-file", accept: "image/*", class: "hidden", onchange: () => file.files[0] && open(file.files[0]) });
   const drawn = h("button", { class: "quiet", onclick: () => (lay(), take("color")) }, "The picture drawn");
-  const go = h("button", { onclick: () => (app.run?.drawing ? app.run.stop() : app.draw({ start: start() })) });
+  const go = h("button", { id: "draw-here", onclick: () => (app.run?.drawing ? app.run.stop() : app.draw({ start: start() })) });
   root.append(
     h("div", { class: "fork" }, h("span", {}, "Start from:"), drawn,
       h("button", { class: "quiet", onclick: () => (blank(), take("color")) }, "A blank sheet"),

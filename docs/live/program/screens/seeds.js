@@ -36,9 +36,8 @@ export function mount(root, app) {
         canvas.setAttribute("aria-label", `The picture of seed ${seed}`);
         paint(canvas, pixels, request.width, request.height);
       }), run); // prettier-ignore
-      const stopped = run.abandoned;
-      run.abandoned = true; // its other frames are not needed
-      if (stopped || !run.pixels) break;
+      run.abandon(); // its other frames are not needed
+      if (run.stopped || !run.pixels) break;
     }
     current = null;
     update();
