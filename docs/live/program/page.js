@@ -56,7 +56,7 @@ const app = {
   async draw({ muted, start, ...patch } = {}) {
     app.set(patch);
     const run = new Run(app, { ...pick(app.state), muted, start });
-    run.before = muted && (app.run?.before ?? app.run);
+    if (muted) run.before = app.run?.before ?? (app.run?.origin ? null : app.run);
     await app.begin(run);
   },
 
@@ -101,7 +101,7 @@ const app = {
 
   select(index) {
     const last = (app.run?.steps.length ?? 0) - 1;
-    app.index = Math.max(0, Math.min(last, index));
+    app.index = Math.max(0, Math.min(last, index || 0));
     following = app.index === last;
     update();
   },

@@ -14,6 +14,9 @@ function turn(id, value) {
   for (const kind of ["input", "change"]) find(id).dispatchEvent(new Event(kind, { bubbles: true }));
 }
 
+/** Looks at the run that others went on from. */
+const first = (app) => app.run?.origin && app.show(app.run.origin);
+
 /** Paints a blob in the middle of the board, with the keys that a reader has for it. */
 function dab() {
   const board = document.querySelector("#stage-paint .board");
@@ -65,8 +68,9 @@ const STOPS = [
     screen: "loop", title: "When is the picture decided?",
     text: "You can stop the film at any step and let it go on with other words.",
     question: "You swap the words at a late step. What changes?",
-    options: ["Everything", "Details only", "Nothing at all"], right: 1,
-    answer: "Mostly details. The large shapes are already in x, and little noise is left to move them.",
+    options: ["Everything", "Colours and details", "Nothing at all"], right: 1,
+    answer: "Colours and details. The large shapes are already in x, and little noise is left to move them.",
+    enter: first,
     task: "Go to a late step, change the words beside “From step … on” and press “Go on from here”. Then try an early step.",
     show: (app) => (app.select(Math.floor(0.75 * app.run?.steps.length)), turn("fork-words", "a blue car in the snow")),
     press: "go-on",
@@ -77,6 +81,7 @@ const STOPS = [
     question: "How different are the two predictions?",
     options: ["Almost opposite", "A few degrees apart", "The same"], right: 1,
     answer: "A few degrees, except near the end, where little noise is left and the words weigh more. The small difference carries all that they mean.",
+    enter: (app) => (first(app), app.select(Math.floor(app.run?.steps.length / 2))),
     covers: "#stage-guidance .four, #stage-guidance .arrows figure:first-child",
     task: "Move the guidance scale w and watch the long arrow and the guess beside it.",
     show: () => turn("what-if", Number(find("what-if").value) < 8 ? 10 : 1),
@@ -87,6 +92,7 @@ const STOPS = [
     question: "You mute the word for a thing. What happens to the thing?",
     options: ["It fades or changes", "It moves", "Nothing"], right: 0,
     answer: "It usually fades or becomes something else. Other boxes still carry some of its meaning, because the text encoder mixed them.",
+    enter: first,
     task: "Choose a noun, mute it, and press “Draw with this attention”.",
     show: () => turn("weight", 0),
     press: "draw-attention",
@@ -108,7 +114,7 @@ const STOPS = [
     options: ["Every stroke", "Its place and colour, roughly", "Nothing"], right: 1,
     answer: "Its place and colour, roughly. That much noise hides edges and details, and the words decide what takes their place.",
     task: "Paint a blob, write at the top what it should be, and press “Draw from here”. Try other strengths.",
-    show: (_, change) => (change({ prompt: "a red ball in the snow" }), turn("strength", 0.6), dab()),
+    show: (_, change) => (change({ prompt: "a red ball in the snow" }), find("blank").click(), turn("strength", 0.6), dab()),
     press: "draw-here",
   },
 ];
@@ -141,18 +147,21 @@ export function mount(root, app) {
     app.set({ screen });
     enter?.(app);
     cover(covers);
+    look(screen);
     const told = h("p", { class: "answer", "aria-live": "polite" });
     const choices = options.map((option, i) => h("button", { class: "choice", onclick: () => {
       choices.forEach((choice, j) => choice.classList.toggle("right", j === right));
       choices.forEach((choice, j) => choice.classList.toggle("taken", j === i));
       told.replaceChildren(h("strong", {}, i === right ? "Yes. " : "Not quite. The answer: "), answer);
       after.hidden = false;
+      after.scrollIntoView({ block: "nearest" });
       cover();
     } }, option)); // prettier-ignore
     const then = h("strong", { role: "status" });
     const after = h("p", { class: "task", hidden: true }, h("strong", {}, "Try it. "), task, " ", h("button", { class: "link", onclick: () => {
       act(app, change);
-      if (press) then.textContent = ` Now press “${beckon(find(press))}”.`;
+      if (press) then.textContent = ` Now press “${beckon(find(press), () => look(screen))}”.`;
+      after.scrollIntoView({ block: "nearest" });
     } }, "Show me"), then); // prettier-ignore
     const last = stop === STOPS.length - 1;
     root.replaceChildren(
@@ -192,10 +201,13 @@ export function mount(root, app) {
   return { start, stops: STOPS, show };
 }
 
+/** On a phone, where the tour covers the lower half: brings a screen to the top. */
+const look = (screen) => matchMedia("(max-width: 760px)").matches && requestAnimationFrame(() => find(`stage-${screen}`).scrollIntoView());
+
 /** Draws the eye to a button until it is pressed; returns what it says. */
-function beckon(button) {
+function beckon(button, onPress) {
   button.classList.add("beckon");
-  button.addEventListener("click", () => button.classList.remove("beckon"), { once: true });
+  button.addEventListener("click", () => (button.classList.remove("beckon"), onPress()), { once: true });
   button.scrollIntoView({ block: "center" });
   return button.textContent;
 }

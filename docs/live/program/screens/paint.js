@@ -33,7 +33,7 @@ export function mount(root, app) {
   const go = h("button", { id: "draw-here", onclick: () => (app.run?.drawing ? app.run.stop() : app.draw({ start: start() })) });
   root.append(
     h("div", { class: "fork" }, h("span", {}, "Start from:"), drawn,
-      h("button", { class: "quiet", onclick: () => (blank(), take("color")) }, "A blank sheet"),
+      h("button", { id: "blank", class: "quiet", onclick: () => (blank(), take("color")) }, "A blank sheet"),
       h("label", { class: "button quiet", for: "picture-file" }, "A file", file)),
     arrows(h("div", { class: "words", role: "radiogroup", "aria-label": "Tool" }, tools)),
     palette, size.element,
