@@ -97,7 +97,7 @@ def networks(pipe) -> tuple[dict[str, bytes], dict]:
 
 
 def prediction(pipe) -> list[float]:
-    """ε for the noise of seed 0 at t = 500, without words. The page only uses a GPU that computes the same (program/networks.js)."""
+    """ε for the noise of seed 0 at t = 500, without words; program/networks.js only uses a GPU that computes the same."""
     side = pipe.unet.config.sample_size
     noise = CudaNoise(0).randn((1, pipe.unet.config.in_channels, side, side))
     context = pipe.text_encoder(torch.tensor([pipe.tokenizer.encode("")])).last_hidden_state

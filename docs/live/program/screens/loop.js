@@ -1,6 +1,6 @@
 // Screen 3: the loop as a film. x_t, the guess x̂0, the latents; and going on from any step with other words.
 
-import { channels, figure, h, paint, picture } from "../dom.js";
+import { channels, figure, h, paint, paintLatents, picture } from "../dom.js";
 import * as prelude from "./prelude.js";
 
 export function mount(root, app) {
@@ -39,8 +39,9 @@ export function mount(root, app) {
       run.develop(app.changed);
       for (const [canvas, what] of [[guess, "x0"], [now, "input"]]) {
         const pixels = run.frame(what, index);
-        canvas.classList.toggle("waiting", !pixels);
+        canvas.className = pixels ? "smooth" : "pixelated waiting";
         if (pixels) paint(canvas, pixels, request.width, request.height);
+        else paintLatents(canvas, step[what], height, w);
       }
       planes.show(step.input, height, w);
       beliefs.show(step.x0, height, w);
