@@ -327,7 +327,6 @@ def test_tour(page):
             title: text("h2"), answer: text(".answer"), told: text(".task"), shown: before !== state(), covered, open, press,
             strength: document.getElementById("strength").value,
           });
-          document.querySelector(".beckon")?.classList.remove("beckon");
           if (button("Finish")) break;
           button("Next").click();
         }
@@ -605,7 +604,7 @@ def test_reader_draws_stops_and_goes_on_from_a_step(page):
         form.requestSubmit();
         await until(() => !app.run.drawing);
         const stopped = app.run.steps.length, told = document.getElementById("status").textContent, half = app.run;
-        await until(() => half.frame("x0", stopped - 1)); // the guess so far is shown
+        await until(() => half.newest && half.newest === half.frame("x0", stopped - 1)); // the guess so far is shown
         form.requestSubmit();
         await until(() => app.run.pixels && !app.run.drawing);
         const first = app.run;

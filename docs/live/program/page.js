@@ -180,7 +180,7 @@ function update() {
   find("timeline").hidden = !["loop", "guidance", "attention"].includes(state.screen) || !run;
   if (!find("timeline").hidden) film.update();
   views[state.screen].update();
-  const newest = run?.pixels ?? (run && run.frame("x0", run.steps.length - 1));
+  const newest = run?.newest;
   result.classList.toggle("pixelated", !newest);
   if (newest) paint(result, newest, run.request.width, run.request.height);
   else {

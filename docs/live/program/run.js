@@ -75,4 +75,9 @@ export class Run {
   frame(what, index) {
     return this.frames.get(`${what} ${index}`);
   }
+
+  /** The picture; until there is one, the newest guess that is decoded. */
+  get newest() {
+    return this.pixels ?? this.steps.map((_, i) => this.frame("x0", i)).findLast(Boolean);
+  }
 }

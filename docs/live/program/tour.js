@@ -1,7 +1,8 @@
 // The tour: nine stops. Each asks for a prediction, answers it, and gives something to do, which a button can show.
 //
 // A stop's `covers` are the places on its screen that would give the answer away: they are covered until the reader has answered. `show`
-// does what the task says, up to the last button, whose id is `press`. `change` sets what the tour puts back when it closes.
+// does what the task says, up to the last button, whose id is `press`; then there is something to `watch`. `change` sets what the tour
+// puts back when it closes.
 
 import { h } from "./dom.js";
 import { isFast, withSampler } from "./state.js";
@@ -73,7 +74,7 @@ const STOPS = [
     enter: first,
     task: "Go to a late step, change the words beside “From step … on” and press “Go on from here”. Then try an early step.",
     show: (app) => (app.select(Math.floor(0.75 * app.run?.steps.length)), turn("fork-words", "a blue car in the snow")),
-    press: "go-on",
+    press: "go-on", watch: "#stage-loop",
   },
   {
     screen: "guidance", title: "Why predict twice?",
@@ -95,7 +96,7 @@ const STOPS = [
     enter: first,
     task: "Choose a noun, mute it, and press “Draw with this attention”.",
     show: () => turn("weight", 0),
-    press: "draw-attention",
+    press: "draw-attention", watch: "#stage-attention .two",
   },
   {
     screen: "knobs", title: "What do the knobs do?",
@@ -105,7 +106,7 @@ const STOPS = [
     answer: "Hardly anything. The steps follow a path that the noise and the words have set. More steps only follow it more exactly.",
     task: "Give B twice the steps and draw both. Then change B’s guidance.",
     show: (app) => (turn("b-scale", app.state.scale), turn("b-steps", 2 * app.state.steps)),
-    press: "draw-both",
+    press: "draw-both", watch: "#stage-knobs",
   },
   {
     screen: "paint", title: "Must it start from noise?",
@@ -115,7 +116,7 @@ const STOPS = [
     answer: "Its place and colour, roughly. That much noise hides edges and details, and the words decide what takes their place.",
     task: "Paint a blob, write at the top what it should be, and press “Draw from here”. Try other strengths.",
     show: (_, change) => (change({ prompt: "a red ball in the snow" }), find("blank").click(), turn("strength", 0.6), dab()),
-    press: "draw-here",
+    press: "draw-here", watch: "#stage-paint figure:nth-child(2)",
   },
 ];
 
@@ -137,17 +138,18 @@ export function mount(root, app) {
 
   /** Covers these places, and nothing else. */
   function cover(places) {
-    for (const covered of document.querySelectorAll(".covered")) covered.classList.remove("covered");
+    unmark("covered");
     for (const place of places ? document.querySelectorAll(places) : []) place.classList.add("covered");
   }
 
   function show(next, note) {
     stop = next;
-    const { screen, title, text, question, options, right, answer, task, covers, enter, show: act, press } = STOPS[stop];
+    const { screen, title, text, question, options, right, answer, task, covers, enter, show: act, press, watch } = STOPS[stop];
     app.set({ screen });
     enter?.(app);
     cover(covers);
-    look(screen);
+    unmark("beckon");
+    look(`#stage-${screen}`);
     const told = h("p", { class: "answer", "aria-live": "polite" });
     const choices = options.map((option, i) => h("button", { class: "choice", onclick: () => {
       choices.forEach((choice, j) => choice.classList.toggle("right", j === right));
@@ -160,7 +162,7 @@ export function mount(root, app) {
     const then = h("strong", { role: "status" });
     const after = h("p", { class: "task", hidden: true }, h("strong", {}, "Try it. "), task, " ", h("button", { class: "link", onclick: () => {
       act(app, change);
-      if (press) then.textContent = ` Now press “${beckon(find(press), () => look(screen))}”.`;
+      if (press) then.textContent = ` Now press “${beckon(find(press), () => look(watch))}”.`;
       after.scrollIntoView({ block: "nearest" });
     } }, "Show me"), then); // prettier-ignore
     const last = stop === STOPS.length - 1;
@@ -172,6 +174,7 @@ export function mount(root, app) {
         h("button", { onclick: () => (last ? finish() : show(stop + 1)) }, last ? "Finish" : "Next")),
     ); // prettier-ignore
     root.hidden = false;
+    for (const panel of [root, root.parentElement]) panel.scrollTop = 0;
     document.body.classList.add("touring");
     root.querySelector("h2").focus({ preventScroll: true });
   }
@@ -188,6 +191,7 @@ export function mount(root, app) {
     root.hidden = true;
     document.body.classList.remove("touring");
     cover();
+    unmark("beckon");
     restore();
     find("tour-start").focus();
   }
@@ -201,8 +205,15 @@ export function mount(root, app) {
   return { start, stops: STOPS, show };
 }
 
-/** On a phone, where the tour covers the lower half: brings a screen to the top. */
-const look = (screen) => matchMedia("(max-width: 760px)").matches && requestAnimationFrame(() => find(`stage-${screen}`).scrollIntoView());
+/** Takes a class from all that have it. */
+function unmark(name) {
+  for (const marked of document.querySelectorAll(`.${name}`)) marked.classList.remove(name);
+}
+
+/** On a phone, where the tour covers the lower half: brings an element to the top. */
+function look(selector) {
+  if (matchMedia("(max-width: 760px)").matches) requestAnimationFrame(() => document.querySelector(selector).scrollIntoView());
+}
 
 /** Draws the eye to a button until it is pressed; returns what it says. */
 function beckon(button, onPress) {

@@ -133,7 +133,7 @@ export function mount(root, app) {
     drawn.disabled = !run?.pixels;
     go.textContent = run?.drawing ? "Stop" : "Draw from here";
     go.disabled = !engine;
-    const pixels = run?.pixels ?? run?.frame("x0", run.steps.length - 1);
+    const pixels = run?.newest;
     if (pixels) paint(result, pixels, run.request.width, run.request.height);
     else paintLatents(result, noiseOf(state.seed), ...latentSize());
     result.className = pixels ? "smooth" : "pixelated";

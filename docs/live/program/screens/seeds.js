@@ -30,7 +30,7 @@ export function mount(root, app) {
       const run = (current = new Run(app, { ...request, seed }));
       update(); // the button now says "Stop"
       await app.guard(run.draw(() => {
-        const pixels = run.pixels ?? run.frame("x0", run.steps.length - 1);
+        const pixels = run.newest;
         if (!pixels) return;
         canvas.className = "smooth";
         canvas.setAttribute("aria-label", `The picture of seed ${seed}`);
