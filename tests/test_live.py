@@ -298,31 +298,193 @@ def test_reader_paints_and_draws_from_there(page, tool):
 
 
 def test_tour(page):
-    """Every stop has an answer to predict, explains it, and shows what to do; nothing fails on the way."""
+    """Every stop has an answer to predict, hides it until then, and shows what to do; in the end the settings are as before."""
     script = """
         const { app } = minisd, tour = document.getElementById("tour"), seen = [];
-        await app.draw({ prompt: minisd.facts.examples[0], seed: "0", steps: 4, scale: 2, width: 128, height: 128, negative: "" });
+        const settings = { prompt: minisd.facts.examples[0], seed: "0", steps: 4, scale: 2, width: 128, height: 128, negative: "" };
+        await app.draw(settings);
+        app.set({ sampler: "lcm", scale: 1, steps: 4 });
+        const prior = { ...app.state, screen: "" };
         document.getElementById("tour-start").click();
+        const text = (selector) => tour.querySelector(selector).textContent;
+        const note = tour.textContent.includes("Fast mode is off"), slow = app.state.sampler;
+        await app.draw(settings);
         for (;;) {
           const button = (text) => [...tour.querySelectorAll("button")].find((one) => one.textContent === text);
           const values = () => [...document.querySelectorAll("input")].map((input) => input.value);
-          const state = () => JSON.stringify([app.state, app.index, ...values()]);
+          const sheet = document.querySelector("#stage-paint .sheet");
+          const bytes = () => sheet.getContext("2d").getImageData(0, 0, sheet.width, sheet.height).data.join();
+          const state = () => JSON.stringify([app.state, app.index, bytes(), ...values()]);
+          const covered = document.querySelectorAll(".covered").length;
           const before = state(), choices = [...tour.querySelectorAll(".choice")];
           choices.forEach((choice) => choice.click());
           const right = choices.findIndex((choice) => choice.classList.contains("right"));
           choices[right].click();
+          const open = !document.querySelector(".covered");
           button("Show me").click();
-          seen.push([tour.querySelector("h2").textContent, tour.querySelector(".answer").textContent, before !== state()]);
+          const press = document.querySelector(".beckon")?.textContent ?? "";
+          seen.push({
+            title: text("h2"), answer: text(".answer"), told: text(".task"), shown: before !== state(), covered, open, press,
+            strength: document.getElementById("strength").value,
+          });
           if (button("Finish")) break;
           button("Next").click();
         }
         tour.querySelector("h2").dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
-        return [seen, tour.hidden, document.getElementById("error").textContent];
+        const after = { ...app.state, screen: "" }, error = document.getElementById("error").textContent;
+        app.set(settings);
+        return { seen, note, slow, prior, after, hidden: tour.hidden, error };
     """
-    stops, hidden, error = run(page, script)
-    assert len(stops) == 9 and len({title for title, *_ in stops}) == 9
-    assert all(answer.startswith("Yes. ") and shown for _, answer, shown in stops)
-    assert hidden and error == ""
+    found = run(page, script)
+    stops = found["seen"]
+    assert len(stops) == 9 and len({stop["title"] for stop in stops}) == 9
+    assert all(stop["answer"].startswith("Yes. ") and stop["shown"] and stop["open"] for stop in stops)
+    assert [i for i, stop in enumerate(stops, 1) if stop["covered"]] == [2, 4, 6]
+    assert [i for i, stop in enumerate(stops, 1) if stop["press"]] == [5, 7, 8, 9]
+    assert all(f"Now press “{stop['press']}”." in stop["told"] for stop in stops if stop["press"])
+    assert stops[-1]["strength"] == "0.6"  # as the question says
+    assert found["hidden"] and found["error"] == ""
+    assert found["note"] and found["slow"] == "pndm" and found["after"]["prompt"] == found["prior"]["prompt"]
+    assert found["after"]["seed"] == found["prior"]["seed"]
+
+
+def test_tour_puts_back_what_it_changed_and_nothing_else(page):
+    """Fast mode, words and seed are back when the tour closes; a seed that the reader has typed meanwhile stays."""
+    script = """
+        const { app } = minisd, tour = document.getElementById("tour"), start = document.getElementById("tour-start");
+        const press = (text) => [...tour.querySelectorAll("button")].find((one) => one.textContent === text).click();
+        const close = () => tour.querySelector("header button").click();
+        const settings = { prompt: "a dog", seed: "4", steps: 4, scale: 1, sampler: "lcm" };
+        app.set(settings);
+        const values = () => Object.keys(settings).map((name) => app.state[name]), seen = [];
+        start.click();
+        app.run?.stop();
+        for (const title of ["What is noise?", "How does", "What does the model read?"]) {
+          while (!tour.querySelector("h2").textContent.startsWith(title)) press(title === "What is noise?" ? "Back" : "Next");
+          tour.querySelector(".choice").click();
+          press("Show me");
+        }
+        seen.push(values());
+        close();
+        seen.push(values());
+        start.click();
+        app.run?.stop();
+        press("Show me");
+        app.set({ seed: "77" });
+        close();
+        seen.push(values());
+        app.set({ prompt: minisd.facts.examples[0], seed: "0", steps: 4, scale: 2, sampler: "pndm", screen: "words" });
+        return seen;
+    """
+    touring, closed, again = run(page, script)
+    assert touring == ["a dog wizard", "5", 20, 2, "pndm"]
+    assert closed == ["a dog", "4", 4, 1, "lcm"] and again == ["a dog", "77", 4, 1, "lcm"]
+
+
+def test_picture_of_other_settings_is_told_from_the_one_asked_for(page):
+    """It fades, and a sentence says what to press; muting a word of a run that went on with other words keeps these words."""
+    script = """
+        const { app } = minisd, pause = () => new Promise((resolve) => setTimeout(resolve, 50));
+        const find = (id) => document.getElementById(id), seen = [], prompts = minisd.facts.examples;
+        const look = () => seen.push([find("result").classList.contains("stale"), find("status").textContent]);
+        await app.draw({ prompt: prompts[0], seed: "0", steps: 2, scale: 2, sampler: "pndm", width: 128, height: 128 });
+        look();
+        app.set({ prompt: prompts[1] });
+        look();
+        app.set({ prompt: prompts[0] });
+        app.select(1);
+        await app.fork({ prompt: prompts[2] });
+        look();
+        app.set({ screen: "attention" });
+        const slider = document.getElementById("weight");
+        slider.value = 0;
+        slider.dispatchEvent(new Event("input"));
+        document.getElementById("draw-attention").click();
+        while (app.run.drawing) await pause();
+        return [seen, app.run.request.prompt === prompts[2], app.run.before, document.getElementById("error").textContent];
+    """
+    (fresh, stale, forked), words, before, error = run(page, script)
+    assert not fresh[0] and fresh[1].startswith("Drawn in ")
+    assert stale[0] and stale[1].startswith("The settings have changed. Press Draw.")
+    assert not forked[0] and "from step 2 on with “" in forked[1]
+    assert (words, before, error) == (True, None, "")
+
+
+def test_guidance_without_guidance_says_how_to_get_it(page):
+    script = """
+        const { app } = minisd, note = () => document.querySelector("#stage-guidance > .lead").textContent;
+        const settings = { steps: 1, scale: 1, width: 128, height: 128, screen: "guidance" }, seen = [];
+        for (const sampler of ["ddim", "lcm"]) {
+          await app.draw({ ...settings, sampler });
+          seen.push(note());
+        }
+        app.set({ sampler: "pndm", scale: 2, steps: 4 });
+        return seen;
+    """
+    plain, fast = run(page, script)
+    assert "guidance scale above 1" in plain and "Turn Fast mode off" in fast
+
+
+GPU = """
+    const { engine, run } = minisd.app, text = (id) => document.getElementById(id).textContent;
+    const [device, error] = ["device", "error"].map(text);
+    return { onGpu: engine.onGpu, device, error, steps: run?.steps.length, drawn: Boolean(run?.pixels) };
+"""
+
+
+def test_without_a_gpu_only_the_small_runtime_starts(page):
+    found = run(page, GPU)
+    assert not found["onGpu"] and found["device"] == "Networks run on one CPU core. "
+    assert run(page, "return document.getElementById('gpu_runtime')") is None  # its text was freed
+
+
+@pytest.fixture(scope="module")
+def gpu_page(page):
+    with browser(gpu=True) as driver:
+        if not run(driver, "return Boolean(await navigator.gpu?.requestAdapter())"):
+            pytest.skip("this Chromium has no WebGPU, not even in software")
+        yield driver
+
+
+@pytest.mark.slow
+def test_a_gpu_draws_the_same_and_is_replaced_when_it_is_lost(gpu_page, pipe):
+    """The UNet on WebGPU agrees, also in fast mode; when the GPU's process dies, the CPU goes on and a sentence says so."""
+    for change in ({"sampler": "lcm", "steps": 2, "scale": 1.0}, {"steps": 3}):
+        request = REQUEST | {"prompt": captions(3)[2], "height": 64, "width": 64} | change
+        theirs, (steps, pixels) = drawn(gpu_page, request), expected(pipe, request)
+        for step, latents in zip(steps, theirs["steps"], strict=True):
+            torch.testing.assert_close(torch.tensor(latents), step.latents.flatten(), atol=2e-3, rtol=2e-3)
+        assert np.abs(np.array(theirs["pixels"]).reshape(pixels.shape) - pixels.astype(int)).max() <= 2
+    found = run(gpu_page, GPU)
+    assert found["onGpu"] and found["device"].startswith("The UNet runs on the GPU") and found["error"] == ""
+
+    gpu_page.execute_script("minisd.later = minisd.app.draw({ steps: 6, width: 64, height: 64 })")
+    run(gpu_page, "while (!minisd.app.run.steps.length) await new Promise((resolve) => setTimeout(resolve, 20))")
+    gpu_page.execute_cdp_cmd("Browser.crashGpuProcess", {})
+    run(gpu_page, "await minisd.later")
+    found = run(gpu_page, GPU)
+    assert found["error"].startswith("The GPU stopped working") and found["device"].startswith("Networks run on one CPU core.")
+    assert (found["onGpu"], found["steps"], found["drawn"]) == (False, 7, True)
+
+
+@pytest.mark.slow
+def test_a_gpu_that_computes_other_numbers_is_not_used(gpu_page):
+    """Another expected value stands for it, because no GPU here is wrong."""
+    script = """
+        const parse = JSON.parse;
+        JSON.parse = (text) => {
+          const value = parse(text);
+          if (value?.networks) value.networks.expected.plain[7] += 0.01;
+          return value;
+        };
+    """
+    gpu_page.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+    gpu_page.refresh()
+    run(gpu_page, "await minisd.ready")
+    found = run(gpu_page, GPU)
+    assert not found["onGpu"] and "computes other numbers" in found["device"]
+    run(gpu_page, "await minisd.app.draw({ steps: 2, width: 64, height: 64 })")
+    assert run(gpu_page, GPU)["drawn"]
 
 
 def test_replay(page):
@@ -441,7 +603,8 @@ def test_reader_draws_stops_and_goes_on_from_a_step(page):
         await until(() => app.run?.steps.length >= 2);
         form.requestSubmit();
         await until(() => !app.run.drawing);
-        const stopped = app.run.steps.length;
+        const stopped = app.run.steps.length, told = document.getElementById("status").textContent, half = app.run;
+        await until(() => half.newest && half.newest === half.frame("x0", stopped - 1)); // the guess so far is shown
         form.requestSubmit();
         await until(() => app.run.pixels && !app.run.drawing);
         const first = app.run;
@@ -451,10 +614,11 @@ def test_reader_draws_stops_and_goes_on_from_a_step(page):
         await until(() => app.run !== first && app.run.pixels && !app.run.drawing);
         const same = (a, b) => a.every((value, i) => value === b[i]);
         const kept = [2, 3, 4].map((i) => same(first.steps[i].next, app.run.steps[i].next));
-        return [stopped, first.steps.length, kept, draw.textContent];
+        return [stopped, first.steps.length, kept, draw.textContent, told];
     """
-    stopped, steps, same, label = run(page, script)
+    stopped, steps, same, label, told = run(page, script)
     assert stopped < steps == 7
+    assert told == f"Stopped after step {stopped} of 7. This is the guess so far."
     assert same == [True, False, False] and label == "Draw"
 
 

@@ -1,7 +1,7 @@
 """Build the live page: `python docs/live/build.py` writes docs/_build/live/index.html, one file that asks the network for nothing.
 
-Inside are the package's networks as ONNX, the runtime onnxruntime-web (MIT, from npm, pinned in package.json), the program from
-`program/`, and everything the page knows about the model: vocabulary, words, example prompts, shapes, source code.
+Inside are the package's networks as ONNX, the runtime onnxruntime-web for CPU and GPU (MIT, from npm, pinned in package.json), the
+program from `program/`, and everything the page knows about the model: vocabulary, words, example prompts, shapes, source code.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from minisd.disk import replacing
 HERE = Path(__file__).parent
 OUT = HERE.parent / "_build" / "live"
 MOST = 30e6  # bytes of the page
+RUNTIMES = {"cpu": ("wasm", ""), "gpu": ("jspi", ".jspi")}  # of onnxruntime-web: the script's name, and the binary's ending
 
 
 def main():
@@ -35,7 +36,8 @@ def main():
 
     packages = npm_packages()
     assets = network_assets(args.page_only)
-    assets["runtime"] = packages / "onnxruntime-web/dist/ort-wasm-simd-threaded.wasm"
+    for device, (_, ending) in RUNTIMES.items():
+        assets[f"{device}_runtime"] = packages / f"onnxruntime-web/dist/ort-wasm-simd-threaded{ending}.wasm"
     page = assemble(packages, assets, args.docs)
     data = page.encode("utf-16-le")
     if len(data) > MOST:
@@ -76,7 +78,7 @@ def network_assets(keep: bool) -> dict[str, Path]:
     pipe = StableDiffusionPipeline.from_pretrained("tiny")
     about = facts(pipe)
     with torch.no_grad():
-        files, about["lora"] = networks(pipe)
+        files, about["networks"] = networks(pipe)
     for name, file in files.items():
         paths[name].write_bytes(file)
     (OUT / "facts.json").write_text(json.dumps(about, ensure_ascii=False))
@@ -87,7 +89,8 @@ def bundle(packages: Path, entry: str) -> str:
     """A module of the program and all that it imports, as one plain script: in a file, no worker can be a module."""
     command = [packages / ".bin/esbuild", HERE / "program" / entry, "--bundle", "--format=iife", "--charset=utf8"]
     command += ["--log-level=error", "--define:import.meta.url=self.location.href"]
-    command += [f"--alias:onnxruntime-web/wasm={packages}/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"]
+    for script, _ in RUNTIMES.values():
+        command += [f"--alias:onnxruntime-web/{script}={packages}/onnxruntime-web/dist/ort.{script}.bundle.min.mjs"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

@@ -12,9 +12,10 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from weights import low_rank, move_out
+from weights import low_rank, move_out, planes
 
 from minisd.attention_maps import attention_maps, cross_attentions
+from minisd.cuda_noise import CudaNoise
 
 OPSET = 18
 
@@ -65,7 +66,10 @@ class Decoder(nn.Module):
 
 
 def networks(pipe) -> tuple[dict[str, bytes], dict]:
-    """The files of the page: of each network its graph and its weights, and the factors of the UNet's LoRA. And where these belong.
+    """The files of the page, and facts about them.
+
+    Of each network there are its graph and its weights; and there are the factors of the UNet's LoRA. The facts are where these
+    belong, and what the UNet predicts without and with them.
 
     Examples have a batch of 1, because the UNet expands t to the length of the batch, which tracing takes for a constant: an
     expansion to 1 broadcasts to every batch, as long as all its images are at the same time.
@@ -83,11 +87,22 @@ def networks(pipe) -> tuple[dict[str, bytes], dict]:
         "decoder": export(Decoder(pipe), {"latents": x}, ["image"]),
     }
     weights = {name: move_out(graph) for name, graph in graphs.items()}
+    expected = {"plain": prediction(pipe)}
     pipe.load_lora_weights("tiny")
+    expected["fast"] = prediction(pipe)
     lora, factors = low_rank(pipe.unet, graphs["unet"], weights["unet"])
     files = {name: graph.SerializeToString() for name, graph in graphs.items()}
-    files |= {f"{name}_weights": numbers.tobytes() for name, numbers in weights.items()}
-    return files | {"lora": factors.tobytes()}, lora
+    files |= {f"{name}_weights": planes(numbers) for name, numbers in weights.items()}
+    return files | {"lora": planes(factors)}, {"lora": lora, "expected": expected, "empty": pipe.tokenizer.encode("")}
+
+
+def prediction(pipe) -> list[float]:
+    """ε for the noise of seed 0 at t = 500, without words; program/networks.js only uses a GPU that computes the same."""
+    side = pipe.unet.config.sample_size
+    noise = CudaNoise(0).randn((1, pipe.unet.config.in_channels, side, side))
+    context = pipe.text_encoder(torch.tensor([pipe.tokenizer.encode("")])).last_hidden_state
+    eps = pipe.unet(noise, torch.tensor([500.0]), encoder_hidden_states=context).sample
+    return [round(value, 5) for value in eps.flatten().tolist()]
 
 
 def export(network: nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.ModelProto:

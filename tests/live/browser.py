@@ -8,7 +8,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "_build" / "live" / "index.html"
 PATIENCE = 600  # seconds for anything; busy machines are slow
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"]
 
 
@@ -30,15 +30,19 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def browser(width: int = 1600, height: int = 1000, dark: bool = False, hash: str = "") -> Iterator:
-    """A driver with the page open and the networks loaded; `?wait` keeps the page from drawing by itself."""
+def browser(width: int = 1600, height: int = 1000, dark: bool = False, hash: str = "", gpu: bool = False) -> Iterator:
+    """A driver with the page open and the networks loaded; `?wait` keeps the page from drawing by itself.
+
+    With `gpu` the page computes the UNet on WebGPU, which Chromium computes in software (SwiftShader).
+    """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     options.binary_location = chromium()
     with tempfile.TemporaryDirectory() as profile:
-        for flag in [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]:
+        graphics = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] if gpu else ["--disable-gpu"]
+        for flag in [*FLAGS, *graphics, f"--user-data-dir={profile}", f"--window-size={width},{height}"]:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
@@ -51,7 +55,7 @@ def browser(width: int = 1600, height: int = 1000, dark: bool = False, hash: str
             # A window cannot be as narrow as a phone, but its content can
             metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-            driver.get(PAGE.as_uri() + f"?wait{hash}")
+            driver.get(PAGE.as_uri() + f"?wait{'&software-gpu' if gpu else ''}{hash}")
             run(driver, "await minisd.ready")
             yield driver
         finally:

@@ -20,25 +20,38 @@ async function unpack(id) {
   return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer());
 }
 
+/**
+ * Whether there is a GPU for the UNet: WebGPU on real hardware, or with `software` on none, in a browser that can suspend WebAssembly
+ * while the GPU works, because the runtime does.
+ */
+async function findGpu(software) {
+  const adapter = "Suspending" in WebAssembly && (await navigator.gpu?.requestAdapter().catch(() => null));
+  return Boolean(adapter) && (software || !adapter.info.isFallbackAdapter);
+}
+
 export class Engine {
   waiting = new Map();
   count = 0;
 
-  /** Starts both workers, with `fast` the UNet with its LoRA. `onProgress` is called with what is being done. */
-  static async start(facts, { fast, onProgress }) {
+  /**
+   * Starts both workers, with `fast` the UNet with its LoRA. `onProgress` is called with what is being done, `onGpuLost` with a sentence
+   * when the GPU is given up. A GPU that is only software is used if `software` says so.
+   */
+  static async start(facts, { fast, software, onProgress, onGpuLost }) {
     const engine = new Engine(), script = URL.createObjectURL(new Blob([take("worker").textContent], { type: "text/javascript" }));
-    engine.config = facts.config;
+    Object.assign(engine, { config: facts.config, onGpuLost, onGpu: await findGpu(software) });
     engine.painter = engine.hire(script);
     engine.developer = engine.hire(script);
     onProgress("Unpacking the networks …");
     const network = async (name) => ({ graph: await unpack(name), weights: await unpack(`${name}_weights`) });
-    const names = ["text_encoder", "unet", "encoder", "decoder"];
-    const [runtime, factors, text_encoder, unet, encoder, decoder] = await Promise.all([...["runtime", "lora"].map(unpack), ...names.map(network)]);
+    const names = ["text_encoder", "unet", "encoder", "decoder"], gpuRuntime = engine.onGpu ? unpack("gpu_runtime") : void take("gpu_runtime");
+    const files = [unpack("cpu_runtime"), gpuRuntime, unpack("lora"), ...names.map(network)];
+    const [cpu, gpu, factors, text_encoder, unet, encoder, decoder] = await Promise.all(files);
     onProgress("Starting the networks …");
-    const values = { runtime, tokenizer: facts.tokenizer, config: facts.config, fast };
+    const values = { tokenizer: facts.tokenizer, config: facts.config, fast };
     await Promise.all([
-      engine.ask(engine.painter, "load", { ...values, networks: { text_encoder, unet: { ...unet, factors, lora: facts.lora } } }),
-      engine.ask(engine.developer, "load", { ...values, networks: { encoder, decoder } }),
+      engine.ask(engine.painter, "load", { ...values, runtimes: { cpu, gpu }, networks: { text_encoder, unet: { ...unet, factors, ...facts.networks } } }),
+      engine.ask(engine.developer, "load", { ...values, runtimes: { cpu }, networks: { encoder, decoder } }),
     ]);
     return engine;
   }
@@ -50,7 +63,11 @@ export class Engine {
     return worker;
   }
 
-  receive({ id, step, done, error }) {
+  receive({ id, step, done, error, notice }) {
+    if (notice) {
+      this.onGpu = false;
+      return this.onGpuLost(notice);
+    }
     const job = this.waiting.get(id);
     if (!job) return;
     if (step) return job.onStep?.(step);

@@ -1,27 +1,38 @@
-// The networks, computed by onnxruntime-web from the graphs that docs/live/export.py wrote.
+// The networks, computed by onnxruntime-web from the graphs that docs/live/export.py wrote. A GPU computes the UNet, if there is one.
 
-import * as ort from "onnxruntime-web/wasm";
+import * as gpu from "onnxruntime-web/jspi";
+import * as cpu from "onnxruntime-web/wasm";
+import { CudaNoise } from "./noise.js";
 import { toFloat32, withLora } from "./weights.js";
 
-ort.env.wasm.numThreads = 1; // threads need a server that sends headers; a page in a file has none
-ort.env.wasm.proxy = false; // this already runs in a worker
-ort.env.logLevel = "error";
+for (const { env } of [cpu, gpu]) {
+  env.wasm.numThreads = 1; // threads need a server that sends headers; a page in a file has none
+  env.wasm.proxy = false; // this already runs in a worker
+  env.logLevel = "error";
+}
 
-const float = (data, dims) => new ort.Tensor("float32", data, dims);
+const AGREES = 1e-3; // largest difference of two predictions, whose numbers are about 1 in size
 
-/** A graph with its weights, ready to run. Nothing is left to optimise: export.py did it. */
-function create(graph, weights) {
+const float = (data, dims) => new cpu.Tensor("float32", data, dims);
+
+/** A graph with its weights, ready to run. For the CPU nothing is left to optimise: export.py did it. */
+function create(graph, weights, onGpu = false) {
   const externalData = [{ path: "weights", data: new Uint8Array(weights.buffer) }];
-  return ort.InferenceSession.create(graph, { graphOptimizationLevel: "disabled", externalData });
+  if (onGpu) return gpu.InferenceSession.create(graph, { executionProviders: ["webgpu"], externalData });
+  return cpu.InferenceSession.create(graph, { graphOptimizationLevel: "disabled", externalData });
 }
 
 export class Networks {
   unets = new Map(); // by whether they have the LoRA; each is started when it is first needed
 
-  /** Starts the runtime and the networks in `files`, by name: {graph, weights}. The UNet can wait. */
-  static async load(runtime, { unet, ...files }, config) {
-    ort.env.wasm.wasmBinary = runtime;
-    const networks = Object.assign(new Networks(), { files: unet, config });
+  /**
+   * Starts the runtime and the networks in `files`, by name: {graph, weights}. The UNet can wait. `runtimes` has one for the GPU if there
+   * is a GPU; `onDevice` is called with why it is no longer used.
+   */
+  static async load(runtimes, { unet, ...files }, config, onDevice) {
+    cpu.env.wasm.wasmBinary = runtimes.cpu;
+    gpu.env.wasm.wasmBinary = runtimes.gpu;
+    const networks = Object.assign(new Networks(), { files: unet, config, onDevice, onGpu: Boolean(unet && runtimes.gpu) });
     for (const [name, { graph, weights }] of Object.entries(files)) networks[name] = await create(graph, toFloat32(weights));
     return networks;
   }
@@ -30,15 +41,49 @@ export class Networks {
   async unet(fast) {
     if (!this.unets.has(fast)) {
       const { graph, weights, factors, lora } = this.files, plain = toFloat32(weights);
-      this.unets.set(fast, await create(graph, fast ? withLora(plain, toFloat32(factors), lora) : plain));
+      const numbers = fast ? withLora(plain, toFloat32(factors), lora) : plain;
+      const session = (this.onGpu && (await this.startOnGpu(fast, numbers))) || (await create(graph, numbers));
+      this.unets.set(fast, session);
     }
     return this.unets.get(fast);
+  }
+
+  /** The UNet on the GPU; nothing, if it does not start or does not predict what PyTorch does (see `prediction` in export.py). */
+  async startOnGpu(fast, numbers) {
+    try {
+      const session = await create(this.files.graph, numbers, true), side = this.config.size / this.config.factor;
+      const noise = new CudaNoise(0).randn(this.config.channels * side * side), ones = new Float32Array(this.config.length).fill(1);
+      const { eps } = await session.run(this.feeds(noise, 500, await this.encode([this.files.empty]), ones, 1, side, side));
+      const expected = this.files.expected[fast ? "fast" : "plain"];
+      if (eps.data.every((value, i) => Math.abs(value - expected[i]) <= AGREES)) return session;
+      this.leaveGpu("The GPU computes other numbers than it should. The page draws without it, more slowly.");
+    } catch {
+      this.leaveGpu("WebGPU does not work here. The page draws without it, more slowly.");
+    }
+  }
+
+  /** From here on, the CPU computes the UNet. */
+  leaveGpu(why) {
+    Object.assign(this, { unets: new Map(), onGpu: false });
+    this.onDevice(why);
+  }
+
+  /** The UNet's outputs. If the GPU fails, the CPU takes over. */
+  async run(fast, feeds) {
+    const unet = await this.unet(fast);
+    if (!this.onGpu) return unet.run(feeds);
+    try {
+      const outputs = await unet.run(feeds);
+      if (outputs.eps.data.every(Number.isFinite)) return outputs;
+    } catch {}
+    this.leaveGpu("The GPU stopped working or ran out of memory. Drawing goes on without it, more slowly.");
+    return this.run(fast, feeds);
   }
 
   /** Ids (B of 77) → text states (B, 77, D), in one array. */
   async encode(rows) {
     const ids = BigInt64Array.from(rows.flat(), BigInt);
-    const { context } = await this.text_encoder.run({ ids: new ort.Tensor("int64", ids, [rows.length, rows[0].length]) });
+    const { context } = await this.text_encoder.run({ ids: new cpu.Tensor("int64", ids, [rows.length, rows[0].length]) });
     return context.data;
   }
 
@@ -47,7 +92,7 @@ export class Networks {
    * `{h, w, data}` with data (h·w, 77).
    */
   async predict(fast, x, t, context, wordScale, batch, h, w) {
-    const { levels } = this.config, unet = await this.unet(fast), outputs = await unet.run(this.feeds(x, t, context, wordScale, batch, h, w));
+    const { levels } = this.config, outputs = await this.run(fast, this.feeds(x, t, context, wordScale, batch, h, w));
     const eps = Array.from({ length: batch }, (_, i) => outputs.eps.data.slice(i * x.length, (i + 1) * x.length));
     const attention = levels.map((level) => {
       const { data, dims } = outputs[`attention_${level}`];

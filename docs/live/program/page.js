@@ -49,11 +49,14 @@ const app = {
   /** Whether the run shown is the one that the settings ask for. */
   isCurrent: () => app.run && REQUEST.every((name) => app.run.request[name] === app.state[name]) && !app.run.request.muted && !app.run.request.start && !app.run.origin,
 
+  /** Whether the settings have changed since the run shown was begun. */
+  isStale: () => Boolean(app.run) && !app.run.drawing && REQUEST.some((name) => app.run.asked[name] !== app.state[name]),
+
   /** Draw the settings, with `patch` first; `muted` are factors for the words' attention, `start` is what to start from. */
   async draw({ muted, start, ...patch } = {}) {
     app.set(patch);
     const run = new Run(app, { ...pick(app.state), muted, start });
-    run.before = muted && (app.run?.before ?? app.run);
+    if (muted) run.before = app.run?.before ?? (app.run?.origin ? null : app.run);
     await app.begin(run);
   },
 
@@ -63,13 +66,14 @@ const app = {
     const run = new Run(app, { ...pick(app.checked({ ...app.run.request, ...patch })), start: app.run.request.start });
     if (run.request.prompt === app.run.request.prompt) run.request.muted = app.run.request.muted;
     for (const [key, pixels] of app.run.frames) if (Number(key.split(" ")[1]) < app.index) run.frames.set(key, pixels);
-    run.origin = origin;
+    Object.assign(run, { origin, forkedAt: app.index });
     await app.begin(run, replay);
   },
 
   async begin(run, replay) {
-    app.run?.stop();
+    app.run?.abandon();
     app.run = run;
+    run.asked = pick(app.state);
     app.index = 0;
     following = true;
     error("");
@@ -82,7 +86,7 @@ const app = {
     try {
       await promise;
     } catch (problem) {
-      run.abandoned = true;
+      run.stop();
       error(problem.message);
     }
     update();
@@ -97,7 +101,7 @@ const app = {
 
   select(index) {
     const last = (app.run?.steps.length ?? 0) - 1;
-    app.index = Math.max(0, Math.min(last, index));
+    app.index = Math.max(0, Math.min(last, index || 0));
     following = app.index === last;
     update();
   },
@@ -121,6 +125,7 @@ const app = {
 let following = true; // whether the newest step is looked at
 let pace; // seconds for a step and a latent of the picture
 let waiting = false;
+let lost = ""; // why the GPU was given up
 
 /** Redraw once a frame, however much has changed. */
 function schedule() {
@@ -150,9 +155,10 @@ function status() {
   }
   const expected = pace && pace * state.steps * state.width * state.height * (state.scale > 1 ? 2 : 1);
   const estimate = expected ? `About ${duration(expected)} for a picture here.` : "";
-  if (run?.stopped || run?.abandoned) return `Stopped after ${run.steps.length} steps. ${estimate}`;
-  if (run?.pixels && !app.isCurrent() && !run.origin && !run.request.muted && !run.request.start) return `The settings have changed. ${estimate}`;
-  return run?.pixels ? `Drawn in ${duration(run.seconds)}.` : estimate;
+  if (app.isStale()) return `The settings have changed. Press Draw. ${estimate}`;
+  if (run?.pixels) return `Drawn in ${duration(run.seconds)}${run.origin ? `, from step ${run.forkedAt + 1} on with “${run.request.prompt}”` : ""}.`;
+  if (run?.stopped && run.steps.length) return `Stopped after step ${run.steps.length} of ${run.total}. This is the guess so far.`;
+  return run?.stopped ? `Stopped. ${estimate}` : estimate;
 }
 
 // The fixed parts of the page
@@ -164,7 +170,7 @@ const guide = tour.mount(find("tour"), app);
 const result = find("result");
 
 function update() {
-  const { state, run } = app;
+  const { state, run, engine } = app;
   for (const name of SCREENS) {
     find(`screen-${name}`).hidden = name !== state.screen;
     find(`tab-${name}`).setAttribute("aria-selected", String(name === state.screen));
@@ -174,20 +180,22 @@ function update() {
   find("timeline").hidden = !["loop", "guidance", "attention"].includes(state.screen) || !run;
   if (!find("timeline").hidden) film.update();
   views[state.screen].update();
-  const newest = run?.pixels ?? (run && run.frame("x0", run.steps.length - 1));
+  const newest = run?.newest;
   result.classList.toggle("pixelated", !newest);
   if (newest) paint(result, newest, run.request.width, run.request.height);
   else {
     const { factor, channels } = facts.config, [height, width] = [state.height / factor, state.width / factor];
     paintLatents(result, new CudaNoise(state.seed).randn(channels * height * width), height, width);
   }
-  result.classList.toggle("waiting", !run?.pixels);
+  result.classList.toggle("waiting", !run?.pixels && !run?.stopped);
+  result.classList.toggle("stale", app.isStale());
   const text = status();
   if (text !== undefined) find("status").textContent = text;
   find("fast").checked = isFast(state);
   find("draw").textContent = run?.drawing ? "Stop" : "Draw";
-  find("draw").disabled = find("fast").disabled = !app.engine;
+  find("draw").disabled = find("fast").disabled = !engine;
   find("save").disabled = !run?.pixels;
+  if (engine) find("device").textContent = engine.onGpu ? "The UNet runs on the GPU, the other networks on one CPU core." : `Networks run on one CPU core. ${lost}`;
 }
 
 find("request").onsubmit = (event) => {
@@ -199,10 +207,7 @@ find("prompt").oninput = () => app.set({ prompt: find("prompt").value });
 find("seed").oninput = () => /^\d{1,19}$/.test(find("seed").value) && app.set({ seed: find("seed").value });
 find("dice").onclick = () => app.draw({ seed: String(Math.floor(Math.random() * 1e6)) });
 find("fast").onchange = () => app.draw(withSampler(app.state, find("fast").checked ? "lcm" : start.sampler, start));
-find("tour-start").onclick = () => {
-  if (isFast(app.state)) app.set(withSampler(app.state, start.sampler, start)); // its questions are about guidance and many steps
-  guide.start();
-};
+find("tour-start").onclick = guide.start;
 find("save").onclick = async () => {
   const blob = await pngWithSettings(result, settingsOf(app.run, facts));
   const link = h("a", { href: URL.createObjectURL(blob), download: `${app.run.request.prompt.replace(/\W+/g, "-").slice(0, 60) || "picture"}-${app.run.request.seed}.png` });
@@ -246,12 +251,18 @@ for (const link of document.querySelectorAll("[data-docs]")) link.href = facts.d
 for (const place of document.querySelectorAll("[data-fact]")) place.textContent = facts[place.dataset.fact].toLocaleString("en");
 
 update();
-const ready = Engine.start(facts, { fast: isFast(app.state), onProgress: (message) => (find("status").textContent = message) });
+const query = new URLSearchParams(location.search);
+const ready = Engine.start(facts, {
+  fast: isFast(app.state),
+  software: query.has("software-gpu"), // for the tests: WebGPU without a GPU
+  onProgress: (message) => (find("status").textContent = message),
+  onGpuLost: (message) => ((lost = message), error(message), update()),
+});
 
 window.minisd = { app, facts, tokenizer: app.tokenizer, CudaNoise, alphasCumprod, toImage, toPixels, ready, pngWithSettings, settingsOf };
 ready.then((engine) => {
   app.engine = engine;
   find("status").textContent = "";
   update();
-  if (!new URLSearchParams(location.search).has("wait")) app.draw();
+  if (!query.has("wait")) app.draw();
 }, (problem) => error(`The networks could not start. ${problem.message}`)); // prettier-ignore

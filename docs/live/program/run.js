@@ -24,7 +24,7 @@ export class Run {
     }, replay); // prettier-ignore
     try {
       const { image, seconds, stopped } = await this.job;
-      Object.assign(this, { stopped, seconds });
+      Object.assign(this, { stopped: this.stopped || stopped, seconds });
       if (image) this.pixels = toPixels(image);
     } finally {
       this.drawing = false;
@@ -40,9 +40,16 @@ export class Run {
     return this.steps[0]?.of ?? steps + (sampler === "pndm" && steps > 1 ? 1 : 0);
   }
 
+  /** Takes no further step. What it has stays to be looked at. */
   stop() {
-    this.abandoned = true;
+    this.stopped = true;
     this.job?.stop();
+  }
+
+  /** Stops, and decodes nothing more, because another run is looked at. */
+  abandon() {
+    this.abandoned = true;
+    if (this.drawing) this.stop();
   }
 
   /** Decodes missing frames one at a time: first those on the screen (`wanted`), then the guesses in order. */
@@ -67,5 +74,10 @@ export class Run {
 
   frame(what, index) {
     return this.frames.get(`${what} ${index}`);
+  }
+
+  /** The picture; until there is one, the newest guess that is decoded. */
+  get newest() {
+    return this.pixels ?? this.steps.map((_, i) => this.frame("x0", i)).findLast(Boolean);
   }
 }

@@ -4,13 +4,13 @@ import { h, paint, picture } from "./dom.js";
 
 export function mount(root, app) {
   const slider = h("input", { type: "range", min: 0, max: 0, value: 0, id: "step", "aria-label": "Step" });
-  const play = h("button", { class: "round", "aria-label": "Play", onclick: () => (timer ? pause() : start()) }, "▶");
+  const play = h("button", { id: "play", class: "round", "aria-label": "Play", onclick: () => (timer ? pause() : start()) }, "▶");
   const back = h("button", { class: "round", "aria-label": "One step back", onclick: () => move(-1) }, "‹");
   const on = h("button", { class: "round", "aria-label": "One step on", onclick: () => move(1) }, "›");
   const told = h("output", { for: "step", class: "formula" });
   const strip = h("div", { class: "strip" });
   root.append(h("div", { class: "bar" }, back, play, on, slider, told), strip);
-  let timer, seen, shown;
+  let timer, playing, seen, shown; // `playing`: the step that the film has come to
 
   const move = (by) => (pause(), app.select(app.index + by));
   function pause() {
@@ -22,7 +22,8 @@ export function mount(root, app) {
   function start() {
     if (!app.run) return;
     if (app.index >= app.run.steps.length - 1) app.select(0);
-    timer = setInterval(() => (app.index < app.run.steps.length - 1 ? app.select(app.index + 1) : app.run.drawing || pause()), 350);
+    playing = app.index;
+    timer = setInterval(() => (app.index < app.run.steps.length - 1 ? app.select((playing = app.index + 1)) : app.run.drawing || pause()), 350);
     play.textContent = "❚❚";
     play.setAttribute("aria-label", "Pause");
   }
@@ -35,6 +36,7 @@ export function mount(root, app) {
       const { run, index, step } = app;
       root.hidden = !run;
       if (!run) return;
+      if (timer && index !== playing) pause(); // somebody chose another step
       slider.max = Math.max(0, run.steps.length - 1);
       slider.value = index;
       told.textContent = step ? `step ${index + 1} of ${run.total} · t = ${Math.round(step.t)}` : "waiting for the first step";

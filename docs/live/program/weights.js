@@ -1,14 +1,14 @@
 // The UNet's two sets of weights: the model's, and those with the LoRA added that lets it draw in four steps.
 
-/** Bytes of float16 → float32. There are only 65,536 numbers in float16, so a table holds them all. */
+/** The low bytes of float16 numbers, then their high bytes → float32. There are only 65,536 such numbers, so a table holds them all. */
 export function toFloat32(bytes) {
   const table = Float32Array.from({ length: 65536 }, (_, code) => {
     const sign = code & 0x8000 ? -1 : 1, exponent = (code >> 10) & 31, fraction = code & 1023;
     if (exponent === 31) return fraction ? NaN : sign * Infinity;
     return sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24);
   });
-  const codes = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2);
-  return new Float32Array(codes.length).map((_, i) => table[codes[i]]);
+  const count = bytes.length / 2;
+  return new Float32Array(count).map((_, i) => table[bytes[i] | (bytes[count + i] << 8)]);
 }
 
 /**

@@ -1,6 +1,6 @@
 // A worker: computes off the page's thread, so that the page stays responsive. One job at a time, in the order of asking.
 //
-// Messages in: {id, job, …}; {stop: id}. Messages out: {id, step}, {id, done}, {id, error}.
+// Messages in: {id, job, …}; {stop: id}. Messages out: {id, step}, {id, done}, {id, error}, {notice}.
 
 import { Networks } from "./networks.js";
 import { denoise } from "./pipeline.js";
@@ -13,10 +13,10 @@ const stopped = new Set();
 const breathe = () => new Promise((resolve) => setTimeout(resolve)); // lets a "stop" come in
 
 const jobs = {
-  async load({ runtime, networks: files, fast, tokenizer: vocabulary, config: settings }) {
+  async load({ runtimes, networks: files, fast, tokenizer: vocabulary, config: settings }) {
     config = settings;
     tokenizer = new Tokenizer(vocabulary);
-    networks = await Networks.load(runtime, files, config);
+    networks = await Networks.load(runtimes, files, config, (notice) => postMessage({ notice }));
     if (files.unet) await networks.unet(fast);
   },
 

@@ -12,8 +12,8 @@ export function mount(root, app) {
   const slider = h("input", { type: "range", min: 0, max: 4, step: 0.1, value: 1, id: "weight", "aria-label": "Attention of this word" });
   const output = h("output", { for: "weight", class: "formula" });
   const mute = h("button", { class: "quiet", onclick: () => ((slider.value = Number(slider.value) ? 0 : 1), slider.oninput()) });
-  const again = h("button", { onclick: () => app.draw({ muted: factors() }) }, "Draw with this attention");
-  const reset = h("button", { class: "quiet", onclick: () => (weights.clear(), app.draw()) }, "Reset");
+  const again = h("button", { id: "draw-attention", onclick: () => app.draw({ ...app.run.request, muted: factors() }) }, "Draw with this attention");
+  const reset = h("button", { class: "quiet", onclick: () => (weights.clear(), app.draw({ ...app.run.request, muted: undefined })) }, "Reset");
   const unchanged = picture("The picture before"), comparison = h("div", { class: "row two" }, figure(unchanged, "every word × 1"), h("div", {}));
   const stage = h("div", {},
     h("p", { class: "lead" }, "Point at a word. Colour shows where the picture reads it, scaled to each map’s largest value."), words,

@@ -4,6 +4,7 @@ import { channels, figure, h, paint, picture, settled, svg } from "../dom.js";
 import { toPixels } from "../pipeline.js";
 import { SAMPLERS } from "../samplers.js";
 import { guide } from "../schedule.js";
+import { isFast } from "../state.js";
 import * as prelude from "./prelude.js";
 
 const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
@@ -20,7 +21,7 @@ export function mount(root, app) {
   const belief = picture("The guess x̂0 with this guidance scale");
   const diagram = svg("svg", { viewBox: "0 0 460 230", class: "vectors", role: "img" });
   const told = h("span", {});
-  const note = h("p", { class: "quiet" }, "With a scale of 1 or less the network is called once a step, with the words alone. There is nothing to compare.");
+  const note = h("p", { class: "lead" });
   const stage = h("div", {},
     h("div", { class: "row four" }, ...planes.map(({ element }, i) => figure(element, captions[i])), figure(difference.element, "with − without, ×5")),
     h("label", { class: "slider", for: "what-if" }, h("span", {}, "w"), slider, output),
@@ -41,6 +42,7 @@ export function mount(root, app) {
     before.update(Boolean(step));
     stage.hidden = !ready;
     note.hidden = !step || ready;
+    note.textContent = `Here the network predicted once a step, with the words alone. ${isFast(app.state) ? "Turn Fast mode off" : "Draw with a guidance scale above 1"} to see two predictions.`;
     if (!ready) return;
     if (seen !== run) [seen, slider.value] = [run, run.request.scale];
     const w = Number(slider.value), guided = guide(step.uncond, step.cond, w), { h: height, w: width } = run;

@@ -38,7 +38,7 @@ export function mount(root, app) {
     other = app.checked({ ...other, ...fitting(other, patch) });
     update();
   }); // prettier-ignore
-  const drawB = h("button", { onclick: async () => {
+  const drawB = h("button", { id: "draw-both", onclick: async () => {
     if (rival?.drawing) return rival.stop();
     if (!app.run?.pixels || !app.isCurrent()) await app.draw();
     rival = new Run(app, { ...other });
@@ -82,7 +82,7 @@ export function mount(root, app) {
 
   /** The newest picture of a run on a canvas; before there is one, the noise that `state` starts from. */
   function show(canvas, run, state) {
-    const pixels = run?.pixels ?? run?.frame("x0", run.steps.length - 1), { factor, channels } = app.facts.config;
+    const pixels = run?.newest, { factor, channels } = app.facts.config;
     canvas.classList.toggle("pixelated", !pixels);
     if (pixels) paint(canvas, pixels, run.request.width, run.request.height);
     else {

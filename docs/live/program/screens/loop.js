@@ -1,6 +1,6 @@
 // Screen 3: the loop as a film. x_t, the guess x̂0, the latents; and going on from any step with other words.
 
-import { channels, figure, h, paint, picture } from "../dom.js";
+import { channels, figure, h, paint, paintLatents, picture } from "../dom.js";
 import * as prelude from "./prelude.js";
 
 export function mount(root, app) {
@@ -17,7 +17,7 @@ export function mount(root, app) {
     h("span", {}, "From ", at, " on:"),
     h("label", { class: "grow", for: "fork-words" }, h("span", { class: "hidden" }, "other words"), words),
     h("label", { for: "fork-scale" }, "guidance ", scale),
-    h("button", {}, "Go on from here"), back); // prettier-ignore
+    h("button", { id: "go-on" }, "Go on from here"), back); // prettier-ignore
   const stage = h("div", {},
     h("div", { class: "row" },
       figure(now, "x", h("sub", {}, "t"), ": where the loop stands"),
@@ -39,8 +39,9 @@ export function mount(root, app) {
       run.develop(app.changed);
       for (const [canvas, what] of [[guess, "x0"], [now, "input"]]) {
         const pixels = run.frame(what, index);
-        canvas.classList.toggle("waiting", !pixels);
+        canvas.className = pixels ? "smooth" : "pixelated waiting";
         if (pixels) paint(canvas, pixels, request.width, request.height);
+        else paintLatents(canvas, step[what], height, w);
       }
       planes.show(step.input, height, w);
       beliefs.show(step.x0, height, w);

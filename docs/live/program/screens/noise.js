@@ -35,7 +35,7 @@ export function mount(root, app) {
     const noise = new CudaNoise(app.state.seed).randn(config.channels * height * width);
     noisePlanes.show(noise, height, width);
     noiseName.textContent = `ε: ${noise.length.toLocaleString("en")} numbers from seed ${app.state.seed}`;
-    formula.textContent = `x = ${Math.sqrt(alpha).toFixed(3)} · picture + ${Math.sqrt(1 - alpha).toFixed(3)} · noise`;
+    formula.textContent = `t = ${t}: x = ${Math.sqrt(alpha).toFixed(3)} · picture + ${Math.sqrt(1 - alpha).toFixed(3)} · noise`;
     dot.setAttribute("cx", (600 * t) / last);
     dot.setAttribute("cy", 100 - 88 * alpha);
     const clean = run?.steps.at(-1)?.next;

@@ -30,10 +30,10 @@ export function mount(root, app) {
   const strength = slider("strength", "strength", { min: 0.05, max: 1, step: 0.05, value: 0.6 }, (value) => value.toFixed(2));
   const file = h("input", { type: "file", id: "picture-file", accept: "image/*", class: "hidden", onchange: () => file.files[0] && open(file.files[0]) });
   const drawn = h("button", { class: "quiet", onclick: () => (lay(), take("color")) }, "The picture drawn");
-  const go = h("button", { onclick: () => (app.run?.drawing ? app.run.stop() : app.draw({ start: start() })) });
+  const go = h("button", { id: "draw-here", onclick: () => (app.run?.drawing ? app.run.stop() : app.draw({ start: start() })) });
   root.append(
     h("div", { class: "fork" }, h("span", {}, "Start from:"), drawn,
-      h("button", { class: "quiet", onclick: () => (blank(), take("color")) }, "A blank sheet"),
+      h("button", { id: "blank", class: "quiet", onclick: () => (blank(), take("color")) }, "A blank sheet"),
       h("label", { class: "button quiet", for: "picture-file" }, "A file", file)),
     arrows(h("div", { class: "words", role: "radiogroup", "aria-label": "Tool" }, tools)),
     palette, size.element,
@@ -133,7 +133,7 @@ export function mount(root, app) {
     drawn.disabled = !run?.pixels;
     go.textContent = run?.drawing ? "Stop" : "Draw from here";
     go.disabled = !engine;
-    const pixels = run?.pixels ?? run?.frame("x0", run.steps.length - 1);
+    const pixels = run?.newest;
     if (pixels) paint(result, pixels, run.request.width, run.request.height);
     else paintLatents(result, noiseOf(state.seed), ...latentSize());
     result.className = pixels ? "smooth" : "pixelated";

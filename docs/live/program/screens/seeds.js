@@ -30,15 +30,14 @@ export function mount(root, app) {
       const run = (current = new Run(app, { ...request, seed }));
       update(); // the button now says "Stop"
       await app.guard(run.draw(() => {
-        const pixels = run.pixels ?? run.frame("x0", run.steps.length - 1);
+        const pixels = run.newest;
         if (!pixels) return;
         canvas.className = "smooth";
         canvas.setAttribute("aria-label", `The picture of seed ${seed}`);
         paint(canvas, pixels, request.width, request.height);
       }), run); // prettier-ignore
-      const stopped = run.abandoned;
-      run.abandoned = true; // its other frames are not needed
-      if (stopped || !run.pixels) break;
+      run.abandon(); // its other frames are not needed
+      if (run.stopped || !run.pixels) break;
     }
     current = null;
     update();

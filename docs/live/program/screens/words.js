@@ -33,7 +33,8 @@ export function mount(root, app) {
   root.append(
     h("h3", {}, "Tokens"), chips, hints,
     h("h3", {}, `${tokenizer.length} boxes`), boxes, told,
-    h("h3", {}, "Text states: what the UNet reads"), states,
+    h("h3", {}, "Text states: what the UNet reads"),
+    h("p", { class: "quiet" }, "The UNet is the network that predicts the noise. At every step it reads these rows, one for each box."), states,
     h("details", {}, h("summary", {}, `All ${facts.words.length} words of this model`), known),
   ); // prettier-ignore
 
