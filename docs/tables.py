@@ -250,7 +250,7 @@ def following_outlines() -> str:
     """Correct images, and the overlap of things with the outlines, by scale of the ControlNet."""
     found = json.loads((FOLDER / "tiny_model" / "outlines.json").read_text())
     rows = [[scale, *(f"{right:.2f} / {overlap:.2f}" for right, overlap in sets.values())] for scale, sets in found.items()]
-    kinds = list(next(iter(found.values())))
+    kinds = [kind.replace("riding, new pair", "new pair riding") for kind in next(iter(found.values()))]
     return table(["scale", *kinds], rows, ", ".join(["scale", *kinds]))
 
 
