@@ -1,6 +1,6 @@
 """What each method of fine-tuning teaches the built-in model from twelve drawings of umbrellas, and what it makes it forget.
 
-    python docs/new_thing.py --folder runs/new_thing      # half an hour on one core; run it again to resume
+    python docs/new_thing.py --folder runs/new_thing      # 45 minutes on one core; run it again to resume
 
 Prompts for the new thing and for old ones are judged by the first judge. The table goes to docs/tiny_model/new_thing.json, and a
 sheet with a row per method to docs/images/new_thing.png.
@@ -35,7 +35,7 @@ NEW = 40
 STEPS = 10  # of DPM++ 2M, which draws as well in ten steps as PNDM in fifty (docs/samplers.md)
 SHOWN = 8
 
-OLD_WORDS = [caption(sample(rng), rng) for rng in (random.Random(f"class/{i}") for i in range(40))]
+OLD_WORDS = [caption(sample(rng), rng) for rng in (random.Random(f"class/{i}") for i in range(200))]
 CLASS: dict[str, Any] = {"class_prompt": tuple(OLD_WORDS), "class_images": len(OLD_WORDS)}
 CASES: dict[str, dict[str, Any]] = {
     "textual inversion": {"method": "inversion", "init_word": "mushroom", "token": "<umbrella>", "caption": ()},

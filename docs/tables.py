@@ -246,6 +246,20 @@ def forgetting() -> str:
     return table(["", "size", "new thing", "old things"], rows, "size, new thing, old things")
 
 
+def following_outlines() -> str:
+    """Correct images, and the overlap of things with the outlines, by scale of the ControlNet."""
+    found = json.loads((FOLDER / "tiny_model" / "outlines.json").read_text())
+    rows = [[scale, *(f"{right:.2f} / {overlap:.2f}" for right, overlap in sets.values())] for scale, sets in found.items()]
+    kinds = [kind.replace("riding, new pair", "new pair riding") for kind in next(iter(found.values()))]
+    return table(["scale", *kinds], rows, ", ".join(["scale", *kinds]))
+
+
+def own_world() -> str:
+    """Correct images of each new thing."""
+    found = json.loads((FOLDER / "tiny_model" / "own_world.json").read_text())
+    return table(list(found), [[f"{share:.2f}" for share in found.values()]], ", ".join(found))
+
+
 def blends() -> str:
     """Weights of the last slopes, newest first: of PNDM, of K-LMS at equal steps, and of K-LMS at Stable Diffusion's σ."""
     lms = SCHEDULERS["LMSDiscreteScheduler"]()

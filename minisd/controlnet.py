@@ -77,11 +77,14 @@ class ControlNetModel(Pretrained, nn.Module):
         self.mid_zero_conv = zeroed(nn.Conv2d(widths[-1], widths[-1], 1))
 
     @classmethod
-    def from_unet(cls, unet: UNet2DConditionModel) -> Self:
-        """A new ControlNet with the UNet's weights, for training. Until it is trained, it has no effect."""
+    def from_unet(cls, unet: UNet2DConditionModel, **changes: Any) -> Self:
+        """A new ControlNet with the UNet's weights, for training. Until it is trained, it has no effect.
+
+        `changes` are fields of its configuration that differ from the UNet's and from the defaults.
+        """
         unet = uncompiled(unet)
         shared = {name: getattr(unet.config, name) for name in UNetConfig.__dataclass_fields__}
-        controlnet = cls(ControlNetConfig(**shared)).to(unet.conv_in.weight)
+        controlnet = cls(ControlNetConfig(**shared | changes)).to(unet.conv_in.weight)
         weights = unet.state_dict()
         with torch.no_grad():
             for name, parameter in controlnet.named_parameters():

@@ -26,6 +26,7 @@ def test_the_wheel_contains_the_built_in_model(wheel):
     assert f"{model.relative_to(ROOT)}/unet/diffusion_pytorch_model.safetensors" in files
     assert files <= names
     assert {"minisd/lessons/umbrella.safetensors", "minisd/tiny/judge.safetensors"} <= names
+    assert {"minisd/lessons/controlnet/config.json", "minisd/lessons/controlnet/diffusion_pytorch_model.safetensors"} <= names
     assert {"minisd/py.typed", "weights_convert/__init__.py", "minisd/train/__main__.py"} <= names
     assert not any(name.startswith(("tests", "docs", "notebooks", "runs")) for name in names)
 

@@ -16,13 +16,18 @@ from .latents import fitted
 from .learner import Learner
 from .settings import Settings
 
+SMALL = {  # for the built-in model: no attention on the way down, and a narrower image encoder
+    "cross_attention": (False, False, False),
+    "conditioning_embedding_out_channels": (8, 16, 32, 64),
+}
+
 
 class Control(Learner):
     pipe: StableDiffusionControlNetPipeline
 
     def __init__(self, pipe: StableDiffusionPipeline, settings: Settings):
         torch.manual_seed(settings.seed)
-        self.trained = self.controlnet = ControlNetModel.from_unet(pipe.unet)
+        self.trained = self.controlnet = ControlNetModel.from_unet(pipe.unet, **SMALL if settings.model == "tiny" else {})
         steered = StableDiffusionControlNetPipeline.from_pipe(pipe, controlnet=self.controlnet)
         steered.set_progress_bar_config(disable=True)
         super().__init__(steered, settings)

@@ -31,7 +31,7 @@ TINY = {  # for the built-in model: narrow networks need higher learning rates
     "inversion": Defaults(1000, 8, 1e-2, weight_decay=0.0),
     "full": Defaults(1000, 8, 1e-4, dropout=0.1),
     "dreambooth": Defaults(600, 8, 1e-4),
-    "controlnet": Defaults(4000, 8, 3e-4, dropout=0.1),
+    "controlnet": Defaults(3000, 16, 1e-3, dropout=0.1),
 }
 CHANGEABLE = ("data", "out", "steps", "prompt", "gradient_checkpointing")  # when a training is resumed
 AT_LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "rank": 1, "vectors": 1, "class_images": 1, "size": 8, "seed": 0}
