@@ -545,6 +545,30 @@ ATTEMPTS = {
         lambda weight, down, up, alpha, scale: weight + scale * alpha / 4 * up @ down,
         "✗ the largest difference",
     ),
+    "15 einsum": (
+        lesson_15.controlled,
+        lambda skip, control, weight, bias, scale: (
+            skip + scale * (torch.einsum("oi,bihw->bohw", weight, control) + bias[:, None, None])
+        ),
+        "✓",
+    ),
+    "15 bias on the wrong axis": (
+        lesson_15.controlled,
+        lambda skip, control, weight, bias, scale: skip + scale * (torch.einsum("oi,bihw->bohw", weight, control) + bias),
+        "✗ it raises RuntimeError",
+    ),
+    "15 replaced": (
+        lesson_15.controlled,
+        lambda skip, control, weight, bias, scale: torch.nn.functional.conv2d(control, weight[:, :, None, None], bias) * scale,
+        "✗ hint: that is the ControlNet's part alone",
+    ),
+    "15 lerp": (
+        lesson_15.controlled,
+        lambda skip, control, weight, bias, scale: torch.lerp(
+            skip, lesson_15.with_control(skip, control, weight, bias, 1.0), scale
+        ),
+        "✓",
+    ),
     "15 merged, no return": (lesson_15.merged, lambda *given: None, NOTHING),
     "16 detached": (
         lesson_16.target,

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..evaluate.prompts import Prompt, prompts_of
 from ..image import to_tensor
 from ..pipeline import StableDiffusionPipeline
 from ..schedule import add_noise
@@ -49,6 +51,18 @@ PARTS = (
     "Four pictures. With the part beside attention only, a green bird and a yellow cat. With the rest only, a green and a yellow "
     "umbrella."
 )
+
+COLOURED_IN = (
+    "Four rows of four pictures. Outlines, white on black, of a present, a dragon, an astronaut and a boat with a robot in it. The "
+    "same things in these outlines, in the colours of their prompts. Purple cats at night, one of them with the dragon's body. Red fish "
+    "on the beach, and an astronaut in red."
+)
+
+
+def outlined() -> list[Prompt]:
+    """Four prompts with their scenes, which training never saw."""
+    one, riding = (prompts_of(name, 3, 0, "outlines") for name in ("one thing", "riding"))
+    return [*one, riding[0]]
 
 
 def twelve(kind: str = "umbrella") -> tuple[Tensor, list[str]]:
@@ -179,4 +193,42 @@ merged = Exercise(
         "the change is added, not subtracted": lambda w, down, up, alpha, scale: w - scale * alpha / len(down) * up @ down,
     },
     run=lambda merge: stack(merge(w.clone(), down.clone(), up.clone(), alpha, scale) for w, down, up, alpha, scale in layers()),
+)
+
+
+# (B, C, h, w) skips and outputs of a ControlNet, and the weight (C, C) and bias (C,) of its 1×1 convolution
+SKIP, CONTROL = torch.randn(2, 2, 5, 3, 3, generator=torch.Generator().manual_seed(16))
+MIX, SHIFT = torch.randn(5, 5, generator=torch.Generator().manual_seed(17)), torch.linspace(-1, 1, 5)
+
+
+def with_control(skip: Tensor, control: Tensor, weight: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """The skip connection with a ControlNet's output, which passes through a 1×1 convolution."""
+    return skip + scale * F.conv2d(control, weight[:, :, None, None], bias)
+
+
+controlled = Exercise(
+    answer=with_control,
+    mistakes={
+        "that is the ControlNet's part alone: add it to the skip connection": lambda skip, control, weight, bias, scale: (
+            with_control(0 * skip, control, weight, bias, scale)
+        ),
+        "a convolution has a bias": lambda skip, control, weight, bias, scale: with_control(skip, control, weight, 0 * bias, scale),
+        "the scale multiplies the bias, too": lambda skip, control, weight, bias, scale: with_control(
+            skip, control, scale * weight, bias, 1.0
+        ),
+        "where is the scale?": lambda skip, control, weight, bias, scale: with_control(skip, control, weight, bias, 1.0),
+        "the scale multiplies the ControlNet's part only": lambda skip, control, weight, bias, scale: (
+            scale * with_control(skip, control, weight, bias, 1.0)
+        ),
+        "weight is (out, in): each output channel is a mixture of all input channels": (
+            lambda skip, control, weight, bias, scale: with_control(skip, control, weight.T, bias, scale)
+        ),
+        "the convolution sees the ControlNet's output only": lambda skip, control, weight, bias, scale: with_control(
+            0 * skip, skip + control, weight, bias, scale
+        ),
+    },
+    run=lambda add: stack(
+        add(skip.clone(), control.clone(), MIX.clone(), SHIFT.clone(), scale)
+        for skip, control, scale in ((SKIP[:1], CONTROL[:1], 1.0), (SKIP[1:], CONTROL[1:], 0.4), (SKIP[:1], CONTROL[1:], 0.0))
+    ),
 )
