@@ -287,6 +287,7 @@ def stand_ins(folders, tmp_path, monkeypatch, small_presets) -> dict[str, Path]:
     monkeypatch.setattr("minisd.weights.load.VOCABULARY", str(folder))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line has one of its own
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(folders["v1"], tmp_path / "my-world" / "model")
     few_steps = ("SimianLuo/LCM_Dreamshaper_v7", "stabilityai/sd-turbo")
     stand_ins = dict.fromkeys(("CompVis/stable-diffusion-v1-4", "path/to/a/diffusers/folder", "my-model", *few_steps), folder)
     return stand_ins | {"lllyasviel/control_v11p_sd15_canny": tmp_path / "control"}

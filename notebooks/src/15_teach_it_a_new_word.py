@@ -436,14 +436,15 @@ for prompt in asked:
 # > on the beach". What follows the outlines, and what follows the prompt, if the two contradict each other?
 
 # %%
-sheet = [to_tensor(page) for page in pages]
+sheet = [torch.nn.functional.max_pool2d(to_tensor(page), 2) for page in pages]
 for words in (None, "a purple cat at night", "a red fish on the beach"):
     texts = [words or prompt.text for prompt in asked]
     rngs = [torch.Generator().manual_seed(seed) for seed in range(len(texts))]
     how = {"num_inference_steps": unless_fast(8, 2), "generator": rngs, "output_type": "pt"}
-    sheet += list(2 * steered(texts, pages, **how).images - 1)
-small = [image[:, ::2, ::2] for image in sheet]
-figures.show(figures.pictures(small, [""] * len(small), columns=4), lesson.COLOURED_IN)
+    sheet += list(2 * steered(texts, pages, **how).images[..., ::2, ::2] - 1)
+rows = ("outlines", "own prompt", "a purple cat", "a red fish")
+titles = [name if i == 0 else "" for name in rows for i in range(len(asked))]
+figures.show(figures.pictures(sheet, titles, columns=4), lesson.COLOURED_IN)
 
 # %% [markdown]
 # Places and sizes follow the outlines. Colours and background follow the prompt, and mostly the kind of
