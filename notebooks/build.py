@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import tomllib
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jupytext
