@@ -273,4 +273,4 @@ if __name__ == "__main__":
     IMAGES.mkdir(exist_ok=True)
     for name in sys.argv[1:] or FIGURES:
         FIGURES[name]()
-        print(f"docs/images: {name}")
+        print(f"docs/images/{name}")

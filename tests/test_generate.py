@@ -202,7 +202,7 @@ def test_processes_under_torchrun_share_the_prompts(generate, monkeypatch):
         (["a cat", "--eta", "1"], "has no eta; use DDIMScheduler"),
         (["a cat", "--eta", "2", "--sampler", "ddim"], "eta must be from 0 to 1"),
         (["a cat", "--seed", str(10**30)], "--seed must be from 0 to"),
-        (["a cat", "--out", "cat.jpg"], "name it cat.png"),
+        (["a cat", "--out", "cat.jpg"], "choose cat.png or a folder"),
         (["a cat", "--out", __file__], "is a file; choose a folder"),
         (["a cat", "--out", f"{__file__}/folder"], "Not a directory; choose another folder with --out"),
         (["a cat", "--out", f"{__file__}/new/cat.png"], "Not a directory; choose another folder with --out"),

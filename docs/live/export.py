@@ -68,8 +68,8 @@ class Decoder(nn.Module):
 def networks(pipe) -> tuple[dict[str, bytes], dict]:
     """The files of the page, and facts about them.
 
-    Of each network there are its graph and its weights; and there are the factors of the UNet's LoRA. The facts are where these
-    belong, and what the UNet predicts without and with them.
+    The files are the graph and the weights of each network, and the factors of the UNet's LoRA. The facts say where these factors
+    belong, and what the UNet predicts with and without them.
 
     Examples have a batch of 1, because the UNet expands t to the length of the batch, which tracing takes for a constant: an
     expansion to 1 broadcasts to every batch, as long as all its images are at the same time.

@@ -41,7 +41,7 @@ def energy(a: Tensor, b: Tensor) -> float:
 
 
 def one_step_apart(flow: Velocity, ddim: Callable, x: Tensor, levels: Tensor) -> float:
-    """How far a step of a flow and a step of DDIM end apart, from points x (B, 2) of the flow at the noise level of t = 499."""
+    """How far a step of a flow and DDIM's step from t = 499 to 299 end apart, both from points x (B, 2) in the flow's scale."""
     alpha, alpha_next = levels[499], levels[299]
     s, s_next = (((1 - a) / a) ** 0.5 / (1 + ((1 - a) / a) ** 0.5) for a in (alpha, alpha_next))  # t of the flow: σ/(1 + σ)
     ours = x - flow(x, s) * (s - s_next)
@@ -70,7 +70,7 @@ def network() -> Network:
 
 
 def adam(network: nn.Module, steps: int) -> tuple[torch.optim.Adam, torch.optim.lr_scheduler.LRScheduler]:
-    """Adam, and a schedule by which its learning rate falls from 0.004 to 0 like a cosine."""
+    """Adam, with a cosine schedule of its learning rate from 0.004 to 0."""
     optimizer = torch.optim.Adam(network.parameters(), lr=4e-3)
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 

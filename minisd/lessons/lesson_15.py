@@ -1,7 +1,7 @@
 """Notebook 15, teach it a new word: its drawings, figures and exercises.
 
-`umbrella.safetensors` beside this file is a LoRA of rank 4 that `docs/new_thing.py` trained from the twelve drawings and 40 class
-images, in float16.
+`umbrella.safetensors` beside this file is a LoRA of rank 4 trained like that of `docs/new_thing.py`, but with 40 class images, in
+float16.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +53,7 @@ PARTS = (
 )
 
 COLOURED_IN = (
-    "Four rows of four pictures. Outlines, white on black, of a present, a dragon, an astronaut and a boat with a robot in it. The "
+    "Four rows of four pictures. Outlines, white on black, of a box with a ribbon, a dragon, an astronaut and a boat with a robot in it. The "
     "same things in these outlines, in the colours of their prompts. Purple cats at night, one of them with the dragon's body. Red "
     "fish on the beach, and an astronaut in red."
 )

@@ -202,6 +202,7 @@ lesson.second_order.check(my_step)
 #
 # The table is [`pndm.BLENDS`](../minisd/schedulers/pndm.py). Its rows are for one, two, three and four
 # known values, newest first:
+
 # %%
 for row in TABLE.values():
     print("  ".join(f"{24 * weight:+3.0f}/24" for weight in row))

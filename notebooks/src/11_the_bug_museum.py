@@ -378,9 +378,8 @@ lesson.show_museum(found, rounding=control.errors["UNet"])
 # * Compare **part by part**, each on correct inputs. A picture tells you that something is wrong; the
 #   first wrong tensor tells you what.
 # * Choose **inputs that reveal the mistake**: quiet weights for the norms' ε, several levels for padding,
-#   norms
-#   whose weights are not 1 and whose biases are not 0 (fresh norms have exactly these values, which hides
-#   mistakes in them).
+#   norms whose weights are not 1 and whose biases are not 0 (fresh norms have exactly these values, which
+#   hides mistakes in them).
 # * **Break it on purpose**, and see the test fail. We put each of the nineteen bugs into our code, and
 #   the test named next to it failed.
 #

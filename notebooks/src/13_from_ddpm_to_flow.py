@@ -64,9 +64,8 @@ levels = torch.cat([alphas_cumprod, torch.ones(1)])  # levels[-1] is 1: the clea
 
 
 def ddpm(x, t, t_next, rng):
-    x0 = clouds.denoise(
-        x, levels[t] ** 0.5, (1 - levels[t]) ** 0.5
-    )  # factors of x0 and of the noise
+    # the factors of x0 and of the noise
+    x0 = clouds.denoise(x, levels[t] ** 0.5, (1 - levels[t]) ** 0.5)
     z = torch.randn(x.shape, generator=rng)
     return lesson.ancestral.answer(x, x0, z, levels[t], levels[t_next])
 
@@ -130,15 +129,15 @@ for t in (599, 299, 99, -1):
 # ## Why both sample
 #
 # Notebook 03 gave the argument for DDIM: a crowd that moves with the right velocity keeps the density
-# $q_t$. Why does noise do no harm? Look at very small steps, with $\beta$ the variance of the noise
-# that a timestep adds. Small random steps spread a crowd like heat. The equation of heat says that the
-# density changes by $\tfrac12\lambda^2\beta\,\nabla\!\cdot\!\nabla q$ if the steps have variance
+# $q_t$. Why does noise do no harm? Look at very small steps, with $\beta$ the variance of the noise that
+# a timestep adds. Small random steps spread a crowd like heat. The heat equation says that the density
+# changes by $\tfrac12\lambda^2\beta\,\nabla\!\cdot\!\nabla q$ if the steps have variance
 # $\lambda^2\beta$. And since $\nabla q = q\,\nabla\log q$, this is
 #
-# $$\tfrac12\lambda^2\beta\,\nabla\cdot(q\,\nabla\log q),$$
+# $$\tfrac12\lambda^2\beta\,\nabla\cdot(q\,\nabla\log q).$$
 #
-# ($\nabla\cdot$, the divergence, says how fast a flow moves apart.) Compare this with the continuity
-# equation of notebook 03: a crowd that moves with velocity $u$ changes its density by
+# Here $\nabla\cdot$ is the divergence: it says how fast a flow moves apart. Compare this with the
+# continuity equation of notebook 03: a crowd that moves with velocity $u$ changes its density by
 # $-\nabla\cdot(q\,u)$. So noise has the same effect as moving with velocity
 # $u = -\tfrac12\lambda^2\beta\,\nabla\log q$, downhill. It can be cancelled exactly, by a step of that
 # size *uphill*, along the score. The walk without noise is a step of DDIM. For small $\beta$, it is
@@ -193,7 +192,7 @@ for strength in (0, 1, 2):
     print(f"   wrong start: {lesson.energy(wrong, data):6.3f}")
 
 # %% [markdown]
-# All end with the data if they start right. From the wrong start the walk without noise ends wrong: an
+# All end with the data if they start right. From the wrong start the walk without noise ends wrong. An
 # ODE cannot forget: where a walker starts decides where it ends. With noise the error is forgotten on the
 # way, since at each $t$ the random walk is pulled towards $q_t$, wherever it comes from. That is why new
 # noise corrects errors that were made earlier, and why DDIM is better for everything that needs a map
@@ -302,14 +301,14 @@ lesson.show_paths(
 
 
 # %%
-def curvature(v, steps=200):
+def straightness(v, steps=200):
     """The mean over all paths and times of |v - (start - end)|²; 0 if v is constant on each path."""
     way = flow_walk(v, many, steps)
     velocity = (way[:-1] - way[1:]) * steps
     return (velocity - (way[0] - way[-1])).square().sum(dim=2).mean().item()
 
 
-print(f"the flow's paths: {curvature(flow):.3f}")
+print(f"the flow's paths: {straightness(flow):.3f}")
 
 # %% [markdown]
 # Two paths are never at the same place at the same $t$ (notebook 03), so where lines cross, paths turn
@@ -318,10 +317,10 @@ print(f"the flow's paths: {curvature(flow):.3f}")
 # then out again to an arc. Training on straight lines does not give straight paths, because noise and
 # data were paired at random.
 #
-# The printed number is the measure of X. Liu et al.: how much the velocity changes along a path, on
-# average. It is 0 only if one step is exact. (A length would not tell. The same paths, divided by $1-t$,
-# are the $x_0 + \sigma\,\epsilon$ of notebook 04, and those are straight lines within a thousandth. But
-# $\hat x_0$ and $\hat\epsilon$ change along them, and one step fails there as well.)
+# The printed number is the *straightness* of X. Liu et al.: how much the velocity changes along a path,
+# on average. It is 0 only if one step is exact. (A length would not tell. The same paths, divided by
+# $1-t$, are the $x_0 + \sigma\,\epsilon$ of notebook 04, and those are straight lines within a
+# thousandth. But $\hat x_0$ and $\hat\epsilon$ change along them, and one step fails there as well.)
 #
 # ## Reflow: pair each noise with its own end
 #
@@ -343,7 +342,7 @@ def own_ends(n, rng):
 
 
 reflow = train(own_ends)
-print(f"the second flow's paths: {curvature(reflow):.3f}")
+print(f"the second flow's paths: {straightness(reflow):.3f}")
 
 # %%
 own = flow_walk(flow, noise, 50)[[0, -1]]

@@ -210,7 +210,7 @@ figures.show(
 # $$x \leftarrow (1 - m)\left(\sqrt{\bar\alpha'}\,x_0 + \sqrt{1-\bar\alpha'}\,\epsilon\right) + m\,x$$
 #
 # Here $m$ is the mask, 1 where to draw, with one number for each latent position. (RePaint also repeats
-# steps, because even so the new part may fit badly. We do not.)
+# steps, because even so the new part may fit badly. We do not repeat steps.)
 #
 # ### Exercise 2 · Put the rest back
 #
@@ -253,7 +253,6 @@ latents = torch.cat([at_end[0], each_step[0], at_end[1], each_step[1]])
 sheet = [x_ride[0], (x_ride * (1 - mask))[0], *pipe.decode(latents)]
 titles = ["picture", "mask", "cat, at the end", "cat, each step"]
 titles += ["horse, at the end", "horse, each step"]
-
 figures.show(figures.pictures(sheet, titles, columns=3), lesson.RIDER)
 
 # %% [markdown]
@@ -330,8 +329,8 @@ print(f"the model's own: cosine of the angle between the noise found and the tru
 # difference from that picture for noise. The steps up multiply this difference. At $t = 0$ its standard
 # deviation should be $\sqrt{1-\bar\alpha_0}$, about as much as the encoder's own noise. The mode has
 # none, and a multiple of nothing is nothing. So inversion is a good way to come *back* to a picture, but
-# what it finds is not quite noise. For the model's own picture its direction is nearly right. (Why even
-# that noise is too short we have not found out.)
+# what it finds is not quite noise. For the model's own picture its direction is nearly right. (We have
+# not found out why even that noise is too short.)
 #
 # Coming back is not the purpose, though. Go up with the caption of the picture, and down with *another*
 # prompt. Where the two prompts agree, the way down undoes the way up, and only the difference remains.
@@ -434,12 +433,12 @@ figures.show(figures.pictures(small, titles, columns=5), lesson.BETWEEN)
 
 # %% [markdown]
 # On this straight line things shrink towards the middle and the page becomes emptier. Along the arc they
-# stay as large as at the ends, although what is between two pictures need not be a good picture. (In the
-# mean over 16 pairs of noises the effect is smaller: things have a scale of 0.23 at the ends, 0.22 on the
-# arc and 0.20 on the line.) The last row shows why. The network believes what $t$ says about the amount
-# of noise. If there is less, it takes the missing noise for missing content: at a third of the length
-# nothing is left but a plain page. If there is more, it takes the excess for content, and the page fills
-# with splinters.
+# stay as large as at the ends, although what is between two pictures need not be a good picture. (For
+# other pairs of noises the effect is often smaller.) The last row shows why. The network believes what
+# $t$ says about the amount of noise. If there is less, it takes the missing noise for missing content: at
+# a third of the length nothing is left but a plain page. If there is more, it takes the excess for
+# content, and the page fills with splinters.
+#
 # ## In Stable Diffusion 1.5 this is …
 #
 # | here | in SD 1.5 | code | paper |

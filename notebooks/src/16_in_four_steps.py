@@ -49,8 +49,8 @@ def follow(sampler, steps, **settings):
 
 # %% [markdown]
 # > **Predict.** DDIM in one step, in two, in four: where will the points end? And with Heun's method, the
-# > sampler of order 2 that left DDIM behind in notebook 04, in two steps? (They are three calls, since
-# > the last step, to $\sigma = 0$, is a plain one.)
+# > sampler of order 2 that left DDIM behind in notebook 04, in two steps? (That is three calls, since the
+# > last step, to $\sigma = 0$, is a plain one.)
 
 # %%
 exactly, _ = follow(minisd.HeunDiscreteScheduler, unless_fast(200, 40))
@@ -299,7 +299,7 @@ def drawn(pipe, sampler, steps, scale, texts, seeds, **more):
 # %% [markdown]
 # > **Predict.** Four prompts. The teacher draws with guidance, so a step costs two calls: DDIM and DPM++
 # > 2M in five steps, Heun in three (with two lists of timesteps), ten calls each. Then the teacher
-# > without guidance and the student draw in four calls and in one. Which rows will be right?
+# > without guidance and the student draw in four calls and in one. Which sets of four will be right?
 
 # %%
 cat_and_tree = "a black cat to the left of a green tree"
@@ -388,11 +388,11 @@ for name, (*way, more) in ways.items():
 
 # %% [markdown]
 # Ten prompts cannot show a difference between four and twenty calls (notebook 10). With 100 prompts of
-# each kind [it is there](../docs/few_steps.md): of 200 pictures of two things, 183 of the teacher's are
-# right and 168 of the student's. With all other kinds there is hardly any. The pictures of different
-# seeds are a little more alike. (Eight pictures are a hint, not a proof.) That is the second price. The
-# loss is a square error, or nearly. Where the student cannot tell the end, it answers with a mean, and a
-# mean loses what is rare: fine details, then variety.
+# each kind, and a teacher of 50 guided steps, [there is one](../docs/few_steps.md): of 200 pictures of
+# two things, 183 of the teacher's are right and 168 of the student's. With all other kinds there is
+# hardly any. The pictures of different seeds are a little more alike. (Eight pictures are a hint, not a
+# proof.) That is the second price. The loss is a square error, or nearly. Where the student cannot tell
+# the end, it answers with a mean, and a mean loses what is rare: fine details, then variety.
 #
 # The third price is a freedom: with our student, guidance can no longer be turned up or down, and there
 # is no negative prompt. (A latent consistency model whose UNet takes the scale as an input keeps half of

@@ -21,8 +21,8 @@ async function unpack(id) {
 }
 
 /**
- * Whether there is a GPU for the UNet: WebGPU on real hardware, or with `software` on none, in a browser that can suspend WebAssembly
- * while the GPU works, because the runtime does.
+ * Whether the UNet can run on a GPU. The browser must offer WebGPU on hardware (`software` also accepts a software adapter), and must be
+ * able to suspend WebAssembly, which the runtime needs.
  */
 async function findGpu(software) {
   const adapter = "Suspending" in WebAssembly && (await navigator.gpu?.requestAdapter().catch(() => null));
@@ -35,7 +35,7 @@ export class Engine {
 
   /**
    * Starts both workers, with `fast` the UNet with its LoRA. `onProgress` is called with what is being done, `onGpuLost` with a sentence
-   * when the GPU is given up. A GPU that is only software is used if `software` says so.
+   * when the GPU is given up. `software` also accepts a software adapter.
    */
   static async start(facts, { fast, software, onProgress, onGpuLost }) {
     const engine = new Engine(), script = URL.createObjectURL(new Blob([take("worker").textContent], { type: "text/javascript" }));

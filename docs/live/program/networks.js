@@ -27,12 +27,12 @@ export class Networks {
 
   /**
    * Starts the runtime and the networks in `files`, by name: {graph, weights}. The UNet can wait. `runtimes` has one for the GPU if there
-   * is a GPU; `onDevice` is called with why it is no longer used.
+   * is a GPU; `onGpuLost` is called with the reason when the GPU is given up.
    */
-  static async load(runtimes, { unet, ...files }, config, onDevice) {
+  static async load(runtimes, { unet, ...files }, config, onGpuLost) {
     cpu.env.wasm.wasmBinary = runtimes.cpu;
     gpu.env.wasm.wasmBinary = runtimes.gpu;
-    const networks = Object.assign(new Networks(), { files: unet, config, onDevice, onGpu: Boolean(unet && runtimes.gpu) });
+    const networks = Object.assign(new Networks(), { files: unet, config, onGpuLost, onGpu: Boolean(unet && runtimes.gpu) });
     for (const [name, { graph, weights }] of Object.entries(files)) networks[name] = await create(graph, toFloat32(weights));
     return networks;
   }
@@ -56,6 +56,7 @@ export class Networks {
       const { eps } = await session.run(this.feeds(noise, 500, await this.encode([this.files.empty]), ones, 1, side, side));
       const expected = this.files.expected[fast ? "fast" : "plain"];
       if (eps.data.every((value, i) => Math.abs(value - expected[i]) <= AGREES)) return session;
+      session.release().catch(() => {});
       this.leaveGpu("The GPU computes other numbers than it should. The page draws without it, more slowly.");
     } catch {
       this.leaveGpu("WebGPU does not work here. The page draws without it, more slowly.");
@@ -64,8 +65,9 @@ export class Networks {
 
   /** From here on, the CPU computes the UNet. */
   leaveGpu(why) {
+    for (const session of this.unets.values()) session.release().catch(() => {});
     Object.assign(this, { unets: new Map(), onGpu: false });
-    this.onDevice(why);
+    this.onGpuLost(why);
   }
 
   /** The UNet's outputs. If the GPU fails, the CPU takes over. */

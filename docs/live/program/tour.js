@@ -1,8 +1,8 @@
 // The tour: nine stops. Each asks for a prediction, answers it, and gives something to do, which a button can show.
 //
 // A stop's `covers` are the places on its screen that would give the answer away: they are covered until the reader has answered. `show`
-// does what the task says, up to the last button, whose id is `press`; then there is something to `watch`. `change` sets what the tour
-// puts back when it closes.
+// does what the task says, except for pressing the last button, whose id is `press`. `watch` is the element to look at afterwards. Settings
+// that go through `change` are restored when the tour closes.
 
 import { h } from "./dom.js";
 import { isFast, withSampler } from "./state.js";
@@ -15,8 +15,8 @@ function turn(id, value) {
   for (const kind of ["input", "change"]) find(id).dispatchEvent(new Event(kind, { bubbles: true }));
 }
 
-/** Looks at the run that others went on from. */
-const first = (app) => app.run?.origin && app.show(app.run.origin);
+/** Shows the original run, if this one was forked from it. */
+const original = (app) => app.run?.origin && app.show(app.run.origin);
 
 /** Paints a blob in the middle of the board, with the keys that a reader has for it. */
 function dab() {
@@ -82,7 +82,7 @@ const STOPS = [
     question: "How different are the two predictions?",
     options: ["Almost opposite", "A few degrees apart", "The same"], right: 1,
     answer: "A few degrees, except near the end, where little noise is left and the words weigh more. The small difference carries all that they mean.",
-    enter: (app) => (first(app), app.select(Math.floor(app.run?.steps.length / 2))),
+    enter: (app) => (original(app), app.select(Math.floor(app.run?.steps.length / 2))),
     covers: "#stage-guidance .four, #stage-guidance .arrows figure:first-child",
     task: "Move the guidance scale w and watch the long arrow and the guess beside it.",
     show: () => turn("what-if", Number(find("what-if").value) < 8 ? 10 : 1),
@@ -162,7 +162,9 @@ export function mount(root, app) {
     const then = h("strong", { role: "status" });
     const after = h("p", { class: "task", hidden: true }, h("strong", {}, "Try it. "), task, " ", h("button", { class: "link", onclick: () => {
       act(app, change);
-      if (press) then.textContent = ` Now press “${beckon(find(press), () => look(watch))}”.`;
+      const button = press && find(press);
+      if (button?.textContent === "Stop") button.click(); // a run that is still drawing
+      if (button) then.textContent = ` Now press “${beckon(button, () => look(watch))}”.`;
       after.scrollIntoView({ block: "nearest" });
     } }, "Show me"), then); // prettier-ignore
     const last = stop === STOPS.length - 1;
