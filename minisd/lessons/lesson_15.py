@@ -53,9 +53,9 @@ PARTS = (
 )
 
 COLOURED_IN = (
-    "Four rows of four pictures. Outlines, white on black, of a box with a ribbon, a dragon, an astronaut and a boat with a robot in it. The "
-    "same things in these outlines, in the colours of their prompts. Purple cats at night, one of them with the dragon's body. Red "
-    "fish on the beach, and an astronaut in red."
+    "Four rows of four pictures. Outlines, white on black, of a box with a ribbon, a dragon, an astronaut and a boat with a robot. "
+    "The same things in these outlines, in the colours of their prompts. Purple cats at night, one of them with the dragon's "
+    "body. Red fish on the beach, one of them made of two blobs, and an astronaut in red."
 )
 
 
