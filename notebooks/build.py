@@ -102,7 +102,8 @@ def encode(image: Image.Image, colors: int) -> bytes:
         return file.getvalue()
     pixels = np.array(image)
     opacity, opaque = pixels[..., 3], pixels[..., 3] == 255
-    text = np.median(pixels[(opacity > 0) & ~opaque][:, :3], axis=0)
+    found, counts = np.unique(pixels[(opacity > 0) & ~opaque][:, :3], axis=0, return_counts=True)
+    text = found[counts.argmax()]  # the edges of pictures are half transparent, too, but in many colours
     pixels[~opaque, :3] = 255
     few = few_colors(Image.fromarray(pixels[..., :3]), colors - 16)
     image = Image.fromarray(np.where(opaque, np.array(few), colors - 16 + opacity // 16).astype(np.uint8), "P")

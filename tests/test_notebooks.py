@@ -1,14 +1,17 @@
 """The notebooks: stored as their sources say, small, with words for every figure, and every one of them runs."""
 
 import importlib.util
+import io
 import re
 from pathlib import Path
 from unittest.mock import Mock, call
 
 import nbformat
+import numpy as np
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
+from PIL import Image
 
 from minisd.lessons.exercise import NOT_YET
 
@@ -142,3 +145,13 @@ def test_it_runs_and_its_exercises_tell_right_from_wrong(source):
         lines = printed(cell).splitlines()
         assert lines, f"{cell.source}\nknows no mistakes"
         assert [verdict.removeprefix("✗ hint: ") for verdict in lines[::2]] == lines[1::2]
+
+
+def test_titles_keep_their_colour_beside_blurred_edges():
+    """The edges of enlarged pictures are half transparent, too. Once they were more than the pixels of the titles."""
+    page = np.zeros((40, 40, 4), np.uint8)
+    page[:20, :30] = [[[10 + i, 200, 10 + j, 255] for j in range(30)] for i in range(20)]
+    page[20, :30] = [[10 + j, 200, 40, 128] for j in range(30)]
+    page[30, :10] = [115, 124, 133, 100]
+    stored = Image.open(io.BytesIO(build.encode(Image.fromarray(page), 64))).convert("RGBA")
+    assert stored.getpixel((5, 30))[:3] == (115, 124, 133)
