@@ -111,6 +111,8 @@ rng = torch.Generator().manual_seed(3)
 count = unless_fast(1500, 400)
 crowd = torch.randn(count, 2, generator=rng)
 ways = {name: walk(step, crowd)[1] for name, step in steps.items()}
+
+# %%
 for t in (599, 299, 99, -1):
     fresh, other = (
         add_noise(clouds.data(count, rng), torch.randn(count, 2, generator=rng), levels[t])
@@ -249,6 +251,7 @@ def flow_walk(v, x, steps):
     return torch.stack(way)
 
 
+# %%
 fine = unless_fast(250, 50)
 way = flow_walk(best_flow, many, fine)
 print(f"flow and DDIM end apart by {(way[-1] - walk(ddim, many, fine)[0]).norm(dim=1).mean():.3f}")
@@ -355,14 +358,9 @@ print("energy distance from the data:")
 for n in (1, 2, 4, 8, 50):
     found = {"DDIM": walk(ddim, crowd, n)[0]}
     found |= {name: flow_walk(v, crowd, n)[-1] for name, v in flows.items()}
-    print(
-        f"steps: {n:>2}",
-        *(f"  {name} {lesson.energy(x, data):6.3f}" for name, x in found.items()),
-        end="",
-    )
-    print(
-        f"   reflow misses its teacher's end by {(found['reflow'] - teacher).norm(dim=1).mean():.3f}"
-    )
+    line = "   ".join(f"{name} {lesson.energy(x, data):6.3f}" for name, x in found.items())
+    off = (found["reflow"] - teacher).norm(dim=1).mean()
+    print(f"steps: {n:>2}   {line}   reflow misses its teacher's end by {off:.3f}")
 
 # %% [markdown]
 # With one step DDIM and the first flow are lost, since they go to the mean (notebook 16 looks at this

@@ -219,6 +219,7 @@ def loss_of(which, t, noise):
     return (weights[t] * (eps - noise).square().mean(dim=(1, 2, 3))).mean()
 
 
+# %%
 @torch.no_grad()
 def fixed_loss():
     """The loss of a fixed batch: every drawing at four timesteps, always with the same noise."""

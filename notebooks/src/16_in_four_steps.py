@@ -171,6 +171,7 @@ lesson.target.check(my_target)
 times = torch.tensor([0, *range(49, 1000, 50)])  # 0, 49, 99, … 999
 
 
+# %%
 def distil(steps, rng):
     network = lesson.network()
     jump, optimizer = jump_with(network), torch.optim.Adam(network.parameters(), lr=2e-3)
