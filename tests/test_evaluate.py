@@ -180,7 +180,7 @@ def evaluation():
 def test_a_report_has_every_table(evaluation):
     text = markdown(evaluation, {"model": "tiny", "steps": 3})
     assert "model tiny, steps 3" in text
-    for title in ("The judges", "The VAE", "The model", "Controls", "Memory"):
+    for title in ("The judges", "The VAE", "The model", "Controls", "Memorisation"):
         assert f"## {title}" in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| one thing |")]
     assert len(rows) == 2 and rows[1][1].startswith("1.00 (0.44")

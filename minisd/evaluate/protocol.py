@@ -68,7 +68,7 @@ def render_near_misses(prompts: list[Prompt]) -> Tensor:
 
 
 def through(vae: AutoencoderKL) -> Painter:
-    """A painter that passes renders through a VAE, which no model that uses this VAE can surpass."""
+    """A painter that passes renders through a VAE: an upper bound for any model that uses this VAE."""
 
     @torch.inference_mode()
     def paint(prompts: list[Prompt]) -> Tensor:
@@ -113,7 +113,7 @@ def evaluate(
 ) -> Evaluation | None:
     """Run the whole protocol. Under torchrun, only the first process returns the result.
 
-    `training` is the number of training scenes among which the nearest one to each image is searched.
+    `training` is the number of training scenes to search for the one nearest to each image.
     """
     leads = rank_and_world()[0] == 0
     painters = calibration_painters(vae) if leads else {}
@@ -134,7 +134,7 @@ def evaluate(
 
 
 def calibration_painters(vae: AutoencoderKL) -> dict[str, Painter]:
-    """Painters with known errors: none in the images of the first three, one in each image of the last."""
+    """Painters whose errors are known: the first three make none, the last makes one in each image."""
     return {"renders": render, "worn": render_worn, "round trips": through(vae), "near misses": render_near_misses}
 
 

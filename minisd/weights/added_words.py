@@ -82,9 +82,9 @@ def declared_words(texts: Mapping[str, str], settings: Settings, where: str) -> 
 def read_words(
     texts: Mapping[str, str], settings: Settings, vocab: Mapping[str, int], where: str
 ) -> tuple[list[AddedToken], dict[str, int]]:
-    """All added words, and the vocabulary extended by them. New words get ids from the end of the vocabulary on.
+    """All added words, and the vocabulary extended by them. New words get the next ids after the vocabulary.
 
-    Raises CheckpointError if a file gives a word another id, which transformers would ignore too.
+    Raises CheckpointError if a file gives a word a different id; transformers would ignore that id.
     """
     declared = sorted(declared_words(texts, settings, where).items(), key=lambda entry: entry[0])
     words = {token.content: token for _, token in declared if token.content}

@@ -120,8 +120,8 @@ lesson.ddim_step.check(my_ddim_step)
 #
 # We use the five points of notebook 03 and 1000 walkers in pure noise. We follow them from $t = 999$ to
 # $t = 279$, where most of them lean towards one of the points (below you will see why we stop there).
-# These 720 timesteps can be divided into steps of many lengths. For the exact end we take every single
-# timestep, and use not DDIM but a better sampler, which is Exercise 2.
+# These 720 timesteps can be divided into steps of many lengths. We compute the exact end with every
+# single timestep and a better sampler than DDIM, the one from Exercise 2.
 
 # %%
 points = torch.tensor([[-1.5, 0.5], [-0.3, 1.4], [1.4, 0.7], [0.8, -1.2], [-0.9, -1.1]]).double()
@@ -162,9 +162,9 @@ for n in (6, 12, 24, 48):
 #
 # ## A second evaluation
 #
-# A better step: go there, look at $\hat\epsilon$ *there* too, come back, and step again with the mean of
-# the two. So the step takes into account how the path continues. This is Heun's method, from 1900. It
-# calls the network twice per step.
+# A better step: take it, look at $\hat\epsilon$ *at its end* too, go back, and step again with the mean
+# of the two values. So the step takes into account how the path continues. This is Heun's method, from
+# 1900. It calls the network twice per step.
 #
 # ### Exercise 2 · A sampler of order 2
 #
@@ -194,9 +194,9 @@ lesson.second_order.check(my_step)
 # weights:
 #
 # * **DDIM** gives all weight to the latest $\hat\epsilon$: it assumes that nothing will change.
-# * **PLMS** assumes that all steps are equally long. Then the weights are always the same and stand in a
-#   table, the one of Adams and Bashforth (1883; as a sampler, [Liu et al.
-#   2022](https://arxiv.org/abs/2202.09778), eq. 12).
+# * **PLMS** assumes that all steps are equally long. Then the weights are always the same: they are the
+#   table of Adams and Bashforth (1883; as a sampler, [Liu et al. 2022](https://arxiv.org/abs/2202.09778),
+#   eq. 12).
 # * **LMS** uses a polynomial in $\sigma$ and the real lengths of the steps. Its weights are integrals,
 #   computed anew for each step by `integrals` ([`lms.blend`](../minisd/schedulers/lms.py)).
 #

@@ -73,9 +73,9 @@ print(f"{len(tokenizer.vocab)} tokens: 2 · 256 bytes, {len(tokenizer.merges)} m
 
 # %% [markdown]
 # The list is the same, except for the order of pairs that are about equally frequent. Each merge makes a
-# new token. The vocabulary begins with the 256 bytes, so that every text can be spelled, and the same 256
-# bytes at a word's end. Stable Diffusion's vocabulary is built in the same way from far more text: 48,894
-# merges, so 49,408 tokens.
+# new token. The vocabulary begins with the 256 bytes, so that every text can be spelled, followed by the
+# same 256 bytes marked as the end of a word. Stable Diffusion's vocabulary is built in the same way from
+# far more text: 48,894 merges, so 49,408 tokens.
 #
 # To read a word, replay the merges: of all pairs in the word, join the one that was learnt *earliest*,
 # until no pair is left to join.

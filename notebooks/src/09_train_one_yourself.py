@@ -124,12 +124,12 @@ shapes(
 )
 
 # %% [markdown]
-# About 1, both of them. If a training starts far below or above, something is already wrong.
+# About 1, both of them. If a training run starts far above or below that, something is already wrong.
 #
 # ## First, memorise one batch
 #
-# Before a long training comes a short one that must succeed: eight fixed examples, with the same noise at
-# the same timesteps.
+# Before a long training run, do a short one that must succeed: eight fixed examples, with the same noise
+# at the same timesteps.
 #
 # > **Predict.** A million weights against 8 × 256 numbers. How far does the loss fall?
 
@@ -251,8 +251,8 @@ lesson_09_curves.show_progress(losses, averaged)
 # %% [markdown]
 # Two things are hidden in the curve on the left. It is ragged because some batches contain harder
 # timesteps than others: the loss of a single step says next to nothing. And its mean is dominated by the
-# low timesteps, where the error is tens of times larger, and soon as small as it can be. At the high
-# ones, where a picture begins, the error continues to fall for a long time, out of sight. So log them
+# low timesteps, where the error is tens of times larger and soon reaches its minimum. At the high ones,
+# where a picture begins, the error continues to fall for a long time, out of sight. So log them
 # separately, as [`by_timestep`](../minisd/train/unet.py) does for the built-in model.
 #
 # > **Predict.** The laziest network answers "everything that I see is noise", $\hat\epsilon = x_t$

@@ -25,10 +25,10 @@ you_are_here("scheduler")
 # %% [markdown]
 # ## The first samplers
 #
-# Suppose that we knew $x_0$. Then the step from the noise level $\bar\alpha$ to a lower one,
-# $\bar\alpha'$, could be *drawn*: among all ways in which noise leads from $x_0$ through the next point
-# to our $x$, how is this next point distributed? It is a Gaussian, and its mean is a mixture of $x_0$ and
-# $x$ ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 7, here for a step over several timesteps).
+# Suppose that we knew $x_0$. Then we could *sample* the step from the noise level $\bar\alpha$ to a lower
+# one, $\bar\alpha'$. Of all the ways in which noise can lead from $x_0$ through the next point to our
+# $x$: how is this next point distributed? It is a Gaussian, and its mean is a mixture of $x_0$ and $x$
+# ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 7, here for a step over several timesteps).
 # This is Bayes' rule: multiply the density of $x'$ given $x_0$ (mean $\sqrt{\bar\alpha'}\,x_0$, variance
 # $1-\bar\alpha'$) by the density of $x$ given $x'$ (mean $\sqrt{1-\beta}\,x'$, variance $\beta$). A
 # product of two Gaussians is a Gaussian. With $\beta = 1 - \bar\alpha/\bar\alpha'$:
@@ -124,9 +124,9 @@ for t in (599, 299, 99, -1):
     print(f"   correlation {both.corrcoef()[0, 1]:5.2f}")
 
 # %% [markdown]
-# At none: all differences are within chance. Single walkers part soon: at $t = 599$ the two of one start
-# have hardly anything in common. But both crowds have the same density $q_t$ at every moment. (Two draws
-# of data differ about as much.)
+# At none: all differences are within chance. Individual walkers part early: by $t = 599$, two walkers
+# from the same start have hardly anything in common. But both crowds have the same density $q_t$ at every
+# moment. (Two draws of data differ about as much.)
 #
 # ## Why both sample
 #
@@ -365,10 +365,10 @@ for n in (1, 2, 4, 8, 50):
 # %% [markdown]
 # With one step DDIM and the first flow are lost, since they go to the mean (notebook 16 looks at this
 # more closely). DDIM and the exact flow differ only by where they stop. The second flow arrives almost at
-# once: its paths are nearly straight. More steps still bring it closer to the ends of its teacher, which
-# it has learnt, so it cannot become better than its teacher. The price is a second training, with pairs
-# that must be drawn first. [InstaFlow](https://arxiv.org/abs/2309.06380) (X. Liu et al. 2023) reflowed
-# Stable Diffusion 1.5 and then distilled the result to one step.
+# once: its paths are nearly straight. More steps still bring it closer to the ends of its teacher's
+# paths. It has learnt these ends, so it cannot become better than its teacher. The price is a second
+# training, with pairs that must be drawn first. [InstaFlow](https://arxiv.org/abs/2309.06380) (X. Liu et
+# al. 2023) reflowed Stable Diffusion 1.5 and then distilled the result to one step.
 #
 # ## Pictures
 #

@@ -59,9 +59,10 @@ print(f"the picture and its decoded mode differ by {127.5 * rms(back - x):.1f}")
 
 # %% [markdown]
 # The encoder is sure of itself: its Gaussians are thirty times as narrow as the spread of the latents.
-# The two samples decode to nearly the same picture, and what the autoencoder loses anyway is five times
-# as much. Image to image takes a sample, so its seed draws twice, first the sample and then the noise. An
-# implementation that takes the mode instead gets a different picture from the same seed.
+# The two samples decode to nearly the same picture, and the autoencoder's own reconstruction error is
+# five times as large. Image to image takes a sample, so it draws from its seed twice: first the sample,
+# then the noise. An implementation that takes the mode instead gets a different picture from the same
+# seed.
 #
 # ## The factor
 #
@@ -158,13 +159,13 @@ small = list(pipe.decode(torch.cat(drawn))[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=6), lesson.STRENGTHS)
 
 # %% [markdown]
-# Colours change first, of house and background, and places last. At low strengths parts of both pictures
-# are mixed: an orange wall in the snow, or a moon above a sunny meadow. Then there is a range of
+# The colours of house and background change first, and places change last. At low strengths parts of both
+# pictures are mixed: an orange wall in the snow, or a moon above a sunny meadow. Then there is a range of
 # strengths at which the prompt decides the colours and the picture decides the places. Noise destroys
-# details first and large shapes last (notebook 02), so one might expect the large sky to stay. But a flat
-# colour is what the prompt speaks about, and guidance pushes it. About places it says nothing. Even at
-# strength 1 something of the picture is left, since the walk begins at $t = 901$, and $\bar\alpha$ is not
-# 0 there.
+# details first and large shapes last (notebook 02), so one might expect the large sky to stay. But flat
+# colours are what the prompt describes, and guidance pushes them. The prompt says nothing about places.
+# Even at strength 1 something of the picture is left, since the walk begins at $t = 901$, and
+# $\bar\alpha$ is not 0 there.
 #
 # Now the pipeline, with the same picture, prompt, steps and seed. It draws a sample of the latents and
 # then the noise, as described above.
@@ -209,8 +210,9 @@ figures.show(
 #
 # $$x \leftarrow (1 - m)\left(\sqrt{\bar\alpha'}\,x_0 + \sqrt{1-\bar\alpha'}\,\epsilon\right) + m\,x$$
 #
-# Here $m$ is the mask, 1 where to draw, with one number for each latent position. (RePaint also repeats
-# steps, because even so the new part may fit badly. We do not repeat steps.)
+# Here $m$ is the mask: one number for each latent position, 1 where the picture is redrawn and 0
+# elsewhere. (RePaint also repeats steps, because even so the new part may fit badly. We do not repeat
+# steps.)
 #
 # ### Exercise 2 · Put the rest back
 #
@@ -256,11 +258,11 @@ titles += ["horse, at the end", "horse, each step"]
 figures.show(figures.pictures(sheet, titles, columns=3), lesson.RIDER)
 
 # %% [markdown]
-# Pasted at the end, the parts do not fit: a grey piece is left of the horse's neck, and the horse alone
-# has holes in its back. Put back at each step, the rest is part of what the network sees, and its
-# guesses under the mask continue the horse. The network sees the rest only through the noise, so at
-# high $t$ it hardly knows what it must fit. Therefore there are also UNets with nine input channels,
-# trained to see mask and masked picture without noise ([`inpaint.py`](../minisd/editing/inpaint.py)).
+# Pasted at the end, the parts do not fit: only a grey stump of the horse's neck remains, and the horse
+# alone has holes in its back. Put back at each step, the rest is part of what the network sees, and its
+# guesses under the mask continue the horse. The network sees the rest only through the noise, so at high
+# $t$ it hardly knows what it must fit. Therefore there are also UNets with nine input channels, trained
+# to see mask and masked picture without noise ([`inpaint.py`](../minisd/editing/inpaint.py)).
 #
 # The pipeline again, with the same noise:
 
@@ -279,10 +281,10 @@ print(f"largest difference from the pipeline's latents: {(theirs - ours).abs().m
 # %% [markdown]
 # ## The way back
 #
-# Image to image forgets: many pictures lead to nearly the same $x_t$, and the noise is drawn by chance.
-# But the walk of DDIM is deterministic. So is there a noise from which the walk arrives at exactly
-# *this* picture? Walk backwards: the same step, with $\bar\alpha$ falling instead of rising. This is
-# *DDIM inversion* ([Song et al. 2020](https://arxiv.org/abs/2010.02502), §4.3).
+# Image to image forgets: many pictures lead to nearly the same $x_t$, and the noise is random. But the
+# walk of DDIM is deterministic. So is there a noise from which the walk arrives at exactly *this*
+# picture? Walk backwards: the same step, with $\bar\alpha$ falling instead of rising. This is *DDIM
+# inversion* ([Song et al. 2020](https://arxiv.org/abs/2010.02502), §4.3).
 #
 # There is a catch. A step down from $t'$ to $t$ uses $\hat\epsilon$ at $t'$. The step up begins at $t$
 # and does not know that value yet, so it takes $\hat\epsilon$ at $t$ instead. The two are close if the
@@ -324,13 +326,13 @@ print(f"standard deviation of the noise at t = 0: {(1 - level(0)) ** 0.5:.2f}")
 print(f"the model's own: cosine of the angle between the noise found and the true one: {alike:.2f}")
 
 # %% [markdown]
-# A sample differs from the mode by a thirtieth of the spread, which nobody sees, and with it the noise
-# found is much closer to 1. In a flat sky the network knows exactly what the picture is, and takes every
-# difference from that picture for noise. The steps up multiply this difference. At $t = 0$ its standard
-# deviation should be $\sqrt{1-\bar\alpha_0}$, about as much as the encoder's own noise. The mode has
-# none, and a multiple of nothing is nothing. So inversion is a good way to come *back* to a picture, but
-# what it finds is not quite noise. For the model's own picture its direction is nearly right. (We have
-# not found out why even that noise is too short.)
+# A sample differs from the mode by only a thirtieth of the spread of the latents, too little to see. But
+# the noise found from the sample has a standard deviation much closer to 1. In a flat sky the network
+# knows exactly what the picture is, and takes every difference from that picture for noise. The steps up
+# multiply this difference. At $t = 0$ its standard deviation should be $\sqrt{1-\bar\alpha_0}$, about as
+# much as the encoder's own noise. The mode has none, and a multiple of nothing is nothing. So inversion
+# is a good way to come *back* to a picture, but what it finds is not quite noise. For the model's own
+# picture its direction is nearly right. (We have not found out why even that noise is too short.)
 #
 # Coming back is not the purpose, though. Go up with the caption of the picture, and down with *another*
 # prompt. Where the two prompts agree, the way down undoes the way up, and only the difference remains.

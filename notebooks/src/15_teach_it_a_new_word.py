@@ -295,8 +295,8 @@ figures.show(figures.pictures(list(theirs), texts, columns=4), lesson.WITH_CLASS
 # %% [markdown]
 # The ball and the tree are back, and the fish has its eye back. The umbrellas that stand alone are still
 # there. But beside a second thing there is no umbrella any more. A likely reason is in the data again:
-# they have pictures of two things now, and none of these is an umbrella. What protects the old things
-# also says where the new one does *not* belong.
+# the training set now contains pictures of two things, and none of them shows an umbrella. What protects
+# the old things also says where the new one does *not* belong.
 #
 # ## Measured
 #
@@ -449,11 +449,11 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.COLOURED_IN)
 
 # %% [markdown]
 # Places and sizes follow the outlines. Colours and background follow the prompt, and mostly the kind of
-# thing does, too: the box's outlines become a cat of the same size. But a dragon with wings is too clear
-# to be a cat, and an astronaut becomes red rather than a fish. Over 160 prompts, the overlap of the
-# things with the outlines rises from 0.58 to 0.90 on average. The pictures are [as often
-# correct](../docs/finetune.md) as without outlines, except that pictures of two things lose a little
-# (from 36 to 32 of 40).
+# thing does, too: the box's outlines become a cat of the same size. But the outlines of a dragon with
+# wings are too distinctive to become a cat, and those of an astronaut become a red astronaut, not a fish.
+# Over 160 prompts, the overlap of the things with the outlines rises from 0.58 to 0.90 on average. The
+# pictures are [as often correct](../docs/finetune.md) as without outlines, except that pictures of two
+# things lose a little (from 36 to 32 of 40).
 #
 # ## With your own pictures
 #

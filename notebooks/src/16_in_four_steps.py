@@ -83,9 +83,8 @@ for t in (749, 499, 249, 99):
 
 # %% [markdown]
 # Down to $t = 499$ the paths are straight. All the turning happens in the second half of the timesteps,
-# and a sampler with four steps has two calls there, at 499 and 249. The last call comes when a third of
-# the points have turned by more than 45°, and when it is too late to correct what the long steps before
-# it missed.
+# and a sampler with four steps has two calls there, at 499 and 249. By the last call, a third of the
+# points have turned by more than 45°, and it is too late to correct what the earlier long steps missed.
 #
 # > **Predict.** Four samplers of today, and all numbers of calls from 1 to 20. Which of them has the
 # > smallest error with four calls? A cloud has a standard deviation of 0.12: is any error below that?
@@ -327,9 +326,9 @@ figures.show(figures.pictures(small, titles, columns=8), lesson.ROWS)
 # %% [markdown]
 # DDIM surprises: five steps are enough for it. The captions of the picture book leave little open, so the
 # paths of this model probably bend less than those of our plane. Heun's method depends on its list of
-# timesteps. By default, its first step goes from $\sigma = 14.6$ to 1.6 at once, and its last one is
-# spent at 0.03. The second guess of the first step is made far off the path and counts as much as the
-# first, so colours come out inverted. With "trailing" the same ten calls draw the right things.
+# timesteps. By default, its first step goes from $\sigma = 14.6$ all the way to 1.6, and its last one
+# starts at only 0.03. The second guess of the first step is made far off the path and counts as much as
+# the first, so colours come out inverted. With "trailing" the same ten calls draw the right things.
 #
 # The teacher without guidance is the fair comparison. With four calls it draws as well as the student,
 # since this model hardly needs guidance. With one call it draws the mean, and the student draws things
@@ -395,9 +394,9 @@ for name, (*way, more) in ways.items():
 # proof.) That is the second price. The loss is a square error, or nearly. Where the student cannot tell
 # the end, it answers with a mean, and a mean loses what is rare: fine details, then variety.
 #
-# The third price is a freedom: with our student, guidance can no longer be turned up or down, and there
-# is no negative prompt. (A latent consistency model whose UNet takes the scale as an input keeps half of
-# this freedom.) [LCM-LoRA](https://arxiv.org/abs/2311.05556) (Luo et al. 2023) is this method for Stable
+# The third price is a loss of control: with our student, guidance can no longer be turned up or down, and
+# there is no negative prompt. (A latent consistency model whose UNet takes the scale as an input keeps
+# the scale.) [LCM-LoRA](https://arxiv.org/abs/2311.05556) (Luo et al. 2023) is this method for Stable
 # Diffusion. [Adversarial distillation](https://arxiv.org/abs/2311.17042) (Sauer et al. 2023, sd-turbo)
 # trains with a discriminator as well as a teacher. The discriminator punishes the blur of a mean, and one
 # step is enough.
