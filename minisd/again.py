@@ -111,7 +111,7 @@ def fits(name: str, value: Any) -> bool:
 
 
 def translated(text: Infotext, path: Path, from_picture: bool) -> dict[str, Any]:
-    """The settings that another program wrote into an image. Unless it says otherwise, its seeds mean noise from a GPU."""
+    """The settings that another program wrote into an image. Unless the text says otherwise, seeds are for noise from a GPU."""
     flags: dict[str, Any] = {"prompt": text.prompt, "negative_prompt": text.negative_prompt, "model": "tiny"}
     flags |= {"noise": "cuda", "prompt_weighting": True}
     left = dict(text.settings)

@@ -43,7 +43,7 @@ def level_size(height: int, width: int, level: int) -> tuple[int, int]:
 
 
 class AttentionMaps:
-    """The recorded maps. A step here is one UNet call; PNDM makes one call more than it has steps."""
+    """The recorded maps. A step here is one UNet call; PNDM makes one more call than it has steps."""
 
     def __init__(self, word_scale: Tensor | None = None):
         """`word_scale`, (77,) or (2B, 77), multiplies the attention to each word: 0 mutes a word."""

@@ -18,7 +18,7 @@ from .vae import AutoencoderKL
 
 
 class Components(ForeignParts, Switches, Adaptable, PretrainedPipeline):
-    """The components of a pipeline. `num_inference_steps` and `guidance_scale` are the defaults of a call.
+    """The components of a pipeline. `num_inference_steps` and `guidance_scale` are the defaults for calls.
 
     `scheduler` and `safety_checker` are properties, in foreign.py, which also accept diffusers' classes. Memory switches are in
     switches.py, loading and saving in pretrained.py, LoRA and textual inversion in adaptable.py.
@@ -34,7 +34,7 @@ class Components(ForeignParts, Switches, Adaptable, PretrainedPipeline):
 
     @property
     def components(self) -> dict[str, Any]:
-        """The components by name, without the defaults of a call. The safety checker may be None."""
+        """The components by name, without the defaults for calls. The safety checker may be None."""
         return {name: getattr(self, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker")}
 
     @classmethod

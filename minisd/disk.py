@@ -18,7 +18,7 @@ def user_path(text: str) -> Path:
 def check_writable(folder: Path, remedy: str, name: str = ""):
     """Raise ValueError, ending with the remedy, unless files can be written to a folder, which is created if needed.
 
-    Their names may start with `name` and be 20 bytes longer.
+    File names may consist of `name` and up to 20 further bytes.
     """
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:

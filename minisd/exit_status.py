@@ -25,7 +25,7 @@ def is_command() -> bool:
     return program.split(".")[0] in COMMANDS
 
 
-# Also without a traceback: Ctrl-C while a command still imports PyTorch. `exit_status` takes over from there.
+# Ctrl-C must also end a command without a traceback while it still imports PyTorch. From then on, `exit_status` handles it.
 if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, stop)
 

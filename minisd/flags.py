@@ -33,7 +33,7 @@ NOT_NEEDED = {  # flags of CompVis' scripts, accepted without effect
 FACTOR = 8  # image pixels per latent position along each side, in every Stable Diffusion
 RANDOM = (None, -1)  # values of --seed for a random seed; A1111 writes -1
 STANDARD_INPUT = Path("-")
-FOUR_STEPS = {"sampler": ("lcm", None), "steps": 4, "guidance_scale": 1.0}  # what --fast means, beside the model's own LoRA
+FOUR_STEPS = {"sampler": ("lcm", None), "steps": 4, "guidance_scale": 1.0}  # what --fast means, besides the model's own LoRA
 SWITCHES = ("fixed_code", "skip_save", "laion400m", "dpm")  # the flags among NOT_NEEDED that take no value
 
 

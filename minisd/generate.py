@@ -134,7 +134,7 @@ def size_or_picture(pipe: StableDiffusionPipeline, images: int, args: argparse.N
 
 
 def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace, say: Callable) -> list[Image.Image]:
-    """Draw and write a batch of images, then print the paths, which comes last because the output may be a broken pipe."""
+    """Draw and write a batch of images, then print the paths; printing comes last, since the output may be a broken pipe."""
     pictures, paths, notes = [], [], []
     try:
         with watched(pipe, args) as watch:

@@ -23,7 +23,7 @@ def save_png(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> Pat
 
 
 def save_gif(frames: Sequence[Image.Image], path: Path) -> Path:
-    """Write an animation with 12 frames per second, holding the last for 2 seconds, to a free name; returns the path."""
+    """Write an animation with 12 frames per second, the last one held for 2 seconds, to a free name; returns the path."""
     durations = [80] * (len(frames) - 1) + [2000]
     return save_to_free_name(
         path, lambda file: frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

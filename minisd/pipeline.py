@@ -76,7 +76,7 @@ class StableDiffusionPipeline(Components):
         guidance_scale: float = 7.5,
         safety_checker: StableDiffusionSafetyChecker | None = None,
     ):
-        """`num_inference_steps` and `guidance_scale` are the defaults of a call.
+        """`num_inference_steps` and `guidance_scale` are the defaults for calls.
 
         Raises ValueError if the UNet is for another task, or if the tokenizer has ids outside the text encoder's vocabulary.
         """

@@ -34,7 +34,7 @@ def report(path: Path, full: bool = False) -> str:
 
 
 def pickled(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickle, also those in a nested dictionary, as in textual inversions."""
+    """The tensors of a pickle, including those in a nested dictionary, as in textual inversions."""
     content = content_of(path)
     vectors: Any = content.get(INVERSION) if isinstance(content, dict) else None
     found = {f"{INVERSION}.{name}": value for name, value in vectors.items()} if hasattr(vectors, "items") else {}

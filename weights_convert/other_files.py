@@ -1,4 +1,4 @@
-"""Recognises files other than checkpoints, LoRAs, textual inversions, ControlNets and single VAEs, by tensor names and shapes."""
+"""Recognises files that are not checkpoints (LoRAs, textual inversions, ControlNets, single VAEs) by tensor names and shapes."""
 
 import re
 from collections.abc import Iterable, Mapping

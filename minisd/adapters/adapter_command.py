@@ -42,7 +42,7 @@ class Adapters:
         return prompt
 
     def batches(self, pipe: StableDiffusionPipeline, orders: Sequence["Order"], size: int) -> Iterator[list["Order"]]:
-        """Batches of at most `size` orders with the same LoRAs, which are fused into the weights meanwhile."""
+        """Batches of at most `size` orders with the same LoRAs, which are fused into the weights first."""
         for _, group in groupby(orders, lambda order: order.loras):
             alike = list(group)
             scales = {**self.scales, **alike[0].loras}

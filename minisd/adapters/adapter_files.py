@@ -36,7 +36,7 @@ def find_adapter(
     needed = Needed(optional=(*names, *(within(subfolder, name) for name in companions)))
     folder = find(source, needed, options)
     files = [folder / name for name in names if (folder / name).is_file()]
-    if not weight_name and path.is_dir() and not files:  # a folder may have a single file with any name
+    if not weight_name and path.is_dir() and not files:  # the only adapter file in a folder may have any name
         files = [file for file in sorted((folder / subfolder).glob("*")) if file.suffix in SUFFIXES]
         files = files if len(files) == 1 else []
     if not files:

@@ -20,7 +20,7 @@ class LoRA(nn.Module):
     """The change of one layer, to load or to train. A new LoRA has no effect, because `up` starts at zero."""
 
     def __init__(self, layer: Layer, rank: int, alpha: float | None = None, name: str = "default"):
-        """`alpha` defaults to the rank. The attribute `scale` is the user's strength: 0 disables the change."""
+        """`alpha` defaults to the rank. The attribute `scale` is the strength set by the user; 0 disables the change."""
         super().__init__()
         self.name, self.rank, self.alpha, self.scale = name, rank, rank if alpha is None else alpha, 1.0
         if isinstance(layer, nn.Conv2d):
@@ -90,7 +90,7 @@ def detach(layer: Layer) -> list[LoRA]:
 
 @torch.no_grad()
 def fuse(layer: Layer, scale: float = 1.0):
-    """Add the LoRAs to the weights. The layer keeps what `unfuse` needs outside its parameters."""
+    """Add the LoRAs to the weights. The layer stores what `unfuse` needs, but not as parameters."""
     if loras := detach(layer):
         change = sum(lora.weight_change() for lora in loras)
         merged = (layer.weight.float() + scale * change).to(layer.weight.dtype)
@@ -120,7 +120,7 @@ def fused(layer: Layer) -> list[LoRA]:
 
 
 def layers_of(network: nn.Module) -> dict[str, Layer]:
-    """The layers that a LoRA can change, by path, without the layers of LoRAs themselves."""
+    """The layers that a LoRA can change, by path, excluding the layers of the LoRAs themselves."""
     layers = {name: module for name, module in network.named_modules() if type(module) in (*ADAPTED, *ADAPTED.values())}
     return {name: layer for name, layer in layers.items() if ".loras." not in name}
 

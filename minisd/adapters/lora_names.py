@@ -35,7 +35,7 @@ class Named(NamedTuple):
 
 
 def parsed(name: str) -> Named | None:
-    """Parse a tensor's name; None if it is not that of a LoRA tensor."""
+    """Parse a tensor's name; return None if it does not name a LoRA tensor."""
     prefix = PREFIX.match(name)
     assert prefix is not None  # the pattern may match an empty prefix
     ending = ENDING.fullmatch(name, prefix.end())

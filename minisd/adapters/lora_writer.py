@@ -12,7 +12,7 @@ KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 
 
 def lora_tensors(part: str, network: nn.Module) -> dict[str, Tensor]:
-    """The LoRAs beside the weights of `part`, "unet" or "text_encoder", which must be at most one per layer."""
+    """The unfused LoRAs of `part`, "unet" or "text_encoder"; each layer may have at most one."""
     config: Any = network.config
     loras = {path: lora for path, layer in layers_of(network).items() for lora in loras_of(layer)}
     tensors: dict[str, Tensor] = {}
@@ -27,5 +27,5 @@ def lora_tensors(part: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def kohya_name(part: str, name: str) -> str:
-    """diffusers' name of a weight → kohya-ss' name of its layer, which has underscores for dots."""
+    """diffusers' name of a weight → kohya-ss' name of its layer, with underscores instead of dots."""
     return KOHYA[part] + name.removesuffix(".weight").replace(".", "_")

@@ -1,4 +1,4 @@
-"""`<lora:name:0.8>` in a prompt, as in AUTOMATIC1111's web interface: applies the file "name" of a folder at this scale."""
+"""`<lora:name:0.8>` in a prompt, as in AUTOMATIC1111's web interface: applies the file "name" from a folder at this scale."""
 
 import math
 import re

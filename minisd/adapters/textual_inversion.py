@@ -88,7 +88,7 @@ def pieces_of(word: str, count: int) -> list[str]:
 
 
 def add_words(pipe: "Components", words: Mapping[str, Tensor]):
-    """Add checked words, also to all pipelines that share the tokenizer and the text encoder."""
+    """Add checked words to a pipeline and to all pipelines that share its tokenizer and text encoder."""
     if not words:
         return
     table, size = uncompiled(pipe.text_encoder).token_embedding.weight, max(pipe.tokenizer.vocab.values()) + 1
@@ -100,7 +100,7 @@ def add_words(pipe: "Components", words: Mapping[str, Tensor]):
 
 
 def remove_words(pipe: "Components", words: str | Sequence[str] | None = None):
-    """Remove added words, by default all; later ids move up. Raises ValueError for a word that was never added."""
+    """Remove added words, by default all; later ids close the gap. Raises ValueError for a word that was never added."""
     known = added_words(pipe.tokenizer)
     words = [words] if isinstance(words, str) else list(known) if words is None else list(words)
     if unknown := [word for word in words if word not in known]:

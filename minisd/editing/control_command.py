@@ -15,7 +15,7 @@ from .edit_command import EDITING, fitted
 
 
 def load_controlled(args: argparse.Namespace, dtype: torch.dtype, **options: Any) -> StableDiffusionControlNetPipeline:
-    """Load the ControlNets, which are smaller, and then the checkpoint. Raises ValueError for flags that do not go together."""
+    """Load the (smaller) ControlNets, then the checkpoint. Raises ValueError for flags that do not go together."""
     nets, images, scales = args.control or (), args.control_image or (), args.control_scale or ()
     if given := [flag for flag in ("image", *EDITING) if getattr(args, flag) not in (None, False)]:
         raise ValueError(f"--control cannot be combined with --{given[0].replace('_', '-')}; leave one of them out")

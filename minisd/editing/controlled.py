@@ -76,7 +76,7 @@ class ControlRequest(Request):
 
 
 def for_nets(name: str, given: float | Sequence[float], nets: int, *limits: float) -> list[float]:
-    """One number per ControlNet, given a single number or a list. Raises ValueError if out of the limits or the wrong number."""
+    """One number per ControlNet, given a single number or a list. Raises ValueError for a wrong count or out-of-range value."""
     numbers = list(given) if isinstance(given, list | tuple) else [given] * nets
     if len(numbers) != nets:
         raise ValueError(f"{name} must be one number, or a list of {nets}, one per ControlNet, not {given!r}"[:200])

@@ -22,7 +22,7 @@ EDITING = ("mask", "strength", "paste", "image_guidance_scale")
 
 
 def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
-    """Load the checkpoint into the pipeline that the flags select; with an image and no mask, the one that it was trained for."""
+    """Load the checkpoint into the pipeline that the flags select; with an image and no mask, the one for its task."""
     for path in (args.image, args.mask):
         if path:
             open_image(path)  # find errors before loading anything
@@ -53,7 +53,7 @@ def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipelin
 
 
 def pictures_for(args: argparse.Namespace, pipe: StableDiffusionPipeline, images: int) -> dict[str, Any]:
-    """The image, its mask and its scales as arguments of `pipe.denoise`, repeated for that many images with their own seeds."""
+    """The image, its mask and its scales as arguments of `pipe.denoise`, repeated for that many images, each with its seed."""
     image = fitted(args.image, pipe, args.width, args.height)
     given: dict[str, Any] = {"image": [image] * images}
     if args.mask:
@@ -63,7 +63,7 @@ def pictures_for(args: argparse.Namespace, pipe: StableDiffusionPipeline, images
 
 
 def fitted(path: Path, pipe: StableDiffusionPipeline, wide: int | None, high: int | None) -> Image.Image:
-    """The image in the requested size or else the nearest size that the model supports; warns if the size changes."""
+    """The image at the requested size or else the nearest size that the model supports; warns if the size changes."""
     image = upright(open_image(path), "RGB")
     factor = 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     area = math.prod(sides(pipe.unet.config.sample_size)) * factor**2

@@ -16,14 +16,14 @@ class FromPicture(StableDiffusionPipeline):
     """The components and the loop of text to image, with the latents of an image as the start or as an input."""
 
     def enter(self, request: ImageRequest) -> Scheduler:
-        """The sampler, set to the first step that the strength leaves."""
+        """The sampler, set to the first step to take at the requested strength."""
         scheduler = copy(self.scheduler)
         scheduler.set_timesteps(request.num_inference_steps, device=self.device)
         scheduler.set_begin_index(request.first_step * scheduler.order)
         return scheduler
 
     def encode(self, image: Tensor, generator: Generators) -> Tensor:
-        """Images (k, 3, H, W) → a sample of their latents (k, 4, h, w), scaled. The first k of several generators draw it."""
+        """Images (k, 3, H, W) → a sample of their latents (k, 4, h, w), scaled. Of several generators, the first k draw it."""
         sample = self.gaussian(image).sample(first_of(generator, len(image)))
         return self.vae.config.scaling_factor * sample.float()
 

@@ -60,7 +60,7 @@ def check_number_of(given: int, request: Request, what: str):
 
 
 def check_strength(strength: Any, steps: int) -> float:
-    """The strength, 0 to 1. Raises ValueError if it leaves no step."""
+    """The strength, 0 to 1. Raises ValueError if no step would be left."""
     share = real("strength", strength, 0, 1)
     if steps > 0 and steps_left(steps, share) < 1:
         enough = math.ceil(100 / steps) / 100

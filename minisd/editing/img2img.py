@@ -34,7 +34,7 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **words: Any,
     ) -> StableDiffusionPipelineOutput:
-        """Redraw `image` with the prompt. `strength`, 0 to 1, is the share of the steps that are taken, and so of noise added.
+        """Redraw `image` with the prompt. `strength`, 0 to 1, is the share of steps taken and sets the amount of noise.
 
         Images are PIL images, arrays or tensors, one for all or one per prompt, with sides that are multiples of 8. Everything else
         is as in StableDiffusionPipeline.
@@ -57,7 +57,7 @@ class StableDiffusionImg2ImgPipeline(FromPicture):
         context = self.encode_words(request.texts, request.num_images_per_prompt)
         scheduler, images = self.enter(request), request.shape[0]
 
-        # Image: a sample of its latents, drawn by each of several generators
+        # Image: a sample of its latents; if there are several generators, each draws its own
         own = isinstance(request.generator, Sequence)
         clean = for_each(self.encode(for_each(request.image, images) if own else request.image, request.generator), images)
 

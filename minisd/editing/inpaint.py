@@ -1,8 +1,8 @@
 """Inpainting: redraw an image where a mask is white and keep the rest.
 
 A text-to-image model does not see the image, so after each step the latents outside the mask are replaced by the image's latents
-with the noise of that timestep (Lugmayr et al. 2022, eq. 8, in latents). A UNet with 9 input channels was trained to see it: noisy
-latents, mask, and the latents of the masked image.
+with the noise of that timestep (Lugmayr et al. 2022, eq. 8, in latents). A UNet with 9 input channels was trained to see the
+image: its input is the noisy latents, the mask, and the latents of the masked image.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ class StableDiffusionInpaintPipeline(FromPicture):
     ) -> StableDiffusionPipelineOutput:
         """Redraw `image` where `mask_image` is white: from pure noise at strength 1, from the noised image at lower strengths.
 
-        The VAE changes the rest slightly; `paste` restores its pixels exactly. `height` and `width`, if given, must be the image's.
+        The VAE slightly changes the rest; `paste` restores it exactly. `height` and `width`, if given, must be the image's.
         """
         check_output(output_type, callback_on_step_end, callback_on_step_end_tensor_inputs)
         request = InpaintRequest.with_mask(

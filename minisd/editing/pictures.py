@@ -30,7 +30,7 @@ def read_pictures(image: Pictures) -> Tensor:
 
 
 def read_masks(mask: Pictures) -> Tensor:
-    """Masks → (k, 1, H, W): 1, to be redrawn, where they are white (brightness 0.5 or more); 0 elsewhere and where transparent."""
+    """Masks → (k, 1, H, W): 1 (redraw) where they are white (brightness 0.5 or more); 0 elsewhere and where transparent."""
     masks = [over(mask, 0.0) for mask in separate(mask, "mask")]
     bright = [(mask * LUMA).sum(dim=0, keepdim=True) if len(mask) == 3 else mask for mask in masks]
     return (stack(bright, "masks") >= 0.5).float()

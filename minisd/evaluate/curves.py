@@ -28,7 +28,7 @@ ASKED = ("one thing", "two things", "riding")
 def points(weights: str, count: int, few_steps: bool = True) -> Iterator[dict]:
     """The points of the curves, each measured with `count` images; a scale of None is the model's default.
 
-    `few_steps` adds those of the built-in model's LoRA.
+    `few_steps` adds the points of the built-in model's LoRA.
     """
     same = {"weights": weights, "of": count}
     for scale in SCALES:

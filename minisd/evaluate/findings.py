@@ -35,8 +35,8 @@ def is_right(found: Finding, scene: Scene) -> bool:
 def verdict(found: Finding, scene: Scene) -> dict[str, bool]:
     """Whether each aspect of the caption is right: things, colours, place and, if the caption has one, size or relation.
 
-    The found things are matched with the wanted things in the best way, with right things counting most. If there are too few or
-    too many things, only the place can be right.
+    The found things are matched with the wanted things in the best way; matching kinds count most. If there are too few or too
+    many things, only the place can be right.
     """
     wrong = dict.fromkeys(compare(scene.things, scene), False)
     ways = [compare(things, scene) for things in permutations(found.things) if len(things) == len(scene.things)]
@@ -45,7 +45,7 @@ def verdict(found: Finding, scene: Scene) -> dict[str, bool]:
 
 
 def compare(things: tuple[Thing, ...], scene: Scene) -> dict[str, bool]:
-    """Which aspects agree between found things and a scene with as many things."""
+    """Which aspects agree between the found things and a scene with the same number of things."""
     pairs = list(zip(things, scene.things))
     way = {
         "things": all(thing.kind == wanted.kind for thing, wanted in pairs),

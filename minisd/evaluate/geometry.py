@@ -76,7 +76,7 @@ def place_of(picture: Tensor) -> str:
 
 
 def colors_in(picture: Tensor) -> list[str]:
-    """The colours that a thing in the image can have: those near to more than a few pixels."""
+    """The colours that a thing in the image can have: those that more than a few pixels nearly have."""
     near = {name: (picture - picture.new_tensor(rgb).view(3, 1, 1) / 255).norm(dim=0) < 0.2 for name, rgb in COLORS.items()}
     return [name for name, where in near.items() if where.float().mean() > 0.006]
 
@@ -95,7 +95,7 @@ def alone(thing: Thing, color: Color, background: int, side: int) -> Tensor:
 
 
 def coverage(thing: Thing, side: int) -> Tensor:
-    """The fraction of each cell that a thing covers, (side, side): what does not change between a black and a white page."""
+    """The fraction of each cell that a thing covers, (side, side), computed from its drawings on black and on white."""
     black, white = (alone(thing, COLORS["red"], background, side) for background in (0, 255))
     return 1 - (white - black).mean(dim=0)
 
@@ -117,7 +117,7 @@ def templates() -> tuple[list[tuple[str, float]], Tensor, dict[str, Tensor]]:
 def search(picture: Tensor, things: Things, place: str, colors: list[str]) -> tuple[Thing, bool]:
     """The thing with the largest gain in an image (3, GRID, GRID) with known things, and whether it is in front of them.
 
-    Behind them, it is compared with the empty page and gains nothing in their cells. No two things have the same centre.
+    A thing behind them is compared with the empty page and gains nothing in their cells. No two things have the same centre.
     """
     page_with, page_without = page(things, place, GRID), page((), place, GRID)
     seen, visible = angles(picture), 1 - silhouette(things, GRID)
@@ -184,7 +184,7 @@ def refine(things: Things, which: int, place: str, picture: Tensor) -> Things:
 
 
 def reconsider(things: Things, place: str, coarse: Tensor, fine: Tensor, colors: list[str]) -> Things:
-    """Overlapping things were found without knowing the others: search again for each, and keep whatever is nearer to the image."""
+    """Overlapping things were found without knowing the others: search again for each, and keep the result if it is nearer."""
     for thing in things:
         others = tuple(other for other in things if other is not thing)
         if any(overlap(thing, other) for other in others):

@@ -63,7 +63,7 @@ HELD_OUT = [name for name in SETS if "new" in name]
 def prompts_of(name: str, count: int, seed: int, series: str = "evaluate") -> list[Prompt]:
     """The first `count` prompts of a set; prompt i has the seed `seed` + i. FAMOUS is a single prompt with many seeds.
 
-    Another series has other prompts: settings tuned on results, such as the guidance scale, must not be tuned on these prompts.
+    Each `series` has its own prompts: settings such as the guidance scale must not be tuned on the prompts of the evaluation.
     """
     if name == FAMOUS:
         scene = compose(random.Random(name), "riding", ("astronaut", "horse"), (None, None), "")

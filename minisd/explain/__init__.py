@@ -21,7 +21,7 @@ from .record import watched
 def explain(pipe: StableDiffusionPipeline, prompt: str, path: str | Path, **settings: Any) -> Image.Image:
     """Draw one image and write the page that explains it to `path`. `settings` are those of `pipe.denoise`.
 
-    Raises ValueError before it draws for several images, for `prompt_weighting`, and for a folder that cannot be written.
+    Raises ValueError, before drawing, for several images, for `prompt_weighting`, and for a folder that cannot be written.
     """
     path = Path(path)
     if not isinstance(prompt, str) or settings.get("num_images_per_prompt", 1) != 1:

@@ -40,7 +40,7 @@ class Watch:
 
     def __init__(self, pipe: StableDiffusionPipeline, maps: AttentionMaps):
         self.pipe, self.maps = pipe, maps
-        self.calls: list[tuple[Tensor, Tensor]] = []  # of each call the latents and the prediction, both (1 or 2, 4, h, w)
+        self.calls: list[tuple[Tensor, Tensor]] = []  # per call, the latents and the prediction, both (1 or 2, 4, h, w)
         self.steps: list[Step] = []
 
     def page(self, prompt: str, image: Image.Image, settings: dict[str, Any]) -> str:
@@ -75,9 +75,9 @@ class Watch:
 
 
 def tokens(pipe: StableDiffusionPipeline, prompt: str) -> list[dict[str, Any]]:
-    """Start, the prompt's tokens and end, with their ids; the padding behind the end is left out."""
+    """Start, the prompt's tokens and end, with their ids; the padding after the end is left out."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the loop has already said what does not fit
+        warnings.simplefilter("ignore")  # the loop has already warned about tokens that do not fit
         ids = pipe.tokenizer(prompt).input_ids[0].tolist()
     pad, end = pipe.tokenizer.pad_id, pipe.tokenizer.end_id
     while ids[-1] == pad and ids[-2] in (pad, end):
@@ -108,7 +108,7 @@ def guidance(prediction: Tensor, scale: float, guidance_rescale: float) -> dict[
 
 
 def word_maps(maps: AttentionMaps, step: int, words: int) -> list[dict[str, Any]]:
-    """For each level a map of each of the first `words` tokens: the share of attention that every position gives it."""
+    """For each level, a map for each of the first `words` tokens: the share of attention that each position gives the token."""
     return [{"level": level, **as_bytes(maps.at(step, level)[-1, :words])} for level in maps.levels]
 
 

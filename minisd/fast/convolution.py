@@ -28,7 +28,7 @@ class FastConv2d(nn.Conv2d):
         return winograd(x, self.transformed[1], self.bias)
 
     def state(self) -> tuple[float, ...]:
-        """Detects changes of the weights. PyTorch's counter misses changes through `weight.data`; a sample of values shows them."""
+        """Detects weight changes. PyTorch's counter misses changes through `weight.data`; a sample of values shows them."""
         return self.weight.data_ptr(), self.weight._version, *self.weight[:, :, 1, 1].diagonal().tolist()
 
     def __getstate__(self) -> dict:
@@ -59,7 +59,7 @@ def speed_up(network: nn.Module):
 
 
 def physical_memory() -> float:
-    """Bytes of memory of this machine; infinity if the system does not tell."""
+    """Bytes of memory of this machine; infinity if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

@@ -11,7 +11,7 @@ from ..train.loop import Recipe
 from .examples import Example
 from .settings import Settings, flag
 
-SHOWN = ("model", "method", "caption", "size", "batch_size", "learning_rate")  # elsewhere on the card
+SHOWN = ("model", "method", "caption", "size", "batch_size", "learning_rate")  # these are shown elsewhere on the card
 NAMES = {
     "lora": "LoRA",
     "inversion": "textual inversion",
@@ -36,7 +36,7 @@ FLAGS = {
 
 
 def notes(settings: Settings, recipe: Recipe, own: int) -> dict[str, str]:
-    """The settings of the training, for the file's metadata."""
+    """The training settings, for the file's metadata."""
     about = {**settings.record(), "steps": recipe.steps, "pictures": own, "version": __version__}
     return {"minisd.finetune": json.dumps(about)}
 

@@ -1,4 +1,4 @@
-"""Estimates the time and memory of a training with a trial pass that changes no weights."""
+"""Estimates the time and memory of a training run with a trial pass that changes no weights."""
 
 import time
 from collections.abc import Callable

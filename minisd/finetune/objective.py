@@ -1,9 +1,10 @@
-"""The loss of a fine-tuning: predict the noise in latents (Ho et al. 2020, eq. 14), for models that predict ε, v or x0.
+"""The fine-tuning loss: predict the noise in latents (Ho et al. 2020, eq. 14), for models that predict ε, v or x0.
 
 Three options change it. *Prior preservation*: every second sample is an image that the model itself generated for the class, so
-that not every cat becomes the new cat (Ruiz et al. 2023, eq. 2). *Min-SNR*: timesteps with little noise get smaller weights, since
-their gradients conflict with those of the others, and training converges faster (Hang et al. 2023, §3.4). *Offset noise*: the noise
-gets a random mean in each channel, so that the model learns to draw very dark and very light images (Guttenberg 2023).
+that not every cat becomes the new cat (Ruiz et al. 2023, eq. 2). *Min-SNR*: timesteps with little noise get smaller weights,
+because their gradients conflict with the gradients of other timesteps; training then converges faster (Hang et al. 2023, §3.4).
+*Offset noise*: the noise gets a random mean in each channel, so that the model learns to draw very dark and very light images
+(Guttenberg 2023).
 """
 
 import random
@@ -43,7 +44,7 @@ class Data(NamedTuple):
     own: int
 
     def number(self, sample: int, seed: int) -> int:
-        """The index of the n-th sample. Each epoch has all examples once, in a new order. Odd samples are class images."""
+        """The index of the n-th sample. Each epoch uses every example once, in a new order. Odd samples are class images."""
         of_class = self.own < len(self.examples) and sample % 2
         first, count = (self.own, len(self.examples) - self.own) if of_class else (0, self.own)
         epoch, place = divmod(sample // 2 if self.own < len(self.examples) else sample, count)
@@ -51,7 +52,7 @@ class Data(NamedTuple):
 
 
 def target(x0: Tensor, noise: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:
-    """The target of the prediction."""
+    """The tensor that the network should predict."""
     return {"epsilon": noise, "v_prediction": velocity(x0, noise, alpha), "sample": x0}[prediction_type]
 
 

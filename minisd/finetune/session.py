@@ -1,4 +1,4 @@
-"""A whole fine-tuning: data, checkpoint, latents, forecast, training loop, and the resulting file."""
+"""A whole fine-tuning run: data, checkpoint, latents, forecast, training loop, and the resulting file."""
 
 import json
 from collections.abc import Callable
@@ -36,7 +36,7 @@ EMA = 0.99  # averages about a hundred steps, since single steps on few images f
 
 
 def recipe_of(settings: Settings) -> Recipe:
-    """The hyperparameters: those of the flags, otherwise the method's defaults."""
+    """The hyperparameters from the flags, or else the method's defaults."""
     defaults = settings.defaults
     asked = {name: getattr(settings, name) for name in ("steps", "batch_size", "learning_rate")}
     numbers = {name: getattr(defaults, name) if value is None else value for name, value in asked.items()}
@@ -64,7 +64,7 @@ def check(settings: Settings, recipe: Recipe) -> list[Example]:
 
 
 def keep_to(settings: Settings, examples: list[Example]):
-    """Record the settings of the training in its folder. Raises ValueError if the folder holds a different training."""
+    """Record the settings of the training run in its folder. Raises ValueError if the folder holds a different run."""
     file, record = settings.training / "settings.json", {**settings.record(), "pictures": fingerprint_of(examples)}
     record = json.loads(json.dumps(record))
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else record

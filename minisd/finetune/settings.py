@@ -1,4 +1,4 @@
-"""The settings of a fine-tuning, and the default hyperparameters of each method."""
+"""The settings of a fine-tuning run, and the default hyperparameters of each method."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,13 +33,13 @@ TINY = {  # for the built-in model: narrow networks need higher learning rates
     "dreambooth": Defaults(600, 8, 1e-4),
     "controlnet": Defaults(3000, 16, 1e-3, dropout=0.1),
 }
-CHANGEABLE = ("data", "out", "steps", "prompt", "gradient_checkpointing")  # when a training is resumed
+CHANGEABLE = ("data", "out", "steps", "prompt", "gradient_checkpointing")  # when a training run is resumed
 AT_LEAST = {"steps": 1, "batch_size": 1, "accumulate": 1, "rank": 1, "vectors": 1, "class_images": 1, "size": 8, "seed": 0}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The flags of the command line. None stands for the default of the method or the model."""
+    """The flags of the command line. None means the default of the method or the model."""
 
     data: Path
     out: Path
@@ -109,7 +109,7 @@ class Settings:
                 raise ValueError(f"--{flag(name)} does not apply to the method {self.method}; leave it out")
 
     def record(self) -> dict[str, Any]:
-        """The settings that must not change when a training is resumed, for JSON."""
+        """The settings that must not change when a training run is resumed, for JSON."""
         return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
 
 

@@ -1,6 +1,6 @@
 """Code that is too long for a notebook cell: the style of the figures, the pipeline diagram, and exercises that check themselves.
 
-No other package of minisd imports this one, which alone needs matplotlib and IPython (`pip install "minisd[notebooks]"`).
+No other package of minisd imports this one, and only this one needs matplotlib and IPython (`pip install "minisd[notebooks]"`).
 """
 
 import os

@@ -79,7 +79,7 @@ def stack(results: Iterable[Any]) -> Tensor:
 def difference(a: Any, b: Any) -> float:
     """The largest absolute difference between two results; infinite if they differ and cannot be subtracted.
 
-    Words are compared by their letters and digits, in any case. NaN equals NaN, so that a mistake that leads to it gets its hint.
+    Words are compared by letters and digits, ignoring case. NaN equals NaN, so that a mistake that produces NaN gets its hint.
     """
     if isinstance(a, str) and isinstance(b, str):
         return 0.0 if bare(a) == bare(b) else math.inf

@@ -90,6 +90,6 @@ def pictures(images: Sequence[Tensor], titles: Sequence[str], columns: int) -> F
 
 
 def enlarged(image: Tensor, width: int, height: int) -> Image.Image:
-    """A picture (3, H, W) in [-1, 1] at another size: whole pixels where the scale is whole, else interpolated."""
+    """A picture (3, H, W) in [-1, 1] at another size: pixels are repeated if the scale is whole, else interpolated."""
     whole = width % image.shape[2] == 0 and height % image.shape[1] == 0
     return to_pil(image[None])[0].resize((width, height), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)

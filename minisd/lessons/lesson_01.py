@@ -165,7 +165,7 @@ def from_parts(parts, prompt, steps, scale, rng, texts=lambda prompt: ["", promp
 
 
 def levels(my_pipe) -> Tensor:
-    """The grey levels, 0 to 255, of the picture that it draws in two steps."""
+    """The grey levels, 0 to 255, of the picture that the pipeline draws in two steps."""
     picture = my_pipe(tiny(), "a red house in the snow", 2, 3.0, torch.Generator().manual_seed(7))
     return (255 * (picture.detach() / 2 + 0.5).clamp(0, 1)).round()
 

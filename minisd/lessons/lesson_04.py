@@ -181,12 +181,12 @@ def truth() -> Tensor:
 
 
 def measured_slope(step: Step) -> float:
-    """The order of a sampler without a memory, from its errors with 30 and with 60 steps."""
+    """The order of a sampler without memory, from its errors with 30 and with 60 steps."""
     return slope({n: (end_of_walk(step, n) - truth()).norm(dim=1).mean().item() for n in (30, 60)})
 
 
 def order_and_calls(step: Step) -> Tensor:
-    """The slope, rounded to 2 if it is close, and the calls of ε per step, at least 2."""
+    """The slope, rounded to 2 if it is close, and the number of ε calls per step, at least 2."""
     slope, calls = measured_slope(step), []
     step(lambda x, t: calls.append(t) or exact.epsilon(x, POINTS, alpha[t]), START, 639, 279)
     return torch.tensor([2.0 if abs(slope - 2) <= 0.2 else slope, max(2, len(calls))])

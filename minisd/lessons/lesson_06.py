@@ -76,7 +76,7 @@ def show_boxes(v1: Sequence[int], v2: Sequence[int], tokens: Sequence[str]):
 
 
 def heatmap(ax: Axes, values: Tensor, rows: Sequence[str], columns: Sequence[str], form: str = "") -> AxesImage:
-    """Numbers as shades of blue, from white at 0 and below to dark at 1, and with a `form` also as digits."""
+    """Numbers as shades of blue, from white at 0 and below to dark at 1; with a `form`, digits are shown too."""
     shades = ax.imshow(values, cmap=DENSITY, vmin=0, vmax=1, aspect="auto")
     for i, row in enumerate(values.tolist() if form else []):
         for j, value in enumerate(row):
@@ -118,7 +118,7 @@ def show_knowledge(shares: Tensor, questions: Sequence[str], tokens: Sequence[st
 
 
 def show_likeness(likeness: Tensor, words: Sequence[str], groups: Sequence[str]):
-    """The cosines between the states of words, which are sorted by group and labelled with it."""
+    """The cosines between the states of words, which are sorted and labelled by group."""
     figure, ax = page(height=5.2)
     shades = heatmap(ax, likeness, [f"{word}  ({group})" for word, group in zip(words, groups)], words)
     figure.colorbar(shades, ax=ax, label="cosine (0 or less is blank)", shrink=0.7)

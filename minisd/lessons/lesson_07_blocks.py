@@ -15,7 +15,7 @@ from .figures import BLUE, GREY, INK, ORANGE, PALE, TEAL, WIDTH, page, show
 
 
 class Block(NamedTuple):
-    """A block of the U. Level 0 is the finest; `shape` is (C, h, w) of its feature maps; `words`: it reads the prompt."""
+    """A block of the U. Level 0 is the finest; `shape` is (C, h, w) of its feature maps; `words`: whether it reads the prompt."""
 
     level: int
     shape: tuple[int, int, int]

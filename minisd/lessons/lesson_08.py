@@ -63,7 +63,7 @@ def book_pages(prompts: Sequence[Prompt]) -> Tensor:
 
 
 def show_sweep(scales: Sequence[float], rates: Sequence[Rate], measures: Mapping[str, tuple[Sequence[float], float]]):
-    """Over the scale: the share of right pictures with its intervals, and other measures, each with the book's own value."""
+    """The share of right pictures with its intervals, and other measures with the book's own values, over the scale."""
     figure, axes = page(1, 1 + len(measures), height=2.9)
     shares = [rate.share for rate in rates]
     axes[0].errorbar(scales, shares, list(zip(*map(bars, rates))), fmt="o-", capsize=3)

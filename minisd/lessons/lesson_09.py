@@ -78,7 +78,7 @@ def show_sheet(rows: Mapping[str, Tensor], captions: Sequence[str], alt: str):
 
 
 class Run(NamedTuple):
-    """The record of a training: the losses of its steps, and the errors and pictures of the averaged network."""
+    """The record of a training run: the losses of its steps, and the errors and pictures of the averaged network."""
 
     losses: Sequence[float]
     errors: Tensor
@@ -86,7 +86,7 @@ class Run(NamedTuple):
 
 
 def show_run(run: Run, healthy: Run, captions: Sequence[str], alt: str):
-    """A training's loss and its average's error by timestep, each with a healthy training's, and four pictures by the average."""
+    """A run's loss and its averaged network's error by timestep, next to a healthy run's, and four pictures by that network."""
     text = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), SLATE)
     with matplotlib.rc_context({**text, "axes.facecolor": "none"}):
         figure = sheet(2.6 * DPI)
@@ -114,7 +114,7 @@ Train = Callable[[nn.Module, Callable[..., Tensor], int], Iterator[tuple[int, fl
 def broken_runs(
     train: Train, fresh_unet: Callable[[], nn.Module], nothing: Tensor, healthy: Sequence[float]
 ) -> list[tuple[Sequence[float], nn.Module]]:
-    """Three faulty trainings, each as losses and averaged network, and as long as the healthy one whose losses are given."""
+    """Three faulty training runs, as losses and averaged networks, each as long as the healthy run whose losses are given."""
 
     def run_a(unet, x0, t, noise, context):
         x = add_noise(x0, noise, alphas_cumprod[t].view(-1, 1, 1, 1))
@@ -128,7 +128,7 @@ def broken_runs(
         steps = list(train(fresh_unet(), loss, len(healthy)))
         return [value for _, value, _ in steps], steps[-1][2]
 
-    run_b = healthy, fresh_unet()  # its losses equal those of the healthy one
+    run_b = healthy, fresh_unet()  # its losses are the healthy losses
     return [followed(run_a), run_b, followed(run_c)]
 
 

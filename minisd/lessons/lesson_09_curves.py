@@ -1,4 +1,4 @@
-"""Notebook 09: the figures of a training, from losses and errors by timestep."""
+"""Notebook 09: the figures of a training run, from losses and errors by timestep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,7 +120,7 @@ def show_weights():
 
 
 def show_logs(measured: Mapping[int, Tensor], shipped: Path = SHIPPED_LOG):
-    """The error by timestep over the steps of this notebook's training and, if its log is there, of the built-in model's."""
+    """The error by timestep over the steps of this notebook's training run and, if its log is there, of the built-in model's."""
     logs = {"this notebook": quarters(measured)}
     if shipped.exists():
         curve = curves(shipped)

@@ -46,7 +46,7 @@ def in_words(rate: Rate) -> str:
 
 
 def swapped(rides: Sequence[tuple[str, str]], scene: Scene) -> list[tuple[Prompt, str, str]]:
-    """For each (rider, mount) a prompt in which the mount rides the rider, with the mount and the rider."""
+    """For each (rider, mount), a prompt in which the mount rides the rider, followed by the mount and the rider."""
     texts = [f"{with_article(mount)} riding {with_article(rider)}" for rider, mount in rides]
     return [(Prompt(text, seed, scene), mount, rider) for seed, (text, (rider, mount)) in enumerate(zip(texts, rides))]
 
@@ -85,7 +85,7 @@ def show_findings(images: Sequence[Tensor], findings: Sequence[Finding]):
 def bars(rate: Rate) -> tuple[float, float]:
     """The lengths of the interval below the share and above it."""
     low, high = rate.interval()
-    return max(rate.share - low, 0.0), max(high - rate.share, 0.0)  # rounding can make it negative at 0 and 1
+    return max(rate.share - low, 0.0), max(high - rate.share, 0.0)  # rounding can make a difference negative at 0 and 1
 
 
 def show_rates(rates: Mapping[str, tuple[Rate, Rate]], independent: Mapping[str, float]):

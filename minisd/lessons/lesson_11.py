@@ -53,7 +53,7 @@ class Finding(NamedTuple):
 
 
 def distance(ours: Tensor, right: Tensor) -> float:
-    """The largest difference, divided by the largest right number, as in the tests."""
+    """The largest difference, divided by the largest correct value, as in the tests."""
     return float((ours - right).abs().max() / right.abs().max())
 
 
@@ -166,7 +166,7 @@ MYSTERIES = {1: "last block left out", 2: "heads read as width", 3: "timesteps 9
 
 
 def show_mysteries(case: Case, museum: Mapping[str, Bug]):
-    """The effects of the three on a case: the errors of all parts, and the pictures."""
+    """The effects of the three bugs on a case: the errors of all parts, and the pictures."""
     findings = {f"mystery {number}": case.examine(museum[name]) for number, name in MYSTERIES.items()}
     print(" " * 10, *(f"{part:>9}" for part in case.right), "  picture off by")
     for name, finding in findings.items():
@@ -175,7 +175,7 @@ def show_mysteries(case: Case, museum: Mapping[str, Bug]):
 
 
 def mystery(number: int) -> Exercise:
-    """A bug to name; for a wrong name, the reason why it cannot be that bug."""
+    """A bug to name; for a wrong name, the hint is the reason why it cannot be that bug."""
     answer = MYSTERIES[number]
     hints = {
         f"“{name}” is in the right part; examine it on this case, and compare the error"

@@ -21,7 +21,7 @@ Networks = tuple[CLIPTextModel, UNet2DConditionModel, AutoencoderKL]
 
 
 def with_weights(pipe: StableDiffusionPipeline | None, what: str):
-    """Decorator: call the function with the pipeline and display the picture that it returns; without one, say what it would do."""
+    """Decorator: call the function with the pipeline and display the picture that it returns; without weights, print `what`."""
 
     def run(draw: Callable[[StableDiffusionPipeline], Image.Image]):
         if pipe is None:

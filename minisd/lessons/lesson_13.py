@@ -41,7 +41,7 @@ def energy(a: Tensor, b: Tensor) -> float:
 
 
 def one_step_apart(flow: Velocity, ddim: Callable, x: Tensor, levels: Tensor) -> float:
-    """How far a step of a flow and DDIM's step from t = 499 to 299 end apart, both from points x (B, 2) in the flow's scale."""
+    """How far apart a flow's step and DDIM's step from t = 499 to 299 end, both from points x (B, 2) in the flow's scale."""
     alpha, alpha_next = levels[499], levels[299]
     s, s_next = (((1 - a) / a) ** 0.5 / (1 + ((1 - a) / a) ** 0.5) for a in (alpha, alpha_next))  # t of the flow: σ/(1 + σ)
     ours = x - flow(x, s) * (s - s_next)

@@ -61,7 +61,7 @@ def ride() -> tuple[Image.Image, Tensor, Tensor]:
 
 
 def show_norms(shares: Tensor, ways: Mapping[str, Sequence[float]], norms: Tensor):
-    """The lengths of points between two noises, with the lengths of 1000 noises as a band."""
+    """The lengths of points between two noise samples, with the lengths of 1000 noise samples as a band."""
     figure, ax = page(height=2.8)
     ax.axhspan(norms.min(), norms.max(), color=PALE)
     ax.annotate("range of 1000 noises", (0.5, norms.max()), (0, 3), textcoords="offset points", ha="center", color=GREY)
@@ -85,7 +85,7 @@ MASK[..., 2:5, 1:7] = 1
 
 
 def begin(z0: Tensor, noise: Tensor, timesteps: list[int], strength: float, alphas_cumprod: Tensor) -> tuple[Tensor, list[int]]:
-    """The noisy latents at the first step that the strength leaves, and the timesteps from there on."""
+    """The noisy latents at the first step to take at this strength, and the timesteps from there on."""
     left = timesteps[len(timesteps) - int(len(timesteps) * strength) :]
     return add_noise(z0, noise, alphas_cumprod[left[0]]), left
 
@@ -110,7 +110,7 @@ def at_rounded(timesteps: list[int], strength: float) -> list[int]:
 
 
 def outcome(start: Any) -> Tensor:
-    """The beginnings of all cases as one tensor: for each the latents, the number of timesteps left, and these, padded."""
+    """The beginnings of all cases as one tensor: for each, the latents, the number of timesteps left, and these, padded."""
     rows = []
     for timesteps, strength in CASES:
         given = start(Z0.clone(), NOISE.clone(), list(timesteps), strength, alphas_cumprod.clone())
@@ -178,7 +178,7 @@ put_back = Exercise(
 
 
 def along_the_sphere(a: Tensor, b: Tensor, s: Tensor | float, angle: Tensor | None = None) -> Tensor:
-    """The point at the share s of the arc from a to b (slerp), each one vector of any shape; `angle` overrides their own."""
+    """The point at the fraction s of the arc between vectors a and b of any shape (slerp); `angle` overrides their angle."""
     cosine = torch.dot(a.flatten(), b.flatten()) / (a.norm() * b.norm())
     theta = cosine.acos() if angle is None else angle
     return torch.sin((1 - s) * theta) / theta.sin() * a + torch.sin(s * theta) / theta.sin() * b
@@ -200,7 +200,7 @@ def back_to_the_sphere(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
 
 
 def pairs() -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Two vectors at an acute angle, two at an obtuse one, each with four shares. Their lengths differ, as those of noises do."""
+    """Two vectors at an acute angle, two at an obtuse one, each with four fractions; lengths differ, as in noise samples."""
     a, other = (x.flatten() / x.norm() * 16 for x in (X, NOISE))
     across = other - a * torch.dot(a, other) / 256
     across = across / across.norm() * 16

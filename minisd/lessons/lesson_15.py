@@ -1,7 +1,7 @@
 """Notebook 15, teach it a new word: its drawings, figures and exercises.
 
-`umbrella.safetensors` beside this file is a LoRA of rank 4 trained like that of `docs/new_thing.py`, but with 40 class images, in
-float16.
+`umbrella.safetensors` beside this file is a LoRA of rank 4, trained like the LoRA of `docs/new_thing.py` but with 40 class
+images, and stored in float16.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +118,7 @@ def with_row(table: Tensor, row: Tensor, ids: Tensor) -> Tensor:
 
 
 def at_the_new_word(value: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """An embedding with another value, of old vectors and the row, where the new word is."""
+    """An embedding function that puts `value`, given the old vectors and the row, where the new word is."""
 
     def embed(table: Tensor, row: Tensor, ids: Tensor) -> Tensor:
         old_vectors = table[ids.clamp(max=len(table) - 1)]

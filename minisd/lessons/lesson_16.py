@@ -114,7 +114,7 @@ def teacher(
 
 @torch.no_grad()
 def errors_by_time(jump: Jump, times: Tensor, ends: Tensor, start: Tensor, alphas_cumprod: Tensor) -> list[float]:
-    """The mean distance of jumps, from exact paths at each of the rising times, to the ends of these paths."""
+    """The mean distance between jumps from exact paths and the ends of these paths, at each of the rising `times`."""
     x, found = start, []
     for t in range(999, 4, -5):
         if t in times:

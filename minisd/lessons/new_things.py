@@ -68,7 +68,7 @@ NEW_THINGS = {"umbrella": umbrella, "cup": cup, "kite": kite, "snail": snail, "l
 
 @contextmanager
 def new_things() -> Iterator[None]:
-    """Inside, scenes, captions and the first judge know the new things too."""
+    """Inside the context, scenes, captions and the first judge know the new things too."""
     THINGS.update(NEW_THINGS)
     USUAL_COLOR.update(dict.fromkeys(NEW_THINGS, "red"))
     geometry.templates.cache_clear()
@@ -89,7 +89,7 @@ def example(kind: str, i: int) -> tuple[Scene, str]:
 
 
 def prompts_for(kind: str, count: int) -> list[Prompt]:
-    """Prompts for a new thing in the protocol's form, which are not those of the examples."""
+    """Prompts for a new thing in the protocol's form, different from the captions of the examples."""
     prompts = []
     for i in range(count):
         rng = random.Random(f"prompt/{kind}/{i}")

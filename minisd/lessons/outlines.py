@@ -28,7 +28,7 @@ class Chalk(Pen):
 
 
 def outlines(scene: Scene, size: int = 128) -> Image.Image:
-    """The outlines of a scene's things, `size` × `size` pixels. They say neither the colours nor the place."""
+    """The outlines of a scene's things, `size` × `size` pixels. They show neither the colours nor the place."""
     side = 2 * size
     page = Image.new("RGB", (side, side), PAPER)
     for thing in scene.things[::-1]:

@@ -35,7 +35,7 @@ class Configured(Pretrained):
         """A sampler with another's settings: `LMSDiscreteScheduler.from_config(pipe.scheduler.config)`.
 
         As in diffusers, settings that this sampler lacks are dropped, and settings left at the other sampler's default take this
-        sampler's default. For keys that a file omits, that is diffusers' default.
+        sampler's default. Keys that a file omits get diffusers' default.
         """
         from ..weights.sampler_settings import scheduler_config
 

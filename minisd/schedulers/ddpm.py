@@ -19,7 +19,7 @@ class DDPMConfig(SchedulerConfig):
 
 
 class DDPMScheduler(Scheduler):
-    """With the smaller variance, equal to DDIM with η = 1, also for steps over many timesteps."""
+    """With the smaller variance, it equals DDIM with η = 1, even for steps over many timesteps."""
 
     config_class = DDPMConfig
     spacings = ("leading", "linspace", "trailing")

@@ -59,14 +59,14 @@ class DPMSolverMultistepScheduler(MultistepScheduler):
         return SchedulerOutput(x.to(sample.dtype), x0.to(sample.dtype))
 
     def reach(self, index: int) -> float:
-        """How far to extrapolate, in units of the last step: to the middle of the next step, or to where the line has its mean."""
+        """How far to extrapolate, in units of the last step: to the middle of the next, or to where the line equals its mean."""
         h_before, h = (length(*self.sigmas[i : i + 2]) for i in (index - 1, index))
         decay = 2 * h if self.config.algorithm_type == "sde-dpmsolver++" else h
         place = 1 / 2 if self.config.solver_type == "midpoint" else mean_powers(decay)[0]
         return place * h / h_before
 
     def is_plain(self, index: int) -> bool:
-        """Whether a step does not extrapolate: in a first-order solver, and in a last step to σ = 0 or of fewer than 15 steps."""
+        """Whether a step does not extrapolate: every step at first order; the last step if it ends at σ = 0 or if n < 15."""
         n, config = len(self.timesteps), self.config
         last = self.sigmas[-1] == 0 or config.euler_at_final or (config.lower_order_final and n < 15)
         return config.solver_order == 1 or (last and index == n - 1)

@@ -23,7 +23,7 @@ class LCMConfig(SchedulerConfig):
 
 
 def end_of_curve(x: Tensor, x0: Tensor, scaled_timestep: Tensor | float) -> Tensor:
-    """The consistency function c_out x0 + c_skip x: x itself at t = 0, and soon after the predicted x0 (§4.1)."""
+    """The consistency function c_out x0 + c_skip x: x itself at t = 0, and nearly the predicted x0 at larger t (§4.1)."""
     c_skip = SIGMA_DATA**2 / (scaled_timestep**2 + SIGMA_DATA**2)
     c_out = scaled_timestep / (scaled_timestep**2 + SIGMA_DATA**2) ** 0.5
     return c_out * x0 + c_skip * x

@@ -12,7 +12,7 @@ from .base import Scheduler
 
 @dataclass(frozen=True)
 class NamedSampler:
-    """A sampler class with some settings fixed. `from_config` adds a checkpoint's settings, like the method of a class."""
+    """A sampler class with some settings fixed. `from_config` adds a checkpoint's settings, as the class's method does."""
 
     scheduler: str  # the class name in diffusers
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from .spacing import SPACINGS
 
 @dataclass(frozen=True)
 class SigmaConfig(SchedulerConfig):
-    """By default, σ is taken at the spaced timesteps; alternatively, from one of these two curves between the same endpoints."""
+    """By default, σ is taken at the spaced timesteps, but it can follow one of these two curves between the same endpoints."""
 
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False

@@ -69,7 +69,7 @@ class UniPCMultistepScheduler(MultistepScheduler):
         return x0 + self.half(h) * (self.guesses[1] - x0) / self.back(index)
 
     def corrected(self, x0_end: Tensor, index: int) -> Tensor:
-        """UniC: the mean of x0 over the last step, from a line through both ends or a parabola through one earlier point too."""
+        """UniC: the mean of x0 over the last step, from a line through both ends, or a parabola that adds an earlier point."""
         h, x0 = length(*self.sigmas[index : index + 2]), self.guesses[0]
         if self.order_used == 1:
             return x0 + self.half(h) * (x0_end - x0)

@@ -1,4 +1,4 @@
-"""Ablations: short trainings of the UNet that differ from the recipe in one respect, and how well each result follows prompts.
+"""Ablations: short UNet training runs that differ from the recipe in one respect, and how well each result follows prompts.
 
     python -m minisd.train ablations      # an hour or two; resumes after an interruption
 
@@ -101,7 +101,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
 
 def drawn_right(pipe: StableDiffusionPipeline, guidance_scale: float) -> dict[str, tuple[int, int]]:
-    """For prompts with one thing: the number of entirely right images, and of images right in each skill, among all."""
+    """For prompts with one thing: the number of entirely right images, and of images right in each skill, each with the total."""
     pipe.set_progress_bar_config(disable=True)
     prompts = prompts_of("one thing", PROMPTS, 10_000, series="tuning")
     found = geometry.judge(painter(pipe, STEPS, guidance_scale)(prompts))

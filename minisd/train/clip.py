@@ -1,7 +1,7 @@
 """Trains the text encoder: contrastive learning matches captions and images (Radford et al. 2021, figure 3).
 
 The captions of other images in the batch are negatives, and so is the caption of the image's twin, a scene that differs in one
-respect. So the text states must distinguish colours, things, places and arrangements; the UNet knows nothing else of the caption.
+respect. So the text states must distinguish colours, things, places and arrangements; the UNet sees nothing else of the caption.
 """
 
 import math

@@ -29,7 +29,7 @@ RECIPE = Recipe(steps=1000, batch_size=16, learning_rate=1e-3, warmup=100, decay
 RANK = 20  # of every layer's LoRA: 2.9 MB in float16
 SCENES = 4000  # whose latents the curves start from
 SKIP = 60  # timesteps between the two points: 17 of the teacher's steps make a picture
-HUBER = 0.01  # errors below it count squared, larger ones as they are (Song & Dhariwal 2023, §3.3)
+HUBER = 0.01  # errors below it count quadratically, larger ones linearly (Song & Dhariwal 2023, §3.3)
 STEPS = 4
 FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers gives the file of a LoRA
 
@@ -43,7 +43,7 @@ def student_of(unet: UNet2DConditionModel, rank: int = RANK) -> UNet2DConditionM
 
 
 def loss_with(pipe: StableDiffusionPipeline, latents: Tensor, scene: Scenes = training_scene, recipe: Recipe = RECIPE):
-    """How far apart the jumps from two neighbouring points land; the one from the less noisy point is taken for right."""
+    """How far apart the jumps from two neighbouring points land; the one from the less noisy point is the target."""
     scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     config, alphas_cumprod = scheduler.config, scheduler.alphas_cumprod.to(device())
     ids = ids_with(pipe.tokenizer)

@@ -31,7 +31,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Recipe:
-    """The hyperparameters of a training."""
+    """The hyperparameters of a training run."""
 
     steps: int
     batch_size: int  # samples in one pass through the network, of all processes together
@@ -204,7 +204,7 @@ def train(
 
 
 def forget_after(step: int, log_file: Path):
-    """Remove log lines after a step, and incomplete lines; the resumed training logs these steps again."""
+    """Remove log lines after a step, and incomplete lines; the resumed run logs these steps again."""
     if rank_and_world()[0] == 0 and log_file.exists():
         whole = [line for line in log_file.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         with replacing(log_file) as partial:

@@ -1,4 +1,4 @@
-"""Plots the log of a training; needs matplotlib, from the extra "train"."""
+"""Plots the log of a training run; needs matplotlib, from the extra "train"."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def plot(log: Path, to: Path):
 
 
 def run(folder: Path):
-    """Write a log.png next to the log.jsonl of each training in `folder`."""
+    """Write a log.png next to the log.jsonl of each training run in `folder`."""
     for log in sorted(folder.glob("*/log.jsonl")):
         plot(log, log.with_suffix(".png"))
         print(log.with_suffix(".png"))

@@ -1,4 +1,4 @@
-"""The state of a training in a file, which is replaced atomically and whose name appears in errors."""
+"""The state of a training run in a file, which is replaced atomically and whose name appears in errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def write_state(path: Path, state: dict[str, Any]):
-    """Write a state. If the process is killed meanwhile, the old file remains intact."""
+    """Write a state. If the process is killed while writing, the old file remains intact."""
     with replacing(path) as partial:
         torch.save(state, partial)
 
@@ -39,13 +39,13 @@ def taking(path: Path) -> Iterator[None]:
 
 
 def require(folder: Path):
-    """Raise FileNotFoundError if a training has not started."""
+    """Raise FileNotFoundError if a training run has not started."""
     if not (folder / "state.pt").exists():
         raise FileNotFoundError(f"{folder} has no training yet; start one with: python -m minisd.train {folder.name}")
 
 
 def finished(folder: Path, model: Network, averaged: bool = True) -> Network:
-    """Load the averaged (or last) weights of a training into `model`. Raises FileNotFoundError if the training does not exist."""
+    """Load the averaged (or last) weights of a training run into `model`. Raises FileNotFoundError if it does not exist."""
     require(folder)
     state = read_state(folder / "state.pt")
     with taking(folder / "state.pt"):

@@ -143,7 +143,7 @@ def show_with(pipe: StableDiffusionPipeline, prompts: list[str] = SHEET, steps: 
 
 
 def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
-    """The autoencoder, text encoder and tokenizer of the earlier trainings, with the fine-tuned decoder if it exists."""
+    """The autoencoder, text encoder and tokenizer of the earlier training runs, with the fine-tuned decoder if it exists."""
     require(folder / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip" / "tokenizer")
     clip = finished(folder / "clip", CLIP(replace(TINY_TEXT, vocab_size=len(tokenizer.vocab)), TINY_VISION))

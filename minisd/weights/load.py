@@ -45,7 +45,7 @@ S = TypeVar("S", bound=Scheduler)
 
 
 def checked_keywords(keywords: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The keywords without those of diffusers that have no effect here. All others must be in `names`.
+    """The keywords, except those of diffusers that have no effect here. All others must be in `names`.
 
     Raises TypeError or ValueError otherwise, before anything is loaded.
     """
@@ -173,7 +173,7 @@ def load_pipeline(kind: type[P], source: str | os.PathLike, variant: str | None 
 def load_single_file(
     kind: type[P], source: str | os.PathLike, tokenizer: Any = None, prediction_type: str | None = None, **options: Any
 ) -> P:
-    """Load a pipeline from a single file. `tokenizer` is one, or the folder or id with the vocabulary that original files lack."""
+    """Load a pipeline from a single file. `tokenizer` is a tokenizer, or names the vocabulary that original files lack."""
     if prediction_type not in (None, "epsilon", "v_prediction"):
         raise ValueError(f'prediction_type must be "epsilon" or "v_prediction", not {prediction_type!r}')
     if isinstance(tokenizer, CLIPTokenizer):
@@ -239,7 +239,7 @@ def consistency_kind(kind: Any, source: Path) -> Any:
 
 
 def defaults_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The checkpoint's defaults for the steps and the guidance scale of a call."""
+    """The checkpoint's default number of steps and guidance scale."""
     defaults = checkpoint.json(DEFAULTS) if DEFAULTS in checkpoint.files else {}
     if unknown := defaults.keys() - {"num_inference_steps", "guidance_scale"}:
         raise CheckpointError(f"{checkpoint.source}: {DEFAULTS} has {min(unknown)!r}, which is not a default of a pipeline")

@@ -20,7 +20,7 @@ TRAINING = [
 
 
 def begins_a_pickle(start: bytes) -> bool:
-    """Whether the first bytes are a pickle's. The length of a safetensors header can look alike, but a brace follows it."""
+    """Whether the first bytes are a pickle's. The length of a safetensors header can look the same, but a brace follows."""
     return start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
 
 

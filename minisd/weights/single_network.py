@@ -66,7 +66,7 @@ def read_network_folder(kind: type[N], folder: Path, part: str) -> tuple[N, dict
 
 
 def located(part: str, names: Collection[str], generation: str) -> tuple[dict[str, Place], list[str], Spell]:
-    """The places of a network's tensors in a file, the names without a place, and a function to the file's names."""
+    """The places of a network's tensors in a file, the names without a place, and a map from minisd's names to the file's."""
     if OF_DIFFUSERS.get(part) in names:
         return *diffusers_places(part, names), lambda native: diffusers_name(part, native)
     prefix = LAYOUTS[generation][part][0]

@@ -22,7 +22,7 @@ def weighted_tokens(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
 
 
 def split(tokens: Tokens, comma: int | None) -> list[Tokens]:
-    """Chunks of at most 75 tokens. As in AUTOMATIC1111's, a full chunk ends after a comma if one is among its last 20 tokens."""
+    """Chunks of at most 75 tokens. As in web interfaces, a full chunk ends after a comma if one is among its last 20 tokens."""
     chunks = []
     while len(tokens) > SIZE:
         cut = SIZE

@@ -75,7 +75,7 @@ def one_chunk(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
 def encode(text_encoder: CLIPTextModel, rows: list[Tokens], clip_skip: int) -> Tensor:
     """Rows of k · 77 tokens → their states (B, k · 77, D): each chunk is encoded separately and its states are weighted.
 
-    As in AUTOMATIC1111's, weighting preserves the mean of a chunk's states.
+    As in AUTOMATIC1111's web interface, weighting preserves the mean of a chunk's states.
     """
     tokens = torch.tensor(rows, dtype=torch.float32, device=text_encoder.final_norm.weight.device)  # (B, k · 77, 2)
     ids, weights = rearrange(tokens, "B (k T) two -> two (B k) T", T=77)

@@ -12,8 +12,8 @@
 #
 # The machine is Stable Diffusion, written in plain PyTorch. We run the smallest version of it: the same
 # networks, the same sampler and the same program, but with ten million weights instead of a billion. This
-# repository's own code trained it on a picture book. It is part of the package, so there is nothing to
-# download, and a laptop is enough.
+# repository's own code trained it on a picture book. The trained model is part of the package, so there
+# is nothing to download, and a laptop is enough.
 #
 # Below is the map for all notebooks. Each notebook highlights the parts it is about; today that is
 # everything. You don't need to understand the boxes yet. First we play.
@@ -47,8 +47,8 @@ def draw(prompt, seed=0, steps=20, **more):
 
 
 # %% [markdown]
-# After a **Predict**, the result is folded. Write your guess down first. Then run the cell, or click on
-# the fold.
+# The result after each **Predict** is folded away. Write down your guess first. Then run the cell, or
+# click to unfold the result.
 #
 # > **Predict.** We ask for the same thing four times, each time with a different *seed*. What will the
 # > four pictures have in common, and what will differ?
@@ -105,8 +105,8 @@ figures.show(figures.pictures(images, titles, columns=4), lesson.CHANGED_WORDS)
 
 # %% [markdown]
 # Each word does its own work: a colour, a thing, a place. Where only the colour changes, the thing stays
-# nearly as it was. That comes from the seed, or rather from the noise that the seed stands for, as we
-# will see.
+# nearly as it was. That comes from the seed, or rather from the noise that the seed generates, as we will
+# see.
 #
 # ## How many steps?
 #
@@ -140,7 +140,7 @@ lesson.show_sizes({f"{h} × {w}": draw(prompts[0], height=h, width=w) for h, w i
 # %% [markdown]
 # The code accepts every size. But the model has learnt that a page of 128 pixels holds one house, and it
 # fills the rest as if another page began there: the wide picture has two houses. (The tall one has a
-# single house and more sky.) Stable Diffusion learnt from pictures of 512×512 and has the same weakness
+# single house and more sky.) Stable Diffusion was trained on 512×512 pictures and has the same weakness
 # on larger ones ([He et al. 2023](https://arxiv.org/abs/2310.07702)).
 #
 # Why multiples of 8? Because the UNet never sees a pixel. It works on *latents*, which have four channels
@@ -166,7 +166,7 @@ lesson.latents_shape.check(my_latents_shape)
 # ## Watch it draw
 #
 # Now let us look at the steps themselves. `pipe.denoise` is the same pipeline, one step at a time.
-# Instead of a seed we pass what the seed stands for: latents full of random numbers. (From here on, every
+# Instead of a seed we pass what the seed generates: latents full of random numbers. (From here on, every
 # new tensor is listed with its shape, here and in Stable Diffusion 1.5.)
 
 # %%
@@ -201,8 +201,8 @@ lesson.show_film(titles, latents[shown], decoded, pipe.decode(guesses[shown[:-1]
 # small part of the way, asks again, and gets a better guess. The layout is settled first, the details
 # last.
 #
-# Look also at the last latents. They are not only numbers for a network: you can see the rider in them
-# (the four channels, side by side).
+# Look at the last latents, too. They are not just numbers for a network: you can see the rider in them
+# (the four channels are shown side by side).
 #
 # ## Take it apart
 #
@@ -280,7 +280,7 @@ shapes(picture=(picture, (1, 3, 512, 512)))
 lesson.show_way(prompt, ids, context, noise, latents[-1:], picture, calls=len(steps))
 
 # %% [markdown]
-# Three networks, and how many weights each has:
+# The machine has three networks. Here is how many weights each one has:
 
 # %%
 for name in ("text_encoder", "unet", "vae"):
@@ -312,8 +312,8 @@ def my_pipe(parts, prompt, steps, scale, rng):
 lesson.rebuild.check(my_pipe)
 
 # %% [markdown]
-# Do the parts alone really draw what the pipeline draws? Here we compare the picture of the answer with
-# the pipeline's.
+# Do the parts alone really draw what the pipeline draws? Let us compare the picture drawn by the
+# exercise's answer with the pipeline's picture.
 
 # %%
 rng = torch.Generator().manual_seed(3)
@@ -355,8 +355,8 @@ print("every pixel is the same:", to_pil(by_hand)[0].tobytes() == by_pipe.images
 # | `vae`, 16×16 to 128×128 | 64×64 to 512×512 | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
 # | 20 steps | 50 steps | [`pipeline.py`](../minisd/pipeline.py) | |
 #
-# **Play.** Ask for something of your own. Ask for something outside its world, such as a red cat riding a
-# mushroom. Give it a negative prompt (`negative_prompt="snow"`). Set `guidance_scale` to 1, and to 15.
-# Start from noise of your own: mirrored, or half of one seed and half of another.
+# **Play.** Ask for something of your own. Ask for something outside the model's world, such as a red cat
+# riding a mushroom. Add a negative prompt (`negative_prompt="snow"`). Set `guidance_scale` to 1 or to 15.
+# Start from noise of your own: mirror it, or combine half of one seed's noise with half of another's.
 #
 # *Stuck on an exercise? The answers are in [`lesson_01.py`](../minisd/lessons/lesson_01.py).*

@@ -42,7 +42,7 @@ figures.show(figures.pictures([x0, *channels], titles, columns=4), lesson.CHANNE
 
 # %% [markdown]
 # Stable Diffusion adds its noise not to pixels but to *latents*, which represent a picture in 1/48 of its
-# numbers (notebook 05). For everything below it makes no difference, and pixels are easier to look at.
+# numbers (notebook 05). This makes no difference to anything below, and pixels are easier to look at.
 #
 # ## A thousand small steps
 #
@@ -78,16 +78,16 @@ noisy = [walk[t] for t in times]
 figures.show(figures.pictures(noisy, [f"t = {t}" for t in times], columns=5), lesson.DROWNING)
 
 # %% [markdown]
-# Later than most people think. At $t = 500$ most of $x_t$ is noise, and the eye still finds the horse:
+# Later than most people think. At $t = 500$ most of $x_t$ is noise, but the eye still finds the horse:
 # eyes are denoisers too. (The screen clips values below −1 or above 1. The formulas do not.)
 #
 # ## One jump
 #
 # A thousand steps for every training example would be slow. But the steps can be multiplied out.
 # Substitute one step into the next: the picture is multiplied by $\sqrt{\alpha_0}$, then by
-# $\sqrt{\alpha_1}$, and so on, where $\alpha_t = 1 - \beta_t$. And the noises of all steps combine into a
-# single one, because a sum of independent Gaussians is again a Gaussian, and its variance is the sum of
-# their variances:
+# $\sqrt{\alpha_1}$, and so on, where $\alpha_t = 1 - \beta_t$. And the noise samples of all steps combine
+# into a single one, because a sum of independent Gaussians is again a Gaussian, and its variance is the
+# sum of their variances:
 
 # %%
 first, second = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(2))
@@ -95,13 +95,13 @@ first, second = 0.6 * first, 0.8 * second  # variances 0.36 and 0.64
 lesson.show_sums({"first noise": first, "second noise": second, "their sum": first + second})
 
 # %% [markdown]
-# So one draw of noise replaces a thousand. How large must it be? The variances of picture and noise sum
-# to 1 after every step, so the noise gains exactly the variance that the picture has lost. With
+# So one noise sample replaces a thousand. How large must it be? The variances of picture and noise sum to
+# 1 after every step, so the noise gains exactly the variance that the picture has lost. With
 # $\bar\alpha_t = \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
 #
 # $$x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon \sim \mathcal N(0, I)$$
 #
-# One jump and one draw of noise reach any $t$. Two remarks on names. In the code `alphas_cumprod` holds
+# One jump with one noise sample reaches any $t$. Two remarks on names. In the code `alphas_cumprod` holds
 # all the $\bar\alpha$, and `alpha` is one of them, always *with* the bar, never $1 - \beta$. And $x_0$ is
 # the clean picture, although timestep $t = 0$ already includes one step of noise.
 #
@@ -120,10 +120,10 @@ def my_add_noise(x0, noise, alpha):
 lesson.add_noise.check(my_add_noise)
 
 # %% [markdown]
-# Is one jump really the same as many small steps? Let us measure it on the walk that we took. How much of
-# $x_0$ is left in an $x_t$? It is the factor $s$ for which $s\,x_0$ is closest to $x_t$: the sum of $x_t
-# \cdot x_0$ over all pixels, divided by the sum of $x_0 \cdot x_0$. The rest must be noise, and noise has
-# a standard deviation.
+# Is one jump really the same as many small steps? Let us check this on the walk above. How much of $x_0$
+# is left in an $x_t$? The measure is the factor $s$ for which $s\,x_0$ is closest to $x_t$: the sum of
+# $x_t \cdot x_0$ over all pixels, divided by the sum of $x_0 \cdot x_0$. The rest must be noise, which we
+# measure by its standard deviation.
 #
 # > **Predict.** The picture's factor falls and the noise's factor rises. At which $t$ do they cross: 250,
 # > 350 or 500?
@@ -144,14 +144,15 @@ lesson.show_shares(alphas_cumprod, times, picture, noise)
 #
 # ## Three schedules
 #
-# If $x_0$ has variance 1 (Stable Diffusion scales its latents to that), it contributes the variance
+# If $x_0$ has variance 1 (Stable Diffusion scales its latents accordingly), it contributes the variance
 # $\bar\alpha_t$ to $x_t$, and the noise contributes $1-\bar\alpha_t$. The ratio of the two says how
-# deeply a picture is buried in noise, whatever a schedule calls the timestep. It is the *signal-to-noise
-# ratio* $\mathrm{SNR}(t) = \bar\alpha_t / (1 - \bar\alpha_t)$. Three schedules are common:
+# deeply a picture is buried in noise, regardless of how a schedule numbers its timesteps. It is the
+# *signal-to-noise ratio* $\mathrm{SNR}(t) = \bar\alpha_t / (1 - \bar\alpha_t)$. Three schedules are
+# common:
 #
 # * **linear**: $\beta$ from 0.0001 to 0.02 (Ho et al. 2020, §4);
 # * **scaled-linear**: $\sqrt\beta$ from $\sqrt{0.00085}$ to $\sqrt{0.012}$. This is Stable Diffusion's
-#   (whose own code calls it "linear", which confuses many readers);
+#   schedule (its own code calls it "linear", which confuses many readers);
 # * **cosine**: $\bar\alpha$ itself is a squared cosine ([Nichol & Dhariwal
 #   2021](https://arxiv.org/abs/2102.09672), eq. 17).
 
@@ -177,8 +178,9 @@ figures.show(figures.pictures(small, titles, columns=4), lesson.THREE_SCHEDULES)
 shapes(noise=(noise, (4, 64, 64)), x_t=(noisy[0], (4, 64, 64)))
 
 # %% [markdown]
-# With cosine, by far. A $t$ alone means nothing; an SNR does. That is why samplers (notebook 04) are
-# described in terms of SNR, or of $\sigma = 1/\sqrt{\mathrm{SNR}}$, and $t$ is only an index.
+# With cosine, by far. A timestep alone does not tell you how noisy a picture is; its SNR does. That is
+# why samplers (notebook 04) are described in terms of SNR, or of $\sigma = 1/\sqrt{\mathrm{SNR}}$, and
+# $t$ is only an index.
 #
 # ### Exercise 2 · As much noise as picture
 #
@@ -197,7 +199,7 @@ lesson.equal_shares.check(my_equal_shares)
 # %% [markdown]
 # ## What disappears first, and what last
 #
-# Back to Stable Diffusion's schedule and to $t = 800$. You have seen it: nothing but noise.
+# Back to Stable Diffusion's schedule and to $t = 800$. You have seen that picture: nothing but noise.
 #
 # > **Predict.** Average its pixels in blocks of 4×4, 8×8 and 16×16. What will you see in each?
 # > (Everything is divided by $\sqrt{\bar\alpha_{800}}$, so that the picture has its original strength.)
@@ -217,11 +219,11 @@ figures.show(figures.pictures([*averaged, x0], titles, columns=5), lesson.BLOCKS
 # %% [markdown]
 # Averaging $n \times n$ pixels divides the noise by $n$ and leaves everything larger than a block
 # unchanged. Noise is equally strong at every scale, while pictures are strongest in their large shapes.
-# So details disappear first and the layout last. On the way back the order is reversed: a sampler settles
-# first where things are, and last how they look. Watch for this in every film of these notebooks.
+# So details disappear first and the layout last. On the way back the order is reversed: a sampler first
+# settles where things are, and then how they look. Watch for this in every film in these notebooks.
 #
-# Even at the very end something is left, $\sqrt{\bar\alpha_{999}} = 0.068$ of the picture. It is easiest
-# to see in the largest structure of all, the mean:
+# Even at the very end, $\sqrt{\bar\alpha_{999}} = 0.068$ of the picture is left. This is easiest to see
+# in the largest structure of all, the mean:
 
 # %%
 for place in ("night", "snow"):
@@ -234,8 +236,8 @@ print(f"pure noise has a mean of 0 ± {1 / 128:.3f}")
 # %% [markdown]
 # So during training the UNet can tell night from snow at every $t$. But sampling begins with *pure*
 # noise, whose mean says "medium bright". That is why Stable Diffusion finds it hard to draw very dark and
-# very bright pictures ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)): a flaw in the three numbers
-# of a schedule (0.00085, 0.012 and 1000 steps).
+# very bright pictures ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)). The flaw lies in the three
+# numbers of its schedule (0.00085, 0.012 and 1000 steps).
 #
 # ## What is left to learn
 #
@@ -277,7 +279,7 @@ for t in (0, 250, 500, 750, 999):
 # $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t} = 1/\sqrt{\mathrm{SNR}}$.
 #
 # > **Predict.** A better guess is off by only 10 % of the noise, at each of five timesteps. What does the
-# > picture look like that it implies? (The factor $1/\sqrt{\mathrm{SNR}}$ is printed above each.)
+# > picture that it implies look like? (The factor $1/\sqrt{\mathrm{SNR}}$ is printed above each.)
 
 # %%
 guess = noise + 0.1 * torch.randn(x0.shape, generator=rng)
@@ -289,9 +291,9 @@ for t in (50, 200, 500, 800, 999):
 figures.show(figures.pictures(implied, titles, columns=5), lesson.IMPLIED)
 
 # %% [markdown]
-# So one guess at $t = 999$ is not enough, however good the network. But a roughly right guess is enough
-# for a *small step* to a place where guessing is easier. That is sampling. Notebook 03 takes these steps
-# with a denoiser that makes no errors at all.
+# So one guess at $t = 999$ is not enough, however good the network is. But a roughly right guess is
+# enough for a *small step* to a place where guessing is easier. That is sampling. Notebook 03 takes these
+# steps with a denoiser that makes no errors at all.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -10,7 +10,7 @@
 #
 # A real network cannot answer these questions, because we never know whether it is right. So we make the
 # world so small that the best possible guess is a formula. There is no network, no training and no error:
-# whatever we see is diffusion itself.
+# everything we see is diffusion itself.
 
 # %%
 import random
@@ -28,8 +28,8 @@ you_are_here("UNet")
 # %% [markdown]
 # ## A world of five pictures
 #
-# A picture in this world has two pixels, so it is a point in the plane, and there are five of them.
-# Adding noise works as before: pick a point, draw noise, jump.
+# A picture in this world has two pixels, so it is a point in the plane. There are only five such
+# pictures. Adding noise works as before: pick a point, draw noise, jump.
 
 # %%
 alphas_cumprod = torch.cumprod(1 - betas("scaled_linear", 0.00085, 0.012, 1000), dim=0)
@@ -97,12 +97,12 @@ lesson.show_votes(x, points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)
 #
 # If you know $\hat x_0$, you know the noise, by the formula of notebook 02: $\hat\epsilon = (x_t -
 # \sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. This is not the noise that was drawn, but the
-# *mean* of all noises that could have led to this $x_t$. A mean can be learnt.
+# *mean* of all noise samples that could have led to this $x_t$. A mean can be learnt.
 #
 # Is this what a network would learn? Among all constants, the mean of a set of numbers has the smallest
 # mean square error to them. So a network that minimises the loss of notebook 02 must answer, for an $x$,
-# with the mean of the noises in all training examples that look like $x$. Let us do exactly that: draw
-# two million examples, keep those that land near $x$, and average the noise that was really in them.
+# with the mean of the noise in all training examples that look like $x$. Let us do exactly that: draw two
+# million examples, keep those that land near $x$, and average the noise that was really in them.
 
 # %%
 alpha = alphas_cumprod[500]
@@ -118,8 +118,8 @@ print(f"and by the formula: {exact.epsilon(x[None], points, alpha)[0].numpy().ro
 #
 # ## Where the arrows point
 #
-# $\hat\epsilon$ is the direction in which the noise has pushed. Its opposite, $-\hat\epsilon$, is the
-# direction out of the noise.
+# $\hat\epsilon$ is the direction in which the noise has pushed the point. Its opposite, $-\hat\epsilon$,
+# is the direction out of the noise.
 #
 # > **Predict.** Draw $-\hat\epsilon$ as an arrow everywhere in the plane. Where do the arrows point at $t
 # > = 900$, and where at $t = 100$? What happens along the border between two points?
@@ -129,21 +129,21 @@ lesson.show_arrows(points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)})
 
 # %% [markdown]
 # They point uphill, from where noisy data are rare to where they are common (the shade of blue is the
-# density $q_t$ of the noisy data). On the border between two points their pulls cancel, and only an arrow
-# along the border is left, to the place half-way between them. That is no accident. Up to a factor, the
-# arrows are the slope of $\log q_t$, which is called the *score*. The derivation takes three lines. The
-# density is a mean over the data of Gaussians of variance $1-\bar\alpha_t$, and the slope of a Gaussian's
-# logarithm points to its centre:
+# density $q_t$ of the noisy data). On the border between two points, their pulls across it cancel. What
+# remains is an arrow along the border, towards the place half-way between the points. The arrows point
+# uphill for a reason. Up to a factor, they are the slope of $\log q_t$, which is called the *score*. The
+# derivation takes three lines. The density is the mean of Gaussians of variance $1-\bar\alpha_t$, one for
+# each data point, and the slope of a Gaussian's logarithm points to its centre:
 #
 # $$\nabla_x \log q_t(x) = \frac{\nabla_x q_t(x)}{q_t(x)} = \sum_i w_i(x)\,\frac{\sqrt{\bar\alpha_t}\,y_i - x}{1-\bar\alpha_t} = \frac{\sqrt{\bar\alpha_t}\,\hat x_0(x) - x}{1-\bar\alpha_t} = -\frac{\hat\epsilon(x)}{\sqrt{1-\bar\alpha_t}}$$
 #
 # The weights $w_i$ appear because each Gaussian's slope enters with its share of the density, and those
 # shares are Bayes' rule again. The third equality says that the best guess of the clean data follows from
 # the score alone: this is *Tweedie's formula* ([Efron 2011](https://doi.org/10.1198/jasa.2011.tm11181)).
-# That training on noise learns the score is due to [Vincent 2011](https://doi.org/10.1162/NECO_a_00142)
-# and [Song & Ermon 2019](https://arxiv.org/abs/1907.05600).
+# [Vincent 2011](https://doi.org/10.1162/NECO_a_00142) and [Song & Ermon
+# 2019](https://arxiv.org/abs/1907.05600) showed that training on noise learns the score.
 #
-# We have both ends as formulas, and PyTorch can differentiate the left one:
+# We have formulas for both ends of this equation, and PyTorch can differentiate the left one:
 
 # %%
 somewhere = (3 * torch.randn(1000, 2, generator=rng)).requires_grad_()
@@ -153,15 +153,15 @@ print(f"largest difference at 1000 places: {(slope - score).abs().max():.1e}")
 
 # %% [markdown]
 # A network that predicts noise has therefore learnt, without ever being told, in which direction the data
-# lie. That is the first half of an answer to the second question. The other half is to walk.
+# lie. That is the first half of the answer to the second question. The other half is to walk.
 #
 # ## Walking
 #
 # Take a small step along $-\hat\epsilon$, to a place with a little less noise. Stop there, because the
 # arrows are different there. One step is [`transfer`](../minisd/schedule.py): go to $\hat x_0$, and come
-# back with the same noise, but less of it. From the level $\bar\alpha$ to the next level $\bar\alpha'$
-# ([Song et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with $\eta = 0$, which means without new
-# noise; known as DDIM):
+# back with the same noise, but less of it. The step from the level $\bar\alpha$ to the next level
+# $\bar\alpha'$ is known as DDIM ([Song et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with $\eta
+# = 0$, which means without new noise):
 #
 # $$x' = \sqrt{\bar\alpha'}\;\hat x_0 + \sqrt{1-\bar\alpha'}\;\hat\epsilon$$
 #
@@ -216,8 +216,8 @@ lesson.show_density(numbers, alphas_cumprod, fine, paths)
 
 # %% [markdown]
 # They never cross: if two lines met, one $x_t$ would have to continue in two ways. So the starts are
-# divided into three groups, in order, eight for each number. Look also at *when* this is decided: the
-# lines run side by side for most of the time and part where the ridge of the density does.
+# divided into three groups, in order, eight for each number. Look at *when* this is decided, too: the
+# lines run side by side for most of the time and separate where the ridge of the density splits.
 #
 # ## Why the walk samples
 #
@@ -235,7 +235,7 @@ lesson.show_density(numbers, alphas_cumprod, fine, paths)
 # $q_t$ at every later $t$, and like the data at the end. [Song et al.
 # 2021](https://arxiv.org/abs/2011.13456) (§4.3) call this walk the *probability-flow ODE*.
 #
-# > **Predict.** Give the three numbers unequal shares in the data: 60 %, 30 % and 10 %. Which shares of
+# > **Predict.** Give the three numbers unequal shares in the data: 60 %, 30 % and 10 %. What share of
 # > 2000 walkers will end at each?
 
 # %%
@@ -258,13 +258,12 @@ print("shares of the walkers:", *(f"{share:.2f}" for share in arrived.tolist()))
 #
 # ## The catch
 #
-# > **Predict.** 3000 walkers have arrived in the cat. How many of them are away from every training
-# > point?
+# > **Predict.** 3000 walkers have arrived in the cat. How many of them are not at a training point?
 
 
 # %%
 def to_nearest(x, data):
-    """The distance of each x to the nearest of the data, and which that is."""
+    """The distance from each x to its nearest data point, and the index of that point."""
     return torch.cdist(x, data, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
 
 
@@ -273,10 +272,10 @@ for place, x in (("end of the schedule", way[len(times) - 1]), ("at zero noise",
     print(f"{place}: {new.sum()} of {len(new)} are more than 0.05 from every training point")
 
 # %% [markdown]
-# None, although most were still between two points where the schedule ends. (That is due less to the 3 %
-# of noise that is left than to the 50 long steps: notebook 04 examines step lengths.) With pictures it is
-# the same. Here are 100 pages of the picture book, 32×32 pixels each, and the perfect denoiser for these
-# 100. It walks from three draws of noise, and we look at its guesses $\hat x_0$ on the way.
+# None, although most were still between two points at the end of the schedule. (That is due less to the
+# remaining 3 % of noise than to the 50 long steps: notebook 04 examines step lengths.) The same happens
+# with pictures. Here are 100 pages of the picture book, 32×32 pixels each, and the perfect denoiser for
+# these 100. We walk from three noise samples and look at the denoiser's guesses $\hat x_0$ on the way.
 #
 # > **Predict.** What does it see in pure noise, at $t = 999$? What will it draw?
 
@@ -299,20 +298,21 @@ titles = [f"t = {times[i]}" for i in shown] + ["training"]
 figures.show(figures.pictures(list(sheet), titles * 3, columns=8), lesson.MEMORISED)
 
 # %% [markdown]
-# In noise it sees whatever pages the noise happens to resemble, several of them laid over each other.
-# Then it settles on one and reproduces that page of the book, to the last digit. (And early: at $t =
-# 800$, when the walks towards three numbers had hardly begun. Here 3072 numbers contribute evidence.)
+# In pure noise the denoiser sees the pages that the noise happens to resemble, several of them laid over
+# each other. Then it settles on one and reproduces that page of the book, to the last digit. (It settles
+# early, at $t = 800$, where the walks towards three numbers had hardly begun: here 3072 numbers
+# contribute evidence.)
 #
 # So the network that minimises the *training* loss exactly would be a very slow way to look up its
 # training set. Mind the word "training". The loss over the *true* distribution of pictures has another
 # minimiser, one that draws new pictures, but nobody can compute that loss from a finite training set.
-# Diffusion models draw new pictures only because they do *not* reach the minimum of the
-# training loss. 860 million weights cannot store two billion pictures. They must rely on regularities,
-# such as that edges are sharp and that one corner follows the same rules as another. Where these differ
-# from the exact answer, the network composes what no page shows. [Kadkhodaie et al.
-# 2024](https://arxiv.org/abs/2310.02557) and [Kamb & Ganguli 2024](https://arxiv.org/abs/2412.20292)
-# study this. Where a picture occurred in the data many times, Stable Diffusion did memorise it ([Carlini
-# et al. 2023](https://arxiv.org/abs/2301.13188)). Notebook 10 searches our own model for memorised pages.
+# Diffusion models draw new pictures only because they do *not* reach the minimum of the training loss.
+# 860 million weights cannot store two billion pictures. They must rely on regularities: edges are sharp,
+# and one corner follows the same rules as another. Where these lead away from the exact answer, the
+# network composes what no page shows. [Kadkhodaie et al. 2024](https://arxiv.org/abs/2310.02557) and
+# [Kamb & Ganguli 2024](https://arxiv.org/abs/2412.20292) study this. Stable Diffusion did memorise
+# pictures that occurred many times in its data ([Carlini et al. 2023](https://arxiv.org/abs/2301.13188)).
+# Notebook 10 searches our own model for memorised pages.
 #
 # ## Three names for one arrow
 #
@@ -332,10 +332,10 @@ figures.show(figures.pictures(list(sheet), titles * 3, columns=8), lesson.MEMORI
 lesson.show_three_names(alphas_cumprod, t=400)
 
 # %% [markdown]
-# At $t = 999$ a network that predicts noise must be accurate to a fifteenth to say anything about the
-# picture. A network that predicts $v$ need not be. All three give the same walk as long as they are
-# exact; which one a network learns best is another question (notebook 09). Here are the conversions,
-# checked on the three pictures:
+# At $t = 999$ a network that predicts noise must be accurate to within a fifteenth to say anything about
+# the picture. A network that predicts $v$ does not need this accuracy. All three give the same walk as
+# long as they are exact; which one a network learns best is another question (notebook 09). Here are the
+# conversions, checked on three of the pages:
 
 # %%
 x0, noise = book[:3], torch.randn(3, 3072, generator=rng)

@@ -6,12 +6,12 @@
 # *45 minutes to read, a minute to run. You need notebook 03: the perfect denoiser, `transfer`, and the
 # walk.*
 #
-# In the loop of a diffusion model one line is expensive: calling the UNet. A picture in 50 steps calls it
-# 50 times. Everything that a sampler adds is arithmetic that takes no time. So all samplers ask the same
-# question, and they differ in what they make of the answers.
+# In the loop of a diffusion model one line is expensive: calling the UNet. Drawing a picture in 50 steps
+# calls it 50 times. Everything else in a sampler is arithmetic that takes next to no time. So all
+# samplers ask the same question, and they differ in what they make of the answers.
 #
 # How good is a sampler? With a real network nobody can say, because nobody knows where the walk should
-# have ended. With the perfect denoiser we know it to five digits and more. So we return to the small
+# have ended. With the perfect denoiser we know the end to five or more digits. So we return to the small
 # worlds of notebook 03, measure there, and only then let the same samplers draw.
 
 # %%
@@ -60,8 +60,8 @@ straight = x / alpha[500] ** 0.5 + (sigma[400] - sigma[500]) * eps
 print(f"transfer and the straight line differ by {(moved - straight).abs().max():.0e}")
 
 # %% [markdown]
-# A step with `transfer` goes straight ahead in the direction that the path has at its start. That is
-# Euler's method, from 1768; as a sampler it is known as DDIM ([Song et al.
+# A step with `transfer` goes straight ahead in the direction of the path at the start of the step. That
+# is Euler's method, from 1768; as a sampler it is known as DDIM ([Song et al.
 # 2020](https://arxiv.org/abs/2010.02502)).
 
 
@@ -155,10 +155,10 @@ for n in (6, 12, 24, 48):
 
 # %% [markdown]
 # Half. That is the nature of straight steps. The error of one step grows with the square of its length,
-# so a step of half the length strays a quarter as far; but there are twice as many of them. In general,
-# if the error falls like $1/n^p$ with the number $n$ of steps, a sampler is said to be of *order* $p$. On
-# two logarithmic axes that is a straight line with slope $-p$. DDIM is of order 1: for one more digit it
-# needs ten times the calls.
+# so a step of half the length strays a quarter as far, but the walk needs twice as many steps. In
+# general, if the error falls like $1/n^p$ with the number $n$ of steps, a sampler is said to be of
+# *order* $p$. On two logarithmic axes that is a straight line with slope $-p$. DDIM is of order 1: one
+# more correct digit takes ten times as many calls.
 #
 # ## A second evaluation
 #
@@ -185,15 +185,15 @@ lesson.second_order.check(my_step)
 # ## A memory
 #
 # (In a hurry? Run the cells and continue at *A real network*. The part in between explains why these
-# samplers win and lose. Later notebooks only need to know that they exist.)
+# samplers win and lose. For later notebooks you only need to know that these samplers exist.)
 #
-# Calling twice is one way to learn how the path bends. A cheaper way is to remember. The $\hat\epsilon$
-# of earlier steps are already paid for. If they have been rising, they will probably rise further. So fit
-# a polynomial through the last four, and use its mean over the *coming* step. That mean is a weighted sum
-# of the four, and `transfer` does the rest. Three samplers share this one step and differ only in the
-# weights:
+# Calling the network twice is one way to learn how the path bends. A cheaper way is to remember. The
+# values of $\hat\epsilon$ from earlier steps are already paid for. If they have been rising, they will
+# probably keep rising. So fit a polynomial through the last four, and use its mean over the *coming*
+# step. That mean is a weighted sum of the four, and `transfer` does the rest. Three samplers share this
+# one step and differ only in the weights:
 #
-# * **DDIM** gives all weight to the latest $\hat\epsilon$: it assumes that nothing will change.
+# * **DDIM** gives all the weight to the latest $\hat\epsilon$: it assumes that nothing will change.
 # * **PLMS** assumes that all steps are equally long. Then the weights are always the same: they are the
 #   table of Adams and Bashforth (1883; as a sampler, [Liu et al. 2022](https://arxiv.org/abs/2202.09778),
 #   eq. 12).
@@ -251,7 +251,7 @@ for name, sigmas, sigma_next in (
 # %% [markdown]
 # With equal steps they do not differ at all: 55, −59, 37, −9. The table is the special case of equal
 # steps. But the steps of a real path shrink in $\sigma$, and there LMS relies less on the past than the
-# table does. Here is how each of them extrapolates at two places of one path:
+# table does. Here is how each of them extrapolates at two places on one path:
 
 # %%
 times = range(999, -1, -1)
@@ -276,13 +276,13 @@ for n in lengths:
 lesson.show_race(errors)
 
 # %% [markdown]
-# DDIM has slope 1 and Heun has slope 2 (measured from 24 calls on). Heun's steps cost double, so it needs
-# 10 calls to overtake. And there are two surprises.
+# DDIM has slope 1 and Heun has slope 2 (measured from 24 calls on). Heun's steps cost twice as much, so
+# it needs 10 calls to overtake DDIM. And there are two surprises.
 #
 # PLMS uses four values, and Adams and Bashforth's four-step method has order 4. Here it has order 2. The
 # table is meant for equal steps; these are equal in $t$, not in $\sigma$, and the difference leaves an
-# error that falls with the square (Liu et al. 2022 prove order 2 themselves). LMS has the right weights
-# for every step and falls faster.
+# error that falls like $1/n^2$ (Liu et al. 2022 prove order 2 themselves). LMS has the right weights for
+# every step, and its error falls faster.
 #
 # But an order says how fast an error falls, not where it starts. PLMS starts low, and up to about 30
 # calls it is ahead: its cubic in $t$ follows this bend better than a cubic in $\sigma$, as the left half
@@ -310,8 +310,9 @@ for name, weights_of in (("PLMS", plms), ("LMS", lms)):
         print(f"{name:<4} in 20 steps off by {off_by:.5f}, slope {slope:.1f}{how}")
 
 # %% [markdown]
-# LMS does. The error of PLMS still falls with the square, and is even larger than before. On this path,
-# at least, PNDM spends its extra call where it does not help, and LMS, which could use it, does without.
+# LMS does. The error of PLMS still falls like $1/n^2$, and is even larger than before. On this path, at
+# least, PNDM makes an extra call that does not help it, while LMS, which would benefit from the call,
+# does not make it.
 #
 # ## The corner
 #
@@ -330,10 +331,11 @@ off_at = {
 lesson.show_on_the_way(times, off_at, stop=279)
 
 # %% [markdown]
-# They lose. You have seen why, in the right half of the figure with the known values: near the data
-# $\hat\epsilon$ bends once more and then becomes constant, while a sampler with a memory continues to
-# bend. The last step is the worst. There DDIM goes to the guess $\hat x_0$, which in a world of points
-# *is* a point. A mixture with older guesses is not a point. So let us forget the past for one step:
+# They lose. The right half of the figure with the four known values shows why: near the data
+# $\hat\epsilon$ bends once more and then becomes constant, while the forecast of a sampler with a memory
+# continues to bend. The last step is the worst. There DDIM goes to the guess $\hat x_0$, which in a world
+# of points *is* a point. A mixture with older guesses is not a point. So let us forget the past for one
+# step:
 
 
 # %%
@@ -349,16 +351,16 @@ for name, weights_of in (("PLMS", plms), ("LMS", lms)):
 print(f"DDIM off by {off_at['DDIM'][-1]:.3f}")
 
 # %% [markdown]
-# Now a memory pays again. And this is why the race ended at $t = 279$. An order is a promise about steps
-# that are short compared with everything that happens on the path. Data points have no width: the closer
-# a walker comes, the more suddenly its destination is decided. Our steps are not short compared with
-# that. Beyond the corner one can measure slopes, but they are not orders.
+# Now a memory pays off again. And this is why the race ended at $t = 279$. An order is a promise about
+# steps that are short compared with everything that happens on the path. Data points have no width: the
+# closer a walker comes, the more suddenly its destination is decided. Our steps are not short compared
+# with that. Beyond the corner you can still measure slopes, but they are not orders.
 #
 # ## A real network
 #
 # A network does not know its data by heart, so its guesses should be smoother. Nobody knows the exact end
-# here; a walk with 500 calls must serve instead. (`guide` makes pictures follow their prompt: notebook
-# 08.)
+# here, so we use a walk with 500 calls in its place. (`guide` makes pictures follow their prompt:
+# notebook 08.)
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -412,11 +414,12 @@ lesson.show_real_errors({"at t = 199": at_199, "at the end": at_end})
 # %% [markdown]
 # With DDIM and LMS two calls are almost enough, because the prompt leaves little open: this model knows
 # one way to draw a ball. (For Stable Diffusion 20 to 50 calls are usual.) The errors look familiar. After
-# four fifths of the timesteps, with 20 calls and more, it is as in the race: DDIM falls slowly, the
-# samplers with a memory fall fast. With fewer calls PLMS is already far off. Then comes a corner: in the
-# last fifth the errors grow, and they grow most where they were smallest. This is not a world of points,
-# but near the end a picture's outlines are decided, and they are sharp. PLMS, the best sampler of the
-# race with few calls, is the worst here. Is it the last step again?
+# four fifths of the timesteps, with 20 or more calls, they behave as in the race: DDIM's error falls
+# slowly, and the errors of the samplers with a memory fall fast. With fewer calls PLMS is already far
+# off. Then comes a corner: in the last fifth the errors grow, and they grow most where they were
+# smallest. This is not a world of points, but near the end a picture's outlines are decided, and they are
+# sharp. PLMS, which was the best sampler with few calls in the race, is the worst here. Is it the last
+# step again?
 
 # %%
 for n in calls[1:3]:
@@ -426,9 +429,9 @@ for n in calls[1:3]:
     print(f"PLMS with DDIM's last step by {better:.2f}")
 
 # %% [markdown]
-# Mostly, but not only: with few calls PLMS had gone astray before. (With 50 calls the last step is short
-# and does little harm. Samplers designed for few calls do what we did; diffusers calls the option
-# `lower_order_final`.)
+# Mostly, but not only: with few calls PLMS had already gone astray before that. (With 50 calls the last
+# step is short and does little harm. Samplers designed for few calls do what we did; diffusers calls the
+# option `lower_order_final`.)
 #
 # > **Predict.** Pictures follow the prompt because guidance multiplies the prompt's effect on
 # > $\hat\epsilon$, here by 3. Which of the three samplers will be helped most if we do without guidance,
@@ -469,12 +472,12 @@ for name, times in places.items():
     print("DDIM off by {:.2f}, LMS by {:.2f}".format(*[rms(end - best[-1]) for end in ends]))
 
 # %% [markdown]
-# It saves calls. From $t = 999$ to 901 $\sigma$ falls by four tenths of the whole way, and $\hat\epsilon$
-# hardly changes; so with "leading" every call is where the path bends more. But it has a price. It loses
-# what notebook 02 found in the very last noise: how bright the picture is as a whole. Therefore [Lin et
-# al. 2023](https://arxiv.org/abs/2305.08891) ask for samplers that begin at the last timestep. The
-# numbers above show which effect is larger here. In any case, the choice of timesteps matters as much as
-# the choice of weights.
+# Beginning late saves calls. From $t = 999$ to 901 $\sigma$ falls by four tenths of the whole way, and
+# $\hat\epsilon$ hardly changes; so with "leading" all calls go where the path bends more. But there is a
+# price: the walk loses what notebook 02 found even at $t = 999$, how bright the picture is as a whole.
+# Therefore [Lin et al. 2023](https://arxiv.org/abs/2305.08891) ask for samplers that begin at the last
+# timestep. The numbers above show which effect is larger here. In any case, the choice of timesteps
+# matters as much as the choice of weights.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -483,7 +486,7 @@ for name, times in places.items():
 # | `ddim_step` | DDIM with η = 0; with η > 0 some of the noise is drawn anew | [`ddim.py`](../minisd/schedulers/ddim.py) | Song et al. 2020, eq. 12 |
 # | `plms` with `second_look` | PNDM, the default: 50 steps, 51 calls, t = 981, 961, 961, 941, … 1 | [`pndm.py`](../minisd/schedulers/pndm.py) | Liu et al. 2022, eqs. 11 and 12 |
 # | `lms` | K-LMS. It stores $\tilde x$ instead of $x$: that is why it begins with noise times 14.6, and has `scale_model_input` | [`lms.py`](../minisd/schedulers/lms.py) | the σ of Karras et al. 2022, §2 |
-# | `lesson.heun` | `HeunDiscreteScheduler`; the sampler of EDM is made of this step | [`heun.py`](../minisd/schedulers/heun.py) | Karras et al. 2022, algorithm 1 |
+# | `lesson.heun` | `HeunDiscreteScheduler`; the EDM sampler is built from this step | [`heun.py`](../minisd/schedulers/heun.py) | Karras et al. 2022, algorithm 1 |
 # | `timesteps(50)`: 999, 979, … 19 | PNDM and DDIM 981, 961, … 1; LMS 999, 978.6, … 0 | [`base.py`](../minisd/schedulers/base.py) | Lin et al. 2023 |
 # | the last step, to `alpha[-1]` = 1 | PNDM and DDIM stop at $\bar\alpha_0 = 0.99915$; LMS goes to $\sigma = 0$ | [`base.py`](../minisd/schedulers/base.py) | |
 # | `unet_eps`: a batch of 2, once per call | the same, with 860 million weights | [`pipeline.py`](../minisd/pipeline.py) | Ho & Salimans 2022, eq. 6 |

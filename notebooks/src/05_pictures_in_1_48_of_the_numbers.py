@@ -9,8 +9,8 @@
 # A picture of 128×128 pixels has 49,152 numbers, and most of them repeat what their neighbours say. A
 # UNet that painted pixels would have to get each of them right, at every step. So before any diffusion
 # begins, another network, the *autoencoder*, learns to say the same in fewer numbers. Its encoder is used
-# to train the UNet, its decoder at the end of every drawing. The UNet never sees a picture. What it sees,
-# guesses and denoises are *latents*. What are they?
+# to train the UNet, and its decoder is used at the end of every drawing. The UNet never sees a picture.
+# What it sees, guesses and denoises are *latents*. What are they?
 
 # %%
 import random
@@ -47,10 +47,9 @@ shapes(x=(x, (2, 3, 512, 512)), z=(z, (2, 4, 64, 64)), y=(y, (2, 3, 512, 512)))
 # $3\cdot128\cdot128 : 4\cdot16\cdot16 = 48$, and the ratio is the same in Stable Diffusion. The simplest
 # way to save as much would be to store a picture of 18×18 pixels.
 #
-# The usual unit for the quality is the decibel. The *peak signal-to-noise ratio* compares the error with
-# the largest possible difference, which is 2 for values between −1 and 1:
-# $\mathrm{PSNR} = -10\,\log_{10}$ of the mean of $((y-x)/2)^2$. Ten dB more means a tenth of the square
-# error.
+# Quality is usually measured in decibels. The *peak signal-to-noise ratio* compares the error with the
+# largest possible difference, which is 2 for values between −1 and 1: $\mathrm{PSNR} = -10\,\log_{10}$ of
+# the mean of $((y-x)/2)^2$. Ten dB more means a tenth of the square error.
 #
 # > **Predict.** Which errors will the 18×18 pixels make that the latents do not? And what will the
 # > latents get wrong?
@@ -77,10 +76,10 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.THERE_AND_BACK)
 
 # %% [markdown]
 # 18×18 pixels blur everything alike. The latents keep shapes and sharp edges between colours, and their
-# errors are thin: outlines, and the smallest parts. A latent position has four numbers for 8×8 pixels. In
-# training, encoder and decoder have agreed on the meaning of these four, and they use them for what
-# reduces the error most. (That is why small print and small faces suffer in Stable Diffusion.) Two
-# pictures are few, so let us draw more.
+# errors are confined to outlines and the smallest parts. A latent position has four numbers for 8×8
+# pixels. During training, the encoder and the decoder agreed on the meaning of these four, and they use
+# them for what reduces the error most. (That is why small print and small faces suffer in Stable
+# Diffusion.) Two pictures are too few to judge by, so let us draw more.
 
 # %%
 count = unless_fast(128, 32)
@@ -110,10 +109,10 @@ figures.show(figures.pictures(sheet, titles, columns=5), lesson.FOUR_CHANNELS)
 #
 # ### Exercise 1 · Latents to colours
 #
-# Find the linear map from the four numbers at a position, and a 1, to the mean red, green and blue of its
-# 8×8 pixels, with the least square error: a matrix (5, 3). (`torch.linalg.lstsq(a, b).solution` is the
-# matrix $m$ for which $a\,m$ is closest to $b$. All positions of all pictures are rows, `t.permute(0, 2,
-# 3, 1).flatten(0, 2)`, and the 1 is a fifth column.)
+# Find the linear map with the smallest square error, from the four numbers at a position, and a constant
+# 1, to the mean red, green and blue of its 8×8 pixels. It is a matrix (5, 3). (`torch.linalg.lstsq(a,
+# b).solution` is the matrix $m$ for which $a\,m$ is closest to $b$. Every position of every picture is a
+# row, `t.permute(0, 2, 3, 1).flatten(0, 2)`, and the 1 is a fifth column.)
 
 
 # %%
@@ -152,7 +151,7 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.PREVIEWS)
 # %% [markdown]
 # So the colours are in the latents, only mixed, and the decoder's many weights are for what happens
 # within the 8×8 pixels. (For our autoencoder that is no surprise: early in its training three of the four
-# channels were pulled towards the colours, see [`train/vae.py`](../minisd/train/vae.py). Nobody did that
+# channels were pulled towards the colours; see [`train/vae.py`](../minisd/train/vae.py). Nobody did that
 # for Stable Diffusion, and [such a
 # matrix](https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204) works there
 # just as well. Many user interfaces use one for their live previews.)
@@ -178,10 +177,10 @@ titles += ["halves of pictures", "mirrored picture", "mean of pictures"]
 figures.show(figures.pictures(sheet, titles, columns=3), lesson.CUT_AND_PASTE)
 
 # %% [markdown]
-# Cutting works, and the seam even heals a little, because the decoder looks a few positions around (and,
-# through one layer of attention, faintly everywhere). Mirroring shows what the four numbers hold besides
-# colour. Everything has moved to its mirrored place, but each position is still drawn as before, with its
-# edges slanting the old way.
+# Cutting works, and the seam even heals a little, because the decoder also looks at nearby positions
+# (and, through one layer of attention, faintly everywhere). Mirroring shows what the four numbers hold
+# besides colour. Everything has moved to its mirrored place, but each position is still drawn as before,
+# with its edges slanting the old way.
 #
 # And the mean of a rider and a dragon is not a dragon-rider. It is a double exposure, just as with
 # pictures. Nothing in a latent knows what a dragon is. An autoencoder compresses pictures; it does not
@@ -201,7 +200,7 @@ figures.show(figures.pictures(list(avg_pool2d(drawn, 2)), titles, columns=4), le
 
 # %% [markdown]
 # Shards. Every drawing begins like this. Each number alone could come from a latent, but in latents
-# neighbours belong together. How they do so, over the whole picture, is what diffusion has to learn.
+# neighbours belong together. Diffusion has to learn how they belong together, over the whole picture.
 #
 # ## The scaling factor
 #
@@ -231,12 +230,12 @@ lesson.show_channels(factor * latents)
 
 # %% [markdown]
 # The factor in the configuration was measured on 512 other pictures after training. It is close to 1, for
-# a reason that follows below. In Stable Diffusion it is 0.18215, because latents there have a std of 5.5.
-# [Rombach et al. 2022](https://arxiv.org/abs/2112.10752) (appendix G) measure such a factor on a first
+# a reason explained below. In Stable Diffusion it is 0.18215, because latents there have a std of 5.5.
+# [Rombach et al. 2022](https://arxiv.org/abs/2112.10752) (appendix G) measure such a factor on the first
 # batch, but this number appears only in the code.
 #
-# Our channels also have a mean near 0, which cost nothing: subtract a mean after the encoder's last 1×1
-# convolution, and add it before the decoder's first one. Two biases change, and no picture does
+# Our channels also have a mean near 0, which cost nothing: subtract the mean after the encoder's last 1×1
+# convolution, and add it back before the decoder's first one. Two biases change, but no picture does
 # ([`train.vae.centred`](../minisd/train/vae.py)).
 #
 # > **Predict.** Suppose somebody forgets the factor, and the latents have a std of 5.5. At which $t$ will
@@ -278,8 +277,8 @@ figures.show(previews, lesson.FORGOTTEN_FACTOR)
 # $$\mathrm{loss} = \text{error of the picture} + w \cdot \mathrm{KL}, \qquad
 # \mathrm{KL} = \tfrac12\left(\mu^2 + s^2 - 1 - \ln s^2\right) \text{ for each latent number}$$
 #
-# It is cheapest at $\mu = 0$, $s = 1$: noise that says nothing about the picture. Every latent number
-# that does say something costs.
+# The KL is smallest at $\mu = 0$, $s = 1$: noise that says nothing about the picture. Every latent number
+# that does say something has a cost.
 #
 # > **Predict.** How large is the noise $s$ that the encoder chooses, compared with the std of the
 # > latents? And how many dB does it cost?
@@ -326,8 +325,8 @@ figures.show(noisy, lesson.NOISY_LATENTS)
 #
 # ## The price
 #
-# And if $w$ were larger? To see that, we need an autoencoder that trains in a second. It maps 8×8 pixels,
-# 192 numbers, to 4 numbers and back, again a factor of 48, with a single matrix in each direction.
+# What if $w$ were larger? To see that, we need an autoencoder that trains in a second. It maps 8×8 pixels
+# (192 numbers) to 4 numbers and back, again a factor of 48, with a single matrix in each direction.
 
 # %%
 patches = unfold(pages, 8, stride=8).transpose(1, 2).reshape(-1, 192)
@@ -364,11 +363,11 @@ variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches)).flip(0)
 lesson.show_collapse(variances, trained)
 
 # %% [markdown]
-# They collapse one after another, beginning with the channel that explains least of the pictures. At $s =
-# 1$ a channel is pure noise, and the decoder ignores it (*posterior collapse*). For matrices the optimum
-# is known; the lines show it ([Lucas et al. 2019](https://arxiv.org/abs/1911.02469)). The channels are
-# the principal components, the directions in which the patches differ most, and a channel survives while
-# its variance is larger than $24\,w$.
+# They collapse one after another, beginning with the channel that explains the least of the pictures. At
+# $s = 1$ a channel is pure noise, and the decoder ignores it (*posterior collapse*). For matrices the
+# optimum is known; the lines show it ([Lucas et al. 2019](https://arxiv.org/abs/1911.02469)). The
+# channels are the principal components, the directions in which the patches differ most, and a channel
+# survives as long as its variance is larger than $24\,w$.
 #
 # Where does the 24 come from? A channel of variance $\lambda$ that is decoded with noise $s$ adds
 # $\lambda s^2$ to the square error of a patch, which the loss averages over 192 numbers. It costs
@@ -376,11 +375,11 @@ lesson.show_collapse(variances, trained)
 # only $-\ln s$ is left.) The sum $\lambda s^2/192 - w \ln s/4$ is smallest at $s^2 = 24\,w/\lambda$,
 # which reaches 1 when $\lambda = 24\,w$.
 #
-# So a large $w$ costs detail, and a tiny one lets latents be as large as they like. Stable Diffusion's is
-# tiny: $10^{-6}$ for sums over pixels and latents (in its code), which corresponds to a value 48 times
-# smaller for means, as we use them. That is why its latents have a std far from 1 and need a scaling
-# factor. Ours is much larger (`KL_WEIGHT` in [`train/vae.py`](../minisd/train/vae.py)), and its latents
-# have a std near 1 without help.
+# So a large $w$ costs detail, and a tiny one lets latents grow as large as they like. Stable Diffusion's
+# $w$ is tiny: $10^{-6}$ in its code, for sums over pixels and latents. For means, as we use them, this
+# corresponds to a value 48 times smaller. That is why its latents have a std far from 1 and need a
+# scaling factor. Our $w$ is much larger (`KL_WEIGHT` in [`train/vae.py`](../minisd/train/vae.py)), and
+# our latents have a std near 1 without help.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

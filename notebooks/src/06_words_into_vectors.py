@@ -77,8 +77,8 @@ print(f"{len(tokenizer.vocab)} tokens: 2 · 256 bytes, {len(tokenizer.merges)} m
 # same 256 bytes marked as the end of a word. Stable Diffusion's vocabulary is built in the same way from
 # far more text: 48,894 merges, so 49,408 tokens.
 #
-# To read a word, replay the merges: of all pairs in the word, join the one that was learnt *earliest*,
-# until no pair is left to join.
+# To read a word, replay the merges: of all pairs in the word, join the one that was learnt *earliest*.
+# Repeat until no pair is left to join.
 
 # %%
 ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}  # when each pair was learnt
@@ -98,9 +98,9 @@ for word in ("starfish", "ballroom", "☃"):
     print(f"{word:<10} {'  '.join(names[i] for i in tokenizer.bpe.encode(word).ids)}")
 
 # %% [markdown]
-# A starfish ends in the same token that means fish, whatever the model will make of that. And the snowman
-# becomes three bytes (of its UTF-8 encoding, shown as letters). So the tokenizer accepts every text, even
-# one with unknown characters.
+# A starfish ends in the same token that means fish; what the model makes of that is another question. And
+# the snowman becomes three bytes (its UTF-8 encoding, shown as letters). So the tokenizer accepts every
+# text, even one with unknown characters.
 #
 # ### Exercise 1 · The merge loop
 #
@@ -124,7 +124,7 @@ lesson.merge_loop.check(my_pieces)
 # The ids of a prompt are placed between a start and an end token, and the remaining positions up to 77
 # are filled with padding. Stable Diffusion 1 pads with the end token, Stable Diffusion 2 with id 0, which
 # is the `!`. (In the diffusers folders of Stable Diffusion 2, a `!` that you type becomes padding, too;
-# OpenCLIP's own tokenizer makes a word of it.)
+# OpenCLIP's own tokenizer treats it as a word.)
 
 # %%
 prompt = "a cat riding a horse at sunset"
@@ -149,8 +149,9 @@ print(said[0].message)
 
 # %% [markdown]
 # The empty prompt is a start token, an end token and 75 padding tokens. It is a prompt like any other,
-# and an important one: guidance uses it at every step (notebook 08). Of the long prompt, 75 tokens fit.
-# The rest is cut off, including the beach: this is the limit that users of Stable Diffusion run into.
+# and an important one: guidance uses it at every step (notebook 08). Only 75 tokens of the long prompt
+# fit. The rest is cut off, including the beach: this is the limit that users of Stable Diffusion run
+# into.
 #
 # ## Ids into vectors
 #
@@ -191,16 +192,16 @@ for a, b in (("cat", "kitten"), ("ball", "sphere"), ("astronaut", "spaceman"), (
     print(f"{a + ', ' + b:<20} in the table {before:5.2f}   at the end {after:5.2f}")
 
 # %% [markdown]
-# In the table synonyms are only a little similar, though more than by chance. (Two random directions of
-# 128 numbers have a cosine of 0 ± 0.09.) After the transformer they are almost identical. The table holds
-# a trace of what a word means; the rest is added by the layers.
+# In the table synonyms are only slightly similar, though more so than random vectors. (Two random
+# directions of 128 numbers have a cosine of 0 ± 0.09.) After the transformer they are almost identical.
+# The table holds a trace of what a word means; the rest is added by the layers.
 #
 # ## Who attends to whom
 #
-# The layers are four transformer blocks. In each, every position looks at the others (attention: notebook
-# 07) and takes over some of what it sees; then two linear layers with a nonlinearity between them act on
-# each position separately. But there is a *causal mask*: a position sees itself and earlier positions,
-# never later ones.
+# The layers are four transformer blocks. In each, every position looks at the others (attention, see
+# notebook 07) and takes in some of what it sees; then two linear layers with a nonlinearity between them
+# act on each position separately. But there is a *causal mask*: a position sees itself and earlier
+# positions, never later ones.
 #
 # > **Predict.** Replace one token of the prompt by another one, `box`. Which of the states will change?
 # > Do it for each token: what does the table of all changes look like?
@@ -214,15 +215,15 @@ for k in range(len(tokens)):
 lesson.show_changes(changes, tokens)
 
 # %% [markdown]
-# A triangle. Token $k$ changes the states from $k$ onwards. Before it the change is not small, it is
-# exactly 0: the first `a` cannot know that a cat will follow.
+# A triangle. Token $k$ changes the states from $k$ onwards. For earlier states the change is not just
+# small but exactly 0: the first `a` cannot know that a cat will follow.
 #
 # The mask comes from language models, which must not see the word that they have to predict. Our text
-# encoder predicts no words. It is half of a CLIP (*contrastive language–image pre-training*, the last
+# encoder predicts no words. It is half of a CLIP (*contrastive language–image pre-training*; see the last
 # section of this notebook). CLIP's authors wanted to be able to start from a language model, or to train
-# one alongside, and did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). Two
-# things follow. The end token has read the whole prompt. And whatever comes after it, such as the `!` of
-# Stable Diffusion 2, changes no earlier state:
+# one alongside, but did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). Two
+# things follow. The end token has read the whole prompt. And the tokens after it, such as the `!` of
+# Stable Diffusion 2, change no earlier state:
 
 # %%
 moved = (text_encoder(v2).last_hidden_state - states)[0].norm(dim=1)
@@ -267,12 +268,13 @@ columns = ["start", "a/an", "red", "cat", "on/in", "the", "beach", "end", "paddi
 lesson.show_knowledge(shares, ["which colour?", "which thing?", "which place?"], columns)
 
 # %% [markdown]
-# Every state knows its own word and all words before it, and nothing of later words. Knowledge only
-# grows. Even the article tells a little (`an` can only be orange), and `on` leaves two of the five
-# places. From the last word of the place onwards, through all of the padding, everything is known.
+# Every state knows its own word and all words before it, and nothing about later words. Knowledge only
+# grows. Even the article tells a little (after `an` only orange is possible), and `on` leaves only two of
+# the five places. From the last word of the place onwards, through all of the padding, everything is
+# known.
 #
-# Keep this figure in mind. The UNet will look at all 77 states. The state of `cat` stands not for the cat
-# alone, but for the cat and what came before it. And the cat is in every later state.
+# Keep this figure in mind. The UNet will look at all 77 states. The state of `cat` contains not just the
+# cat but also what came before it. And the cat is in every later state.
 #
 # ## Which prompts are similar
 #
@@ -291,9 +293,9 @@ for a, b in (
     print(f"{F.cosine_similarity(at_end(a), at_end(b), dim=0):.2f}  {a}, {b}")
 
 # %% [markdown]
-# Two phrases for the same place are almost one. Red is closer to pink than to green. And the order of cat
-# and horse makes a difference, although the words are the same. That is not automatic: large CLIPs treat
-# a sentence almost as a bag of words, and respect word order better when they are trained against
+# Two phrases for the same place are almost identical. Red is closer to pink than to green. And the order
+# of cat and horse makes a difference, although the words are the same. That is not automatic: large CLIPs
+# treat a sentence almost as a bag of words, and respect word order better when they are trained against
 # sentences in the wrong order ([Yuksekgonul et al. 2023](https://arxiv.org/abs/2210.01936)). Ours was
 # trained that way.
 #
@@ -315,8 +317,9 @@ print("  ".join(f"{a} → {b}" for a, b in zip(things, nearest)))
 print(f"{same} of {len(things)} share the colour of the nearest thing; by chance it would be 1")
 
 # %% [markdown]
-# In the picture book a thing has a usual colour if the caption names none: a star is yellow, and so is a
-# bird. No caption ever says so. The pictures show it. But who has shown pictures to a network that reads?
+# In the picture book each thing has a usual colour, which it gets if the caption names none: a star is
+# yellow, and so is a bird. No caption ever says so. The pictures show it. But who showed pictures to a
+# network that reads?
 #
 # ## A minute of CLIP
 #
@@ -324,7 +327,7 @@ print(f"{same} of {len(things)} share the colour of the nearest thing; by chance
 # 2021](https://arxiv.org/abs/2103.00020), figure 3). One turns pictures into vectors, the other turns
 # captions into vectors. They receive $N$ pictures and their $N$ captions and have to find out which
 # belong together: in the $N \times N$ table of all cosines, the cosine of a picture and its own caption
-# has to be the largest of its row and of its column. Each row is a classification among $N$ answers, and
+# has to be the largest in its row and in its column. Each row is a classification among $N$ answers, and
 # so is each column. The loss is the mean of the two cross-entropies:
 #
 # $$\mathcal L = \tfrac12\,\mathrm{CE}(s\,P C^\top) + \tfrac12\,\mathrm{CE}(s\,C P^\top), \qquad \text{where the right answer of row } i \text{ is } i.$$
@@ -334,8 +337,8 @@ print(f"{same} of {len(things)} share the colour of the nearest thing; by chance
 #
 # ### Exercise 2 · The contrastive loss in four lines
 #
-# `pictures` and `captions` are (N, D), of any length. `F.cross_entropy(logits, answers)` takes the
-# softmax of each row and averages over the rows.
+# `pictures` and `captions` are (N, D), with vectors of any length. `F.cross_entropy(logits, answers)`
+# takes the softmax of each row and averages over the rows.
 
 
 # %%
@@ -350,9 +353,9 @@ def my_loss(pictures, captions, scale):
 lesson.contrastive.check(my_loss)
 
 # %% [markdown]
-# The two networks have the architecture that trained the built-in model
-# ([`train/clip.py`](../minisd/train/clip.py)), but they are smaller, two layers of width 64 each, and
-# start from random weights. Their pictures are 32×32 (for Stable Diffusion's CLIP, 224×224).
+# The two networks have the architecture of the CLIP that trained the built-in text encoder
+# ([`train/clip.py`](../minisd/train/clip.py)), but they are smaller, with two layers of width 64 each,
+# and start from random weights. Their pictures are 32×32 (for Stable Diffusion's CLIP, 224×224).
 
 # %%
 torch.manual_seed(0)
@@ -410,7 +413,7 @@ after = cosines(balls, captions)
 lesson.show_training(before, after, colors)
 
 # %% [markdown]
-# From chance to about every second page, in a minute, and nobody has ever defined a colour. Look off the
+# From chance to about every second page, in a minute, and nobody ever defined a colour. Look off the
 # diagonal, too: purple is near pink and blue, orange near yellow and brown, green far from red. The
 # colours have arranged themselves as on a colour wheel, although the networks were told only which
 # caption belongs to which picture.
@@ -420,9 +423,9 @@ lesson.show_training(before, after, colors)
 # right. The encoder of Stable Diffusion 1 is OpenAI's CLIP, trained on 400 million pictures from the
 # internet with the text next to them (Radford et al. 2021, §2.2).
 #
-# After the training the image network is set aside. The text network is *frozen*, and the UNet learns to
-# draw from its states. It uses all of its states, although CLIP's loss only looks at the end token's.
-# That the other states are useful too is a gift that nobody trained for.
+# After training, the image network is set aside. The text network is *frozen*, and the UNet learns to
+# draw from its states. The UNet uses all of these states, although CLIP's loss only looks at the state of
+# the end token. The other states turn out to be useful, too: a gift that nobody trained for.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -438,6 +441,6 @@ lesson.show_training(before, after, colors)
 #
 # **Play.** Let notebook 01 draw "a starfish". Read the colour from the *difference* of two states. Train
 # the small CLIP on pages of one colour: which cosines can it not learn? Give it 3000 steps, and ask its
-# text tower what is similar to a star.
+# text network what is similar to a star.
 #
 # *Stuck on an exercise? The answers are in [`lesson_06.py`](../minisd/lessons/lesson_06.py).*

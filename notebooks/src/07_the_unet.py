@@ -6,8 +6,8 @@
 # *45 minutes to read, a minute to run. You need notebooks 02 ($x_t$, $\epsilon$) and 06 (the 77 states of
 # a prompt).*
 #
-# Everything that is learnt about drawing is in one network. Three things go in: noisy latents, a
-# timestep, and the states of a prompt. A guess of the noise comes out. We look at its blocks, and then
+# Everything that the model has learnt about drawing is in one network. Three things go in: noisy latents,
+# a timestep, and the states of a prompt. A guess of the noise comes out. We look at its blocks, and then
 # break it, one part at a time, to see what is missing in the picture.
 
 # %%
@@ -46,9 +46,9 @@ lesson_07_blocks.show_u(tiny, sd15, skips=(2, 3))
 
 # %% [markdown]
 # Each rectangle is a block's feature map: as high as the side of the map, as wide as its number of
-# channels. A block consists of one to three *ResNet blocks*. Each is followed by a transformer, except
-# for the last one in the middle and for those of Stable Diffusion's lowest level. This is what the two
-# contain:
+# channels. A block consists of one to three *ResNet blocks*. Each ResNet block is followed by a
+# transformer, except for the last one in the middle and those on Stable Diffusion's lowest level. Inside,
+# the two look like this:
 
 # %%
 lesson_07_blocks.show_inside()
@@ -76,15 +76,15 @@ for method in (layers.ResnetBlock.forward, unet.BasicTransformerBlock.forward):
 lesson_07_blocks.show_costs(tiny, sd15)
 
 # %% [markdown]
-# At opposite ends. The parameters of a convolution grow with the square of its channels, and do not
-# depend on the size of the map. Its work is parameters times positions, and Stable Diffusion's top level
-# has 64 times the positions of the bottom. So most of the weights are in the lower half of the U, and
-# most of the work is in the upper half.
+# At opposite ends. The number of parameters of a convolution grows with the square of its channels, and
+# does not depend on the size of the map. Its work is parameters times positions, and Stable Diffusion's
+# top level has 64 times as many positions as the bottom. So most of the weights are in the lower half of
+# the U, and most of the work is in the upper half.
 #
 # ## Tools
 #
-# Now we use our UNet with its weights. We will draw often, so here is the loop of notebook 01 again, for
-# states instead of a prompt:
+# Now we use our UNet with its weights. We will draw often, so here is the loop of notebook 01 again, this
+# time starting from states instead of a prompt:
 
 # %%
 torch.set_grad_enabled(False)
@@ -132,7 +132,7 @@ def error(t, told):
 # ## The timestep
 #
 # The UNet has to know how much of its input is noise. It receives the timestep as a vector of waves (a
-# *sinusoidal embedding*), in the way that Transformers receive positions ([Vaswani et al.
+# *sinusoidal embedding*), the way Transformers receive positions ([Vaswani et al.
 # 2017](https://arxiv.org/abs/1706.03762), §3.5): each number is a cosine or sine of $t$, and each has a
 # different frequency. Two layers turn it into a vector of 256 numbers, and every ResNet block adds its
 # own linear map of that vector to its channels.
@@ -144,8 +144,8 @@ shapes(waves=(waves, (1000, 320)), temb=(temb, (1000, 1280)))
 lesson.show_waves(waves[:250])
 
 # %% [markdown]
-# They work like the hands of a clock: fast ones distinguish $t$ from $t+1$, slow ones distinguish early
-# from late.
+# The waves work like the hands of a clock: fast ones distinguish $t$ from $t+1$, slow ones distinguish
+# early from late.
 #
 # > **Predict.** Add noise to a picture up to $t = 500$, and lie to the UNet: "this is $t = 0$, hardly any
 # > noise". Or: "this is $t = 999$, almost only noise". Which picture will it see?
@@ -158,8 +158,8 @@ titles = ["the page", "told t = 0", "told 250", "told 500 (true)", "told 999"]
 figures.show(figures.pictures(sheet, titles, columns=5), lesson.LIES)
 
 # %% [markdown]
-# Told too little, it leaves noise in. Told too much, it mistakes the page itself for noise. Here is the
-# error on all eight pages:
+# Told too little, the UNet leaves noise in. Told too much, it mistakes the page itself for noise. Here is
+# the error on all eight pages:
 
 # %%
 said = list(range(0, 1000, unless_fast(50, 100)))
@@ -173,9 +173,9 @@ lesson.show_lies(said, {t: [error(t, told) for told in said] for t in (200, 500,
 # ## Skip connections
 #
 # Our U has six skip connections, two per level. Number 0 starts at the very beginning, after the first
-# convolution, and arrives at the very end; number 5 joins the 4×4 maps. The way up finds them in a list,
-# so we can cut one by putting zeros into the list. A *hook* does that: a function that PyTorch calls with
-# a module's inputs just before the module itself.
+# convolution, and arrives at the very end; number 5 joins the 4×4 maps. The way up takes them from a
+# list, so we can cut one by putting zeros into the list. A *hook* does that: a function that PyTorch
+# calls with a module's inputs just before the module itself.
 
 
 # %%
@@ -212,15 +212,16 @@ figures.show(figures.pictures(sheet, titles, columns=5), lesson.WITHOUT_SKIPS)
 # (The number is the error of ε on the eight pages at $t = 500$.)
 #
 # The layout comes from the bottom and needs no skip connection. But the noise in $x_t$ differs at every
-# position, and the way through the bottom passes a map of 4×4. Only the skip connections at the top can
-# tell where exactly the noise is, and this network relies on number 0, which carries the noisy latents
-# almost unchanged. Without it the UNet may know what the page should show, but not what to subtract.
+# position, and everything that goes through the bottom must pass a 4×4 map. Only the skip connections at
+# the top can tell where exactly the noise is, and this network relies on number 0, which carries the
+# noisy latents almost unchanged. Without it the UNet may know what the page should show, but not what to
+# subtract.
 #
-# (One caution: in training, the way up has never received zeros. We measure on which skip connections
-# this network *relies*. A network trained without one might have found another way.)
+# (One caution: during training, the way up never received zeros. We measure which skip connections this
+# network *relies* on. A network trained without one might have found another way.)
 #
-# So much for the U. The output, noise, has as much detail as any picture can have, and that is why the U
-# needs its way up. A network that only has to name the content of a picture does not need one.
+# So much for the U. The output is noise, which has as much detail as any picture can have, and that is
+# why the U needs its way up. A network that only has to name the content of a picture does not need one.
 #
 # ## Attention
 #
@@ -248,17 +249,17 @@ def my_attention(q, k, v):
 lesson.by_hand.check(my_attention)
 
 # %% [markdown]
-# Every transformer in the UNet contains two attentions. In the first, the positions of the map attend to
-# each other: *self-attention*. In the second, they attend to the words: the queries come from the
-# picture, the keys and values from the 77 states of the prompt. That is *cross-attention* ([Rombach et
-# al. 2022](https://arxiv.org/abs/2112.10752), §3.3).
+# Every transformer in the UNet contains two attention layers. In the first, the positions of the map
+# attend to each other: *self-attention*. In the second, they attend to the words: the queries come from
+# the picture, the keys and values from the 77 states of the prompt. That is *cross-attention* ([Rombach
+# et al. 2022](https://arxiv.org/abs/2112.10752), §3.3).
 #
 # Then a *feed-forward* layer acts on each position separately. A linear layer computes a value and a
 # *gate*. The gate passes through a GELU (another soft ReLU) and multiplies the value, and a second linear
 # layer returns to the original width.
 #
-# **Cross-attention is the only place in the whole model where words meet the picture.** Our U has ten of
-# them:
+# **Cross-attention is the only place in the whole model where words meet the picture.** Our U has ten
+# cross-attention layers:
 
 # %%
 cross = [block.attn2 for block in pipe.unet.modules() if hasattr(block, "attn2")]
@@ -316,10 +317,10 @@ figures.show(figures.pictures(sheet, ["the picture", *titles], columns=5), lesso
 # cross-attention, such as editing one word of a prompt while keeping the rest of the picture ([Hertz et
 # al. 2022](https://arxiv.org/abs/2208.01626)).
 #
-# Look also at the shares. A softmax has to give away all of its attention. Part of it goes to the start
-# token, which has read nothing and is the same in every prompt: a place to look at when there is nothing
-# to ask. And the end token and the padding, which have read everything (notebook 06), get a good deal. So
-# the prompt is read not only where its words are.
+# Look at the shares, too. A softmax has to give away all of its attention. Part of it goes to the start
+# token, which has read nothing and is the same in every prompt: a place to look when there is nothing to
+# ask. The end token and the padding, which have read everything (notebook 06), get a good deal as well.
+# So the UNet reads the prompt in more places than at its words.
 #
 # > **Predict.** At the first step $x_t$ is pure noise. Do the maps already know where the cat will be?
 
@@ -332,8 +333,8 @@ titles = [f"t = {film[i].timestep:.0f}" for i in shown] + ["cat"] * 5 + ["horse"
 figures.show(figures.pictures(sheet, titles, columns=5), lesson.MAPS_OVER_TIME)
 
 # %% [markdown]
-# Words do their work early. When hardly anything of a picture exists, the maps already concentrate where
-# things will be; later steps sharpen them. This agrees with notebook 02: the layout is the last to
+# Words do their work early. When there is hardly any picture yet, the maps already concentrate where
+# things will be; later steps sharpen them. This agrees with notebook 02: the layout is the last thing to
 # disappear in noise, and the first to come back.
 #
 # ## A set of rows
@@ -349,7 +350,7 @@ print(f"largest change of the guess: {change.abs().max():.0e}")
 # %% [markdown]
 # The same (up to rounding). Attention is a weighted sum, and a sum has no order. For the UNet a prompt is
 # a set of rows. The difference between "a cat riding a horse" and "a horse riding a cat" must be in the
-# rows themselves: it is the text encoder that has read them in order.
+# rows themselves: only the text encoder has read the words in order.
 #
 # A set can also lose a row.
 #
@@ -368,8 +369,8 @@ def my_mute(states, k):
 lesson.mute.check(my_mute)
 
 # %% [markdown]
-# Now mute `mushroom` in "a blue mushroom in the snow". There are two places to do it: *after* the text
-# encoder has read the prompt, by removing the word's row, as in the exercise. Or *before*, by removing
+# Now mute `mushroom` in "a blue mushroom in the snow". This can be done at two points: *after* the text
+# encoder has read the prompt, by removing the word's row, as in the exercise, or *before*, by removing
 # the word's embedding, so that no other row ever learns of it.
 
 # %%
@@ -406,8 +407,8 @@ sheet = [pictures[0] for pictures in drawn.values()]
 figures.show(figures.pictures(sheet, list(drawn), columns=4), lesson.MUTED_WORDS)
 
 # %% [markdown]
-# One picture is an anecdote. Here are four of each, and a judge that does not know what was asked for
-# (the geometric one of notebook 10) says what it finds in them:
+# One picture is an anecdote. Here are four of each, and a judge that does not know the prompt (the
+# geometric judge of notebook 10) says what it finds in them:
 
 # %%
 for name, images in drawn.items():
@@ -418,13 +419,13 @@ for name, images in drawn.items():
     print(f"{name:<21} a mushroom in {mushrooms} of 4   something blue in {blue}   snow in {snow}")
 
 # %% [markdown]
-# * **Muted before**, only what the word says is lost. Without `mushroom` there is something else, and it
-#   is blue and in the snow. Without `blue` the mushroom gets its usual colour.
+# * **Muted before**, only what the word says is lost. Without `mushroom` something else appears, and it
+#   is still blue and in the snow. Without `blue` the mushroom gets its usual colour.
 # * **Muted after**, thing and place are lost as well. Later rows know the thing and the place (notebook
 #   06 could read them there), but this UNet takes both mostly from the word's own row.
-# * **The colour** is different. Without the row of `blue` the cap is not blue, but not of the usual red
-#   either, because the row of `mushroom` had read that there is a colour. That is the triangle of
-#   notebook 06, seen in a picture.
+# * **The colour** is different. Without the row of `blue` the cap is not blue, but it does not have the
+#   usual red either, because the row of `mushroom` had already read that there is a colour. That is the
+#   triangle of notebook 06, seen in a picture.
 #
 # So what can be read from a state is not always used. Stable Diffusion's text encoder reads in the same
 # way; how much its UNet uses the later rows would have to be measured.
@@ -435,8 +436,8 @@ for name, images in drawn.items():
 # |---|---|---|---|
 # | 3 levels, 64 to 128 channels, 5.9 million parameters | 4 levels, 320 to 1280 channels, 860 million | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2 |
 # | `waves` (64,), `temb` (256,) | (320,), (1280,) | [`layers.timestep_embedding`](../minisd/layers.py) | Ho et al. 2020, appendix B |
-# | 6 skip connections, of 4 to 16 positions a side | 12, of 8 to 64 | [`unet.UpBlock`](../minisd/unet.py) | Ronneberger et al. 2015, figure 1 |
-# | 10 transformers of 2 to 4 heads, on every level | 16 of 8 heads, on all levels but the lowest, and in the middle | [`unet.SpatialTransformer`](../minisd/unet.py) | Rombach et al. 2022, §3.3 and appendix E.2.1 |
+# | 6 skip connections, on maps of 4 to 16 positions per side | 12, on maps of 8 to 64 | [`unet.UpBlock`](../minisd/unet.py) | Ronneberger et al. 2015, figure 1 |
+# | 10 transformers with 2 to 4 heads, on every level | 16 with 8 heads, on all levels but the lowest, and in the middle | [`unet.SpatialTransformer`](../minisd/unet.py) | Rombach et al. 2022, §3.3 and appendix E.2.1 |
 # | keys and values from states (77, 128) | from (77, 768); (77, 1024) in Stable Diffusion 2 | [`layers.Attention`](../minisd/layers.py) | Rombach et al. 2022, §3.3 |
 # | `my_attention` | the same, fused | [`layers.attention`](../minisd/layers.py) | Vaswani et al. 2017, eq. 1 |
 #

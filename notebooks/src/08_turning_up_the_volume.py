@@ -63,18 +63,18 @@ small = list(pipe.decode(guesses)[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=5), lesson.TWO_GUESSES)
 
 # %% [markdown]
-# At the beginning they differ: one is the mean of everything, the other the mean of everything with that
-# caption. At the end they agree. By then the content is plain to see in $x_t$ itself, and the caption
-# adds nothing.
+# At the beginning the two guesses differ: one is the mean of everything, the other the mean of everything
+# with that caption. At the end they agree. By then the content is plain to see in $x_t$ itself, and the
+# caption adds nothing.
 #
 # Their difference, $\epsilon_c - \epsilon_\varnothing$, is the effect of the words. Guidance amplifies it
 # ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), eq. 6; their $w$ is ours minus 1):
 #
 # $$\epsilon = \epsilon_\varnothing + w\,(\epsilon_c - \epsilon_\varnothing)$$
 #
-# At $w = 0$ the words have no effect. At $w = 1$ it is $\epsilon_c$, which the training asked for. Beyond
-# 1 it is an *extrapolation*: a guess that no network made. In [`pipeline.py`](../minisd/pipeline.py) the
-# formula is called `guide`.
+# At $w = 0$ the words have no effect. At $w = 1$ the result is $\epsilon_c$, which is what training asked
+# for. Beyond 1 it is an *extrapolation*: a guess that no network made. In
+# [`pipeline.py`](../minisd/pipeline.py) the formula is called `guide`.
 #
 # ### Exercise 1 · Both guesses in one call
 #
@@ -134,8 +134,8 @@ figures.show(figures.pictures(list(rows), titles, columns=5), lesson.FIVE_SCALES
 # Notebook 03 had such a world: points in the plane, and the best possible guess as a formula. Now the
 # world has three captions, each with an arc of its own. For a perfect network, knowing the caption means
 # knowing that only that arc is possible. So $\epsilon_c$ is the formula for the points of one arc, and
-# $\epsilon_\varnothing$ the formula for all points. (Each point is a small cloud, so that samples need
-# not be points of the data.)
+# $\epsilon_\varnothing$ the formula for all points. (Each point is a small cloud, so samples need not
+# coincide with data points.)
 
 # %%
 alphas_cumprod = scheduler.alphas_cumprod
@@ -154,8 +154,9 @@ plane.show_line(x, world, told, {t: alphas_cumprod[t] for t in (500, 100)}, scal
 #
 # ## A classifier that nobody trained
 #
-# In notebook 03, $-\epsilon$ was also the slope of the log-density. Subtract two slopes. By Bayes' rule,
-# $q(x \mid c) \propto q(x)\,q(c \mid x)$, the result is the slope of the *probability of the caption*:
+# In notebook 03, $-\epsilon$ was also the slope of the log-density. Now subtract one such slope from
+# another. By Bayes' rule, $q(x \mid c) \propto q(x)\,q(c \mid x)$, the result is the slope of the
+# *probability of the caption*:
 #
 # $$-\frac{\epsilon_c - \epsilon_\varnothing}{\sqrt{1-\bar\alpha_t}} = \nabla_x \log q_t(x \mid c) - \nabla_x \log q_t(x) = \nabla_x \log q_t(c \mid x)$$
 #
@@ -176,16 +177,16 @@ print(f"largest difference at 1000 places: {error:.1e}")
 
 # %% [markdown]
 # > **Predict.** Shade the plane by the probability of our caption (the upper arc, in orange), and draw
-# > the push of guidance as arrows. Where is it strong, where weak? What about $x_t$ well inside the
-# > caption's region?
+# > the push of guidance as arrows. Where is it strong, and where is it weak? What about $x_t$ well inside
+# > the caption's region?
 
 # %%
 plane.show_belief(world, told, {t: alphas_cumprod[t] for t in (900, 500, 200)})
 
 # %% [markdown]
-# (Each shade is a step of a tenth; the strongest is nine tenths and more.) The push is strong where $x_t$
-# looks like another caption, and vanishes where the caption is certain. It does not point to the data. It
-# points *away from everything else*, and that is not the same.
+# (Each shade covers one tenth; the strongest is nine tenths or more.) The push is strong where $x_t$
+# looks like another caption, and vanishes where the caption is certain. It does not point towards the
+# data. It points *away from everything else*, and that is not the same.
 #
 # > **Predict.** 800 walkers start in noise and walk with the guided guess. Where do they end with $w =
 # > 0$, with 1, with 2, 4 and 7.5?
@@ -212,10 +213,10 @@ for scale, x in clouds.items():
 
 # %% [markdown]
 # So here is the price, with no imperfect network to blame. A perfect denoiser needs no guidance: $w = 1$
-# is exactly right. What guidance adds is *bias*. It draws the examples that are least like anything else
-# (less **diversity**), and exaggerates them beyond the examples (too much of what distinguishes them).
-# Many texts say that guidance with $w$ samples from $q(x)\,q(c \mid x)^w$. That is what the formula says
-# at each single $t$, but it is not where the walk ends ([Bradley & Nakkiran
+# is exactly right. What guidance adds is *bias*. It prefers the examples that are least like anything
+# else (less **diversity**), and it exaggerates what distinguishes them, beyond anything in the data. Many
+# texts say that guidance with $w$ samples from $q(x)\,q(c \mid x)^w$. That is what the formula says at
+# each single $t$, but it is not where the walk ends ([Bradley & Nakkiran
 # 2024](https://arxiv.org/abs/2408.09000)).
 #
 # Then why does everybody use it? There are several reasons, and this notebook can show only the first:
@@ -233,9 +234,9 @@ for scale, x in clouds.items():
 #
 # ## Measuring it
 #
-# Nine prompts, three with one thing, three with two things, three with a rider, each drawn from two
-# noises. Notebook 10 has a *judge*, which finds the things in a picture. It counts a picture as right if
-# everything in it matches the prompt and nothing else is there.
+# We use nine prompts: three with one thing, three with two things and three with a rider. Each is drawn
+# from two noise samples. Notebook 10 has a *judge*, which finds the things in a picture. It counts a
+# picture as right if everything in it matches the prompt and nothing else is there.
 
 # %%
 kinds, each = ("one thing", "two things", "riding"), unless_fast(3, 1)
@@ -286,9 +287,10 @@ for scale, share in shares.items():
 
 # %% [markdown]
 # Up to $w = 8$ hardly anything happens: all differences are within the error bars, and saturation and
-# diversity stay near the book's own. At 20 pictures break, and the colours are too strong. (Diversity
-# rises there, too. That is no gain: two broken pictures differ in their damage.) The error bars are 95 %
-# intervals, and they are long: 18 pictures cannot tell a half from two thirds. Notebook 10 is about that.
+# diversity stay near the book's own values. At $w = 20$ pictures break, and the colours are too strong.
+# (Diversity rises there, too. That is no gain: two broken pictures differ in their damage.) The error
+# bars are 95 % intervals, and they are long: 18 pictures cannot tell a half from two thirds. Notebook 10
+# is about that.
 #
 # Users of Stable Diffusion expect something else: at $w = 1$ it follows a prompt only loosely. Our
 # network has seen its small world so often that it hardly hedges, so guidance has nothing to make up for.
@@ -298,10 +300,10 @@ for scale, share in shares.items():
 #
 # Words reach the UNet only through its cross-attentions (notebook 07). We copy the UNet and let only 30 %
 # of each cross-attention's output through ([`muffled`](../minisd/lessons/lesson_08.py)). It still knows
-# how to draw, but it hears the prompt faintly. That is an artificial handicap, but every young network has
-# the same symptom: the guess with the caption is too close to the guess without. ([The model's
-# card](../docs/tiny_model.md) shows a network that has it by nature, early in its training: there
-# guidance turns 4 right pictures of 60 into 19.)
+# how to draw, but it hears the prompt faintly. That is an artificial handicap, but every network has the
+# same symptom early in its training: the guess with the caption is too close to the guess without. ([The
+# model's card](../docs/tiny_model.md) shows such a network: there, guidance raises the number of right
+# pictures from 4 of 60 to 19.)
 #
 # > **Predict.** Twelve prompts with one thing each. How many pictures will be right at $w = 1$, and how
 # > many at $w = 4$?
@@ -334,9 +336,9 @@ figures.show(figures.pictures(images, titles, columns=4), lesson.RESCUED)
 # ### Exercise 2 · The best scale
 #
 # Back to the curve of the original network. Luck alone moves its points up and down, so the highest point
-# is no good choice. Better: take the scale with the largest share of right pictures, and its interval; of
-# all scales whose share is not below the lower end of that interval, return the smallest. A rate `r` has
-# `r.share` and `r.interval()`, which is (low, high).
+# is not a good choice. Better: find the scale with the largest share of right pictures, and take its
+# interval. Of all scales whose share is not below the lower end of that interval, return the smallest. A
+# rate `r` has `r.share` and `r.interval()`, which is (low, high).
 
 
 # %%
@@ -364,11 +366,11 @@ print(f"the built-in model's default: w = {pipe.guidance_scale:g}")
 #
 # ## Negative prompts
 #
-# Nothing in the formula requires that the line begins at the empty prompt. Begin at another prompt, and
-# you have a *negative prompt*: away from *that*. (Steering away from words was proposed by [N. Liu et al.
-# 2022](https://arxiv.org/abs/2206.01714); the form in general use comes from user interfaces.) In code it
-# is a text in place of `""`. But what have we asked for? In the plane we can see it. The prompt now
-# allows two arcs, the upper and the left, and the left arc is the negative prompt.
+# Nothing in the formula requires the line to begin at the empty prompt. Begin it at another prompt, and
+# you have a *negative prompt*: guidance moves away from *that*. (Steering away from words was proposed by
+# [N. Liu et al. 2022](https://arxiv.org/abs/2206.01714); the form in general use comes from user
+# interfaces.) In code it is a text in place of `""`. But what have we asked for? In the plane we can see
+# it. The prompt now allows two arcs, the upper and the left, and the left arc is the negative prompt.
 #
 # > **Predict.** Where do the walkers go: all to the upper arc?
 
@@ -391,9 +393,9 @@ for title, x in clouds.items():
 # (A few walkers between the arcs count for both.) A negative prompt is not a "not". Where the two guesses
 # agree, here at the left arc itself, there is no push at all, and walkers that are there stay. And where
 # they disagree, the push continues to the last step. The empty prompt includes every other prompt: at a
-# picture that shows the caption the two guesses agree, and guidance stops. The training data may contain
-# no such picture for the negative prompt. Then the guess for that prompt is bad, and the walk is pushed
-# away from it again and again.
+# picture that shows the caption, the two guesses agree, and guidance stops. A negative prompt need not
+# include such a picture: the training data may contain none with that text. Then its guess there is bad,
+# and the walk is pushed away from it again and again.
 #
 # In pictures one effect is easy to see: what the two prompts have in common is in both guesses, and
 # cancels. We use the network that hears faintly, because what it draws depends on guidance.
@@ -434,7 +436,7 @@ for title, row in zip(titles, rows):
 # others.
 #
 # > **Predict.** $w = 20$ in the first third of the walk only ($t \ge 667$), in the middle, or in the last
-# > third: which leaves most of the pictures right?
+# > third: which leaves the most pictures right?
 
 # %%
 spans = {"nowhere": (0, 0), "everywhere": (0, 1000), "not early": (0, 667)}
@@ -456,13 +458,13 @@ for name, (low, high) in spans.items():
     print(f"   saturation {colours[name]:.2f}   diversity {differences[name]:.0f}")
 
 # %% [markdown]
-# The middle third tolerates most. This is a part of what [Kynkäänniemi et al.
+# The middle third tolerates the most guidance. This is part of what [Kynkäänniemi et al.
 # 2024](https://arxiv.org/abs/2404.07724) found with ImageNet models and Stable Diffusion XL: guidance
 # does harm at the beginning, is of little use at the end, and does its work in the middle, where it may
 # then be stronger. At high noise $\hat x_0$ is a mean of many pictures, and pushing it $w$ times further
 # only makes the decision too early and too uniform. (At our $w = 20$ the last third is even the worst: 20
-# times a small difference is a large one.) Mind the intervals. And guidance that is left out need not be
-# computed.
+# times a small difference is a large one.) Mind the intervals. And where guidance is left out, the second
+# guess need not be computed.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -4,11 +4,11 @@
 # **What is optimised?**
 #
 # *45 minutes to read, three minutes to run. You need notebooks 02 (the loss), 05 (latents) and 06
-# (words); for one section 03 (three names for one arrow).*
+# (words), and for one section also 03 (three names for one arrow).*
 #
-# So far the weights came from a file. Here they are random numbers, and a minute or two later they draw.
-# Nothing is hidden: the whole training is a loop of a dozen lines, and you can watch it learn. The same
-# loop, with more pictures and for longer, made the built-in model, and with still more pictures Stable
+# So far the weights came from a file. Here they start as random numbers, and a minute or two later they
+# draw. Nothing is hidden: the whole training is a loop of a dozen lines, and you can watch it learn. The
+# same loop, run for longer on more pictures, made the built-in model, and on still more pictures Stable
 # Diffusion.
 
 # %%
@@ -30,8 +30,8 @@ you_are_here("UNet")
 # %% [markdown]
 # ## A world of twelve captions
 #
-# A few minutes are not enough for the whole picture book. So we take a corner of its pages, with only
-# three things in four colours. No two pictures are equal: place, size and angle vary a little.
+# A few minutes are not enough for the whole picture book. So we take a corner of its world, with only
+# three things in four colours. No two pictures are the same: place, size and angle vary a little.
 
 # %%
 kinds, colors = ("heart", "tree", "fish"), ("red", "yellow", "green", "blue")
@@ -42,10 +42,10 @@ book = torch.stack([lesson.small_page(*things[i % 12], rng) for i in range(612)]
 figures.show(figures.pictures(list(book[:12]), captions, columns=6), lesson.BOOK)
 
 # %% [markdown]
-# VAE and text encoder come from the built-in model and are not trained. Stable Diffusion was trained in
-# the same way: these two first, separately, and then the UNet with both of them frozen. It makes training
-# cheap. The pictures become latents *once*, and each caption becomes states once; what is left to train
-# is a single network on precomputed numbers.
+# The VAE and the text encoder come from the built-in model and are not trained. Stable Diffusion was
+# trained in the same way: these two first, separately, and then the UNet with both of them frozen. This
+# makes training cheap. The pictures become latents *once*, and each caption becomes states once; what is
+# left to train is a single network on precomputed numbers.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -106,7 +106,7 @@ def noise_loss(unet, x0, t, noise, context):
 # This is the loss of notebook 02 ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 14) with the
 # words as a third input ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), eq. 3). What is
 # optimised is the mean over all four draws. What we can compute is the mean over a batch, which is right
-# on average, and noisy.
+# on average, but noisy.
 #
 # > **Predict.** What is the loss of a network that always answers 0? (The noise has variance 1.) And of a
 # > fresh network?
@@ -146,9 +146,9 @@ lesson_09_curves.show_losses(losses)
 
 # %% [markdown]
 # As far as you like: the network need not understand anything to do this. A network that cannot do it
-# will not do anything else. Perhaps gradients do not arrive, the optimiser holds the weights of another
-# network, or a shape was broadcast. This test finds in seconds what could otherwise cost a night. But do
-# not trust it too much. A wrong *formula* can be memorised just as well; to find that we need other
+# will not do anything else either. Perhaps gradients do not arrive, the optimiser holds the weights of
+# another network, or a shape was broadcast. This test finds in seconds what could otherwise cost a night.
+# But do not trust it too much. A wrong *formula* can be memorised just as well; finding that takes other
 # plots, which come below.
 #
 # ## The loop
@@ -174,9 +174,10 @@ def train(unet, loss, steps, keep=0.98):
 
 
 # %% [markdown]
-# That is the complete training of a diffusion model. It is a generator, so we can look in after every
-# step. We look at what the average draws, two pictures for each caption, always from the same noise, and
-# at its error on the twelve pictures that were kept out ([`errors`](../minisd/lessons/lesson_09.py)).
+# That is the complete training of a diffusion model. `train` is a generator, so we can look in after
+# every step. We look at what the average draws, two pictures for each caption, always from the same
+# noise, and at its error on the twelve pictures that were kept out
+# ([`errors`](../minisd/lessons/lesson_09.py)).
 #
 # Are they the right pictures? Our world is small enough for a simple judge: which of the 600 latents in
 # the book is nearest, and what is its caption?
@@ -204,7 +205,7 @@ def score(z):
 print("the judge on twelve fresh pictures, colour and thing:", *score(fresh))
 
 # %% [markdown]
-# The judge makes no mistake on real pictures, so we can trust it. Now the training. (This cell takes
+# The judge makes no mistake on real pictures, so we can trust it. Now we train. (This cell takes the
 # longest.)
 
 # %%
@@ -270,9 +271,8 @@ lesson_09_curves.show_by_timestep(lines, title, lesson.ERRORS)
 # %% [markdown]
 # At low $t$ the task is hard: the noise is weak and difficult to tell from the picture. At high $t$ it is
 # so easy that returning the input is almost right, and at the very end our network has not even caught up
-# with the lazy answer. But that is where it counts. At $t = 990$ a square error of $\epsilon$ reaches
-# $x_0$ 200 times as large, and only a network that is *better* than lazy knows anything about the
-# picture.
+# with the lazy answer. But that is where it counts. At $t = 990$ a square error of $\epsilon$ becomes 200
+# times as large in $x_0$, and only a network that is *better* than lazy knows anything about the picture.
 #
 # ## The moving average
 #
@@ -285,13 +285,13 @@ lesson_09_curves.show_average(raw, averaged)
 # At first the average lags behind, because it still contains the random start. Then it wins. Each step of
 # the optimiser follows the noise of its batch, and a mean over the last 50 steps removes that noise
 # (after [Polyak & Juditsky 1992](https://doi.org/10.1137/0330046), whose mean is unweighted). It costs a
-# copy of the weights and no gradient. (Longer trainings average over more steps.
-# [`loop.Average`](../minisd/train/loop.py) keeps less at first, so it does not lag.)
+# copy of the weights and no gradient. (Longer training runs average over more steps.
+# [`loop.Average`](../minisd/train/loop.py) keeps less of the past at first, so it does not lag.)
 #
 # ## ε or v
 #
 # Notebook 03 gave the arrow three names and left a question open: which one does a network learn best?
-# Everything is as above, the same start and the same batches; only the target is now $v =
+# Everything is as above, with the same start and the same batches; only the target is now $v =
 # \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$.
 
 
@@ -341,8 +341,9 @@ lesson_09_curves.show_by_timestep(lines, title, lesson.ERRORS_OF_X0)
 # Each is better where its question is easier. In strong noise $v$ is nearly $-x_0$: the network is asked
 # for the picture itself. A network that is asked for $\epsilon$ must first learn to repeat its input to
 # within a hundredth, and what it knows about the picture is in the remainder. In weak noise it is the
-# other way round. Early in a training the high timesteps matter more, because no picture can be better
-# than its beginning. Later the difference shrinks: in the end, ε had everything right too.
+# other way round. Early in training the high timesteps matter more, because no picture can be better than
+# its beginning. Later the difference shrinks: in the end, the network that predicts ε had everything
+# right too.
 #
 # ## What is optimised, then
 #
@@ -372,13 +373,13 @@ for t in (10, 250, 500, 750, 990):
 lesson_09_curves.show_weights()
 
 # %% [markdown]
-# The weights of ε span five powers of ten, and a plain training spends much of its effort at the very
-# left, on the last details. It works, as you have seen. Stable Diffusion 1 was trained like this; version
-# 2 has one model that predicts ε and one that predicts $v$.
+# The weights of ε span five powers of ten, and plain training spends much of its effort at the far left,
+# on the last details. It works, as you have seen. Stable Diffusion 1 was trained like this; version 2 has
+# one model that predicts ε and one that predicts $v$.
 #
 # ## The model in the package
 #
-# The built-in model was made by the same loop, in four trainings:
+# The built-in model was made by the same loop, in four training runs:
 #
 # ```bash
 # python -m minisd.train clip       # the text encoder, on captions and pictures (notebook 06)
@@ -389,8 +390,9 @@ lesson_09_curves.show_weights()
 # python -m minisd.generate --model my-model "an astronaut riding a horse"
 # ```
 #
-# All random numbers of a step come from seeds made from the step's number. So a training can be stopped
-# at any time, and continues later as if nothing had happened. The differences from this notebook:
+# All random numbers of a step come from seeds made from the step's number. So a training run can be
+# stopped at any time and resumed later as if nothing had happened. These are the differences from this
+# notebook:
 
 # %%
 r = recipe.RECIPE
@@ -405,25 +407,26 @@ for what, here, there in [
     print(f"{what:<21} {here!s:<10} {there}")
 
 # %% [markdown]
-# The training writes a line to `log.jsonl` every 50 steps, and `python -m minisd.train plot` draws it.
-# The log of the built-in model is part of the package; here it is next to ours. (Its errors are those of
-# the weights, on the pictures of the batch; ours are those of their average, on fresh pictures.)
+# Training writes a line to `log.jsonl` every 50 steps, and `python -m minisd.train plot` draws it. The
+# log of the built-in model is part of the package; here it is next to ours. (Its errors are measured with
+# the weights, on the pictures of the batch; ours are measured with their average, on fresh pictures.)
 
 # %%
 lesson_09_curves.show_logs(averaged)
 
 # %% [markdown]
-# The jump in its curves at step 20,000 has a reason: there the text encoder was exchanged for a better
-# one, and the learning rate, which had fallen to zero, was raised again ([how it was
+# The jump in its curves at step 20,000 has a reason: at that step the text encoder was replaced by a
+# better one, and the learning rate, which had fallen to zero, was raised again ([how it was
 # trained](../docs/tiny_model.md)).
 #
 # ## Something is wrong
 #
-# Trainings go wrong quietly. Nothing stops, the loss falls, and days later the pictures are bad, or only
+# Training goes wrong quietly. Nothing stops, the loss falls, and days later the pictures are bad, or only
 # slightly bad. To find the cause, look at three things: the loss, the error by timestep, and pictures.
 #
-# Three more trainings follow, half as long as ours, from the same start and on the same batches. In each,
-# one line is wrong: one of these six. (Don't look them up in `lesson_09.py`. This is the fun part.)
+# Three more training runs follow, half as long as ours, from the same start and on the same batches. In
+# each run, one line is wrong, with one of the following six faults. (Don't look them up in
+# `lesson_09.py`. This is the fun part.)
 #
 # * **roots swapped**: $\sqrt{\bar\alpha}$ and $\sqrt{1-\bar\alpha}$ are swapped in `add_noise`;
 # * **learning rate too high**: far more than 2e-3;
@@ -432,7 +435,7 @@ lesson_09_curves.show_logs(averaged)
 # * **average never updated**: the line with `lerp_` is missing;
 # * **timesteps from 0 to 249 only**: `torch.randint(250, …)` in `draw_batch`.
 #
-# The loss is measured on the weights, the error and the pictures on their average.
+# The loss is measured on the weights; the error and the pictures come from their average.
 
 # %%
 print(*lesson.suspects, sep="\n")
@@ -445,9 +448,8 @@ run_a, run_b, run_c = [
 ]
 
 # %% [markdown]
-# Our own training, half-way through, is drawn next to them as "healthy"; its pictures are in the film.
-# Before you look: what would each of the six faults do to the loss? To the error by timestep? To the
-# pictures?
+# Our own run, half-way through, is drawn next to them as "healthy"; its pictures are in the film. Before
+# you look: what would each of the six faults do to the loss? To the error by timestep? To the pictures?
 #
 # ### Exercise 1 · Run A
 
@@ -488,11 +490,11 @@ fault_c = ...
 lesson.fault_c.check(fault_c)
 
 # %% [markdown]
-# (Why run C draws anything, although it was told the wrong amount of noise at nearly every $t$, is
-# explained next to its answer in `lesson_09.py`: read it when you have named all three.)
+# (`lesson_09.py` explains, next to the answer, why run C draws anything although it was told the wrong
+# amount of noise at nearly every $t$. Read it when you have named all three.)
 #
-# All three losses fall. Judged by the loss alone, two of the three would have passed for good trainings;
-# judged by its pictures, so would the third. Look at all three plots, every time.
+# All three losses fall. Judged by the loss alone, two of the three would have passed for good training
+# runs; judged by its pictures, so would the third. Look at all three plots, every time.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -47,8 +47,8 @@ for rider in sorted({rider for rider, _ in rides}):
 # %% [markdown]
 # Four pairs never occurred. Before any training, some combinations were *held out*
 # ([`picture_book.py`](../minisd/tiny/picture_book.py)): one mount of each rider, one colour of each
-# thing, a tenth of the pairs of things. Each word and each thing is in the training set, but not in these
-# combinations. A model that draws them has put together what it never saw together.
+# thing, and a tenth of the pairs of things. Every word and every thing is in the training set, but not in
+# these combinations. A model that draws them has put together what it never saw together.
 #
 # The famous ride is one of them. Here are five drawings, and not the best five of fifty: the seeds are 0
 # to 4.
@@ -92,8 +92,8 @@ pages = protocol.render(prompts_of("two things", 3, seed=0) + prompts_of("riding
 lesson.show_findings(pages, geometry.judge(pages))
 
 # %% [markdown]
-# Nothing here. (Later it will overlook some white things on pale pages, and some small riders.) And on
-# the five rides that the model drew:
+# Nothing here. (Later it will overlook some white things on pale pages, and some small riders.) This is
+# what it finds in the five rides that the model drew:
 
 # %%
 ridden = geometry.judge(rider)
@@ -101,8 +101,8 @@ lesson.show_findings(rider, ridden)
 
 # %% [markdown]
 # Is that what was asked for? We are strict: everything that the prompt says must be right, and there must
-# be nothing else. Colours that it does not name must be the usual ones, and if it names no place, the
-# page must be pale. If the number of things is wrong, only the place can still count as right.
+# be nothing else. Colours that the prompt does not name must be the usual ones, and if it names no place,
+# the page must be pale. If the number of things is wrong, only the place can still count as right.
 
 # %%
 scene = prompts_of(FAMOUS, 1, seed=0)[0].scene
@@ -143,7 +143,7 @@ lesson.left.check(my_left_of)
 # judge of a different kind, a [small network](../minisd/evaluate/detector.py) trained on pages of the
 # book only. Where the two disagree, one of them is wrong.
 #
-# > **Predict.** In how many of twenty faultless pictures do they find something wrong?
+# > **Predict.** In how many of twenty faultless pictures do the judges find something wrong?
 
 # %%
 kinds = {name: f"{name}, new {what}" for name, what in lesson.NEW.items()}
@@ -158,11 +158,11 @@ for source, render in {"pages": protocol.render, "VAE": protocol.through(pipe.va
         print(f"{source:<5}  {name:<10}  ", *map(lesson.in_words, verdicts))
 
 # %% [markdown]
-# The judge will miss as many of the model's pictures, so these numbers are upper bounds. The interval in
-# brackets is as important as the count. If 20 of 20 are right, the true share need not be 1: it may be
-# 0.9, and we were lucky. The interval is constructed to contain the true share in 95 % of all such
-# experiments ([Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953)). From here on, we compare
-# nothing without it.
+# The judge will wrongly reject as many of the model's pictures, so these numbers are upper bounds. The
+# interval in brackets is as important as the count. If 20 of 20 are right, the true share need not be 1:
+# it may be 0.9, and we were lucky. The interval is constructed to contain the true share in 95 % of all
+# such experiments ([Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953)). From here on, we
+# compare nothing without it.
 #
 # ## Seen and new
 #
@@ -185,16 +185,16 @@ for name, share in shares.items():
     print(f"{name:<22}  {share.right:>2} or {second[name].right:>2} of {share.of}   ({each})")
 
 # %% [markdown]
-# The first two numbers count the pictures in which everything is right, according to the geometric judge
-# and to the network; in brackets are the single skills, according to the geometric judge. The figures
-# below are the geometric judge's.
+# The first two numbers count the pictures in which everything is right, first according to the geometric
+# judge, then according to the network. The individual skills, in brackets, and the figures below are the
+# geometric judge's.
 #
 # Suppose that a single thing has the right shape in 80 % and the right colour in 90 % of all cases. Then
-# two things, drawn with the same skill, are right in $(0.8 \cdot 0.9)^2 = 52\,\%$, times the share of
-# pictures in which the place is right, and, among pictures whose things are right, the share in which the
+# two things, drawn with the same skill, are both right in $(0.8 \cdot 0.9)^2 = 52\,\%$. Multiply this by
+# two more shares: how often the place is right, and, among pictures whose things are right, how often the
 # relation is right. This product is the line "if independent" in the figure ([Okawa et al.
-# 2023](https://arxiv.org/abs/2310.09336)). A model that reaches it is not bad at combining. It is not
-# good enough at the parts.
+# 2023](https://arxiv.org/abs/2310.09336)). A model that reaches it is not bad at combining. It is just
+# not good enough at the parts.
 
 # %%
 parts = skills["one thing"]
@@ -202,12 +202,12 @@ product = {name: rates.expected(parts, seen[name], sets[name]) for name in ("two
 lesson.show_rates({name: (shares[name], shares[new]) for name, new in kinds.items()}, product)
 
 # %% [markdown]
-# (The line is at 1 where one thing was right 20 times of 20. At the lower end of that interval it would
-# be at $0.84^2 = 0.7$.)
+# (The line is at 1 where one thing was right 20 times out of 20. At the lower end of that share's
+# interval it would be at $0.84^2 = 0.7$.)
 #
 # Is "new" worse than "seen"? That is a question about a *difference*, which has an interval of its own.
-# (Whether two intervals overlap is a different question.) It follows from the two intervals in three
-# lines ([Newcombe 1998](https://pubmed.ncbi.nlm.nih.gov/9595617/), method 10):
+# (Whether two intervals overlap is a different question.) The interval of the difference follows from the
+# two intervals in three lines ([Newcombe 1998](https://pubmed.ncbi.nlm.nih.gov/9595617/), method 10):
 
 
 # %%
@@ -233,18 +233,19 @@ for judge, rate_of in (("geometric", shares), ("network", second)):
 # %% [markdown]
 # An interval that contains 0 does not say that there is no difference. It says that this experiment
 # cannot detect one. And the judges' mistakes enter the difference too. For riding, the geometric judge
-# sees +0.15 and the network sees nothing: below you will find that the geometric judge overlooks white
-# things on pale pages and small riders, and these are not equally frequent among seen and new
-# combinations. A single judge would have misled us.
+# sees a difference of +0.15 and the network sees none: below you will find that the geometric judge
+# overlooks white things on pale pages and small riders, and these are not equally frequent among seen and
+# new combinations. A single judge would have misled us.
 #
 # ### Exercise 2 · How many pictures tell 70 % from 80 %?
 #
 # Let two models draw $n$ pictures each, and let $p$ and $q$ be their true shares of right pictures. The
 # counted shares fluctuate around the truth, with variance $p(1-p)/n$ for one and $q(1-q)/n$ for the
-# other. The difference has the sum of these variances; call its standard deviation $s$. A difference is
-# significant if it is $1.96\,s$ away from 0. If the true difference were exactly that large, every second
-# experiment would miss it. A Gaussian falls more than 0.84 of its standard deviations short in only 2 of
-# 10 cases. So 8 of 10 experiments find the difference if $|p - q| = (1.96 + 0.84)\,s$. How large is $n$?
+# other. The variance of the difference is the sum of the two; call its standard deviation $s$. A
+# difference is significant if it is $1.96\,s$ away from 0. If the true difference were exactly that
+# large, half of all experiments would miss it. A Gaussian falls more than 0.84 standard deviations below
+# its mean in only 2 of 10 cases. So 8 of 10 experiments find the difference if $|p - q| = (1.96 +
+# 0.84)\,s$. How large is $n$?
 
 
 # %%
@@ -320,11 +321,12 @@ for skill, chance in rates.skills(geometry.judge(protocol.render(two)), shifted)
 #
 # A picture of a *seen* combination could be a memorised page of the training set. Let us find the nearest
 # page to each picture. The distance is the root mean square difference of thumbnails of 16×16 pixels, in
-# values from 0 to 255. Alone it says nothing, so we need two references. *Training pages* after encoding
-# and decoding: memorised pictures would be this close. *New pages* of the same prompts, after encoding
-# and decoding: an artist who never saw the training set would be this close, because the world is small.
+# values from 0 to 255. A distance alone says nothing, so we need two references. *Training pages* after
+# encoding and decoding: memorised pictures would be this close. *New pages* of the same prompts, after
+# encoding and decoding: an artist who never saw the training set would be this close, because the world
+# is small.
 #
-# > **Predict.** Where between the two are the model's pictures?
+# > **Predict.** Where do the model's pictures fall between the two?
 
 
 # %%
@@ -355,9 +357,9 @@ lesson.show_distances(
 
 # %% [markdown]
 # The measure works: it finds the training pages, and their remaining distance is what the VAE loses. A
-# model that draws from memory would be close to them. A model that is close to the new pages, or to their
-# right, does not draw from memory. (Far to the right is not good either: pictures that far from any page
-# have gone wrong.)
+# model that draws from memory would be close to them. A model that is close to the new pages, or to the
+# right of them, does not draw from memory. (Far to the right is not good either: pictures that far from
+# any page have gone wrong.)
 #
 # Here are some pictures of new combinations, chosen by a seed, and below each the nearest training page:
 
@@ -371,9 +373,9 @@ figures.show(figures.pictures([*images, *pages], titles, columns=5), lesson.NEAR
 print(*(sets[new][i].text for new, i in chosen), sep="\n")
 
 # %% [markdown]
-# For Stable Diffusion such a search was successful. [Carlini et al.
-# 2023](https://arxiv.org/abs/2301.13188) found about a hundred pictures of its training set that version
-# 1.4 reproduces almost exactly. They searched only the most frequently repeated training pictures.
+# For Stable Diffusion such a search succeeded. [Carlini et al. 2023](https://arxiv.org/abs/2301.13188)
+# found about a hundred pictures from its training set that version 1.4 reproduces almost exactly. They
+# searched only the most frequently repeated training pictures.
 #
 # ## Failures, chosen by a seed
 #
@@ -395,8 +397,8 @@ for n, (name, i) in enumerate(order[:10], 1):
 # %% [markdown]
 # For each of them: is the model wrong, or the judge? Both happen, and only looking tells. Here the
 # network agrees with the prompt in eight of ten cases, and so will you. Where both judges object (numbers
-# 5 and 9), the model is wrong: number and place are right, but one thing is of its neighbour's kind. (If
-# one is called right, there were fewer than ten wrong ones.)
+# 5 and 9), the model is wrong: the number of things and the place are right, but one thing is drawn as
+# the kind of its neighbour. (If a picture is called right here, there were fewer than ten wrong ones.)
 #
 # ## The same words in another order
 #
@@ -425,12 +427,13 @@ for name, judge in judges.items():
 
 # %% [markdown]
 # In none of the 16 pictures does either judge find the thing on top that the prompt puts there. Where a
-# judge finds both things, the usual rider is on top, often in the usual colour of the mount. (0 of 16
-# leaves an interval up to 0.19.) So to this model "riding" is not a relation that works in either order;
-# its words keep their usual roles. No held-out pair could have shown that, because in all of them the
-# roles are the usual ones. Larger models were tested on word order, too: given two captions with the same
-# words in a different order, a CLIP smaller than Stable Diffusion's picks the correct one hardly more
-# often than by chance ([Thrush et al. 2022](https://arxiv.org/abs/2204.03162)).
+# judge finds both things, the usual rider is on top, often in the usual colour of the mount. (The
+# interval for 0 of 16 reaches up to 0.19.) So to this model "riding" is not a relation that works in
+# either order; its words keep their usual roles. No held-out pair could have shown that, because in all
+# of them the roles are the usual ones. Larger models have been tested on word order, too: given two
+# captions with the same words in a different order, a CLIP smaller than Stable Diffusion's picks the
+# correct one hardly more often than chance would ([Thrush et al.
+# 2022](https://arxiv.org/abs/2204.03162)).
 #
 # ## What we may claim
 #
@@ -442,10 +445,10 @@ for name, judge in judges.items():
 # far. **Nor this:** anything about what is not in the book. **And not this:** that it is better than
 # Stable Diffusion. [GenEval](https://arxiv.org/abs/2310.11513) asks for things, colours and positions, as
 # we do, and Stable Diffusion 1.5 gets 43 % there: 97 % for one object, 76 % for its colour, 4 % for the
-# position of two, 6 % for their two colours. But its prompts cover everything, its model has learnt from
-# everything, and its judge has to recognise photographs. Ours knows nineteen things that look the same on
-# every page, and has a judge that knows that there are no others. The two numbers have the same unit, and
-# nothing else in common.
+# position of two, 6 % for their two colours. But GenEval's prompts cover everything, Stable Diffusion has
+# learnt from everything, and the judge has to recognise photographs. Our model knows nineteen things that
+# look the same on every page, and our judge knows that there are no others. The two numbers have the same
+# unit, and nothing else in common.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -458,7 +461,8 @@ for name, judge in judges.items():
 # | 95 % intervals | seldom reported | [`evaluate/rates.py`](../minisd/evaluate/rates.py) | Wilson 1927 |
 # | the nearest of all pages | the 350,000 most repeated pictures, 500 drawings for each | [`evaluate/protocol.py`](../minisd/evaluate/protocol.py) | Carlini et al. 2023 |
 #
-# **Play.** Count again with guidance scale 1. Take the next twenty prompts. Use a milder judge, for whom
-# only the things must be right. Show the judges noise, an empty page, a photograph: what do they find?
+# **Play.** Count again with guidance scale 1. Take the next twenty prompts. Use a milder judge, one that
+# requires only the things to be right. Show the judges noise, an empty page, a photograph: what do they
+# find?
 #
 # *Stuck on an exercise? The answers are in [`lesson_10.py`](../minisd/lessons/lesson_10.py).*

@@ -52,8 +52,8 @@ def changed(objects, name, value):
 # %% [markdown]
 # We examine bugs on a [`Case`](../minisd/lessons/lesson_11.py): a prompt and a seed. A case draws the
 # picture. It also gives every part of the pipeline its *correct* inputs and records the outputs. So a
-# wrong number tells which part is wrong, and is not caused by an earlier part. The error is the largest
-# difference, divided by the largest correct number.
+# wrong number tells you which part is wrong, because it cannot come from an earlier part. The error is
+# the largest difference, divided by the largest correct number.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -66,7 +66,8 @@ shapes(**{part: (output, there[part]) for part, output in case.right.items()})
 
 # %% [markdown]
 # First the control: a change that is *not* a bug. Softmax attention can be computed by PyTorch's fused
-# function, or written out ([`layers.attention`](../minisd/layers.py)); mathematically it is the same sum.
+# function, or written out ([`layers.attention`](../minisd/layers.py)); mathematically both are the same
+# sum.
 #
 # > **Predict.** How large is the error of the UNet? Exactly 0?
 
@@ -82,7 +83,7 @@ print(f"the picture is off by {control.off:.3f} grey levels")
 
 # %% [markdown]
 # Not 0, but a millionth or less: a different order of summation rounds differently. Keep this number in
-# mind. An error that is no larger cannot be told from rounding.
+# mind. An error that is no larger cannot be distinguished from rounding.
 #
 # ## Room 1 · Words
 
@@ -103,8 +104,8 @@ room_1 = {
 }
 
 # %% [markdown]
-# Each of the four is right in *another* model, which is how they arise. Stable Diffusion 2 pads with id
-# 0, has the exact GELU (QuickGELU is a cheaper formula for nearly the same curve), and leaves out its
+# Each of the four is right in *another* model, which is how such bugs arise. Stable Diffusion 2 pads with
+# id 0, has the exact GELU (QuickGELU is a cheaper formula for nearly the same curve), and leaves out its
 # encoder's last block. BERT, another text encoder, sees the future. (The zeros look so much like a
 # mistake that they were reported as one, [diffusers
 # #2201](https://github.com/huggingface/diffusers/issues/2201); but the model was trained with them.)
@@ -118,7 +119,7 @@ found = lesson.show_room(case, room_1)
 # %% [markdown]
 # Look at the pictures before the numbers. A recognisable astronaut on a horse is no proof of health. The
 # UNet is robust: it has seen everything in many wordings, and treats a state that is *near* a right one
-# as if it were that one. Robust networks hide bugs.
+# as if it were the right one. Robust networks hide bugs.
 #
 # | bug | right | the test that finds it |
 # |---|---|---|
@@ -159,11 +160,12 @@ room_2 = {
 
 # %% [markdown]
 # The timestep embedding has cosines before sines (in other models, sines come first). The feed-forward
-# layer is split into two halves, and one gates the other: but which? The two kinds of padding belong to
-# the UNet and to the encoder of the VAE, and both halve a feature map to the same size. The subtlest of
-# the four comes from a file: the setting `attention_head_dim` in a UNet's JSON holds the *number* of
-# heads, not their dimension ([diffusers #2011](https://github.com/huggingface/diffusers/issues/2011)).
-# Taken literally, it makes 32 heads of each of ours, from the same weights.
+# layer is split into two halves, and one gates the other: but which? One kind of padding belongs to the
+# UNet and the other to the encoder of the VAE, and both halve a feature map to the same size. The
+# subtlest of the four comes from a file: the setting `attention_head_dim` in a UNet's JSON holds the
+# *number* of heads, not their dimension ([diffusers
+# #2011](https://github.com/huggingface/diffusers/issues/2011)). Taken literally, it gives each of our
+# attention layers 32 heads, with the same weights.
 #
 # > **Predict.** The weights were trained with 2, 3 and 4 heads, and now serve as 32: will anything be
 # > left of the picture? And which of the four bugs is worst?
@@ -173,8 +175,8 @@ found |= lesson.show_room(case, room_2)
 
 # %% [markdown]
 # With each of the four, the network's outputs are off by a large part of their size, and yet something is
-# left of the picture. If you had never seen the right one, would you have looked for a bug, or said that
-# the model is small?
+# left of the picture. If you had never seen the right one, would you have looked for a bug, or blamed the
+# size of the model?
 #
 # | bug | right | the test that finds it |
 # |---|---|---|
@@ -188,8 +190,8 @@ found |= lesson.show_room(case, room_2)
 # Three more bugs in the same network. GELU has a well-known approximation with a tanh. And a GroupNorm
 # divides by $\sqrt{\sigma^2 + \varepsilon}$. (Here $\sigma^2$ is the variance of the normalised numbers,
 # and $\varepsilon$ is a small number that prevents division by 0. Neither is the noise of the other
-# notebooks.) It is $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front of its transformers.
-# Using one value for all of them is a bug, whichever it is.
+# notebooks.) This $\varepsilon$ is $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front of its
+# transformers. Using one value for all of them is a bug, whichever it is.
 
 # %%
 room_3 = {
@@ -206,14 +208,14 @@ found |= lesson.show_room(case, room_3)
 print(f"control: no bug{'':<7} UNet {'':<11} {control.errors['UNet']:.1e}")
 
 # %% [markdown]
-# Nothing. No eye will ever find these three. And the errors of the norms are about as small as any
-# comparison has to allow: ours with the reference implementations allow 1e-5 for small networks, and 1e-4
-# at the official sizes. (Put `eps=1e-5` into `SpatialTransformer` and run `test_parity_with_diffusers`:
-# it passes.)
+# Nothing. No eye will ever find these three. And the errors of the norms are about as small as the
+# tolerance that any comparison needs: our comparisons with the reference implementations allow 1e-5 for
+# small networks, and 1e-4 at the official sizes. (Put `eps=1e-5` into `SpatialTransformer` and run
+# `test_parity_with_diffusers`: it passes.)
 #
-# Is it a bug at all, then? The number only shows that the variances are large compared with $10^{-5}$ *on
-# these inputs*. So let us make them small: the same network, with all weights except those of the norms
-# reduced to 1 %, and quiet latents.
+# Is a wrong $\varepsilon$ a bug at all, then? The small error only shows that the variances are large
+# compared with $10^{-5}$ *on these inputs*. So let us make them small: the same network, with all weights
+# except those of the norms reduced to 1 %, and quiet latents.
 
 # %%
 quiet = copy.deepcopy(pipe.unet)
@@ -232,15 +234,15 @@ for name, value in {"all norms 1e-5": 1e-5, "all norms 1e-6": 1e-6}.items():
     print(f"{name}, in a quiet network: {lesson.distance(wrong, right):.1e}")
 
 # %% [markdown]
-# The same bugs, and now they are obvious. This is `test_parity_where_eps_counts`, in both
-# [`test_unet.py`](../tests/test_unet.py) and [`test_vae.py`](../tests/test_vae.py), and the most
-# important sentence of this notebook: **a test needs inputs that reveal the mistake.**
-# (`test_eps_of_every_group_norm` also reads the values directly. The tanh is found by the test of the two
-# halves above, whose layer is small enough to be computed by hand.)
+# The same bugs, and now they are obvious. `test_parity_where_eps_counts` does this, in both
+# [`test_unet.py`](../tests/test_unet.py) and [`test_vae.py`](../tests/test_vae.py), and it leads to the
+# most important sentence of this notebook: **a test needs inputs that reveal the mistake.**
+# (`test_eps_of_every_group_norm` also reads the values directly. The tanh is caught by the test of the
+# two halves above, whose layer is small enough to be computed by hand.)
 #
 # ## Room 4 · Guidance and the sampler
 #
-# Networks can be right in every digit, and the code that uses their outputs can be wrong.
+# Networks can be right to the last digit while the code that uses their outputs is wrong.
 
 
 # %%
@@ -256,7 +258,7 @@ room_4 = {
 }
 
 # %% [markdown]
-# The batch contains the unconditional half first, then the conditional. The schedule is linear in
+# In the batch the unconditional half comes first, then the conditional half. The schedule is linear in
 # $\sqrt\beta$ (Stable Diffusion's own code calls that "linear"). The timesteps are multiples plus 1 (981
 # … 1), and the last step goes not to $\bar\alpha = 1$ but to $\bar\alpha_0$: two oddities of the first
 # sampler that everyone since has had to repeat ([diffusers
@@ -301,8 +303,8 @@ print(f"our scaling factor: {pipe.vae.config.scaling_factor}")
 # The encoder of the VAE pads on the right and bottom only, so that every output sees the pixels at and
 # after its position. The scaling factor belongs to one particular VAE. And the last line of the program
 # converts numbers to 8 bits: it has to round them. Truncating makes a picture darker, by half a grey
-# level on average if the fractions are evenly spread; the flat colours of a picture decide how much it
-# really is.
+# level on average if the fractions are evenly spread; in practice the amount depends on the picture's
+# flat colours.
 #
 # > **Predict.** One of the four has a large error and no effect at all on the picture. How is that
 # > possible?
@@ -312,7 +314,7 @@ found |= lesson.show_room(case, room_5)
 
 # %% [markdown]
 # Text-to-image never uses the encoder. The bug sleeps until somebody builds image-to-image or inpainting
-# on it, or trains on its latents. Let us wake it up.
+# on the encoder, or trains on its latents. Let us wake it up.
 #
 # > **Predict.** Each of the three downsamplings looks one pixel too far up and to the left, at its own
 # > resolution. What does a picture look like after encoding and decoding?
@@ -333,9 +335,10 @@ lesson.show_round_trip(case.drawn[0], trips)
 # The picture has moved by 1 + 2 + 4 = 7 pixels, down and to the right, and there is a grey band where the
 # encoder looked beyond the page. Several ports of this encoder had the bug
 # ([one](https://github.com/kjsman/stable-diffusion-pytorch/issues/8),
-# [two](https://github.com/divamgupta/stable-diffusion-tensorflow/issues/41)), and for a while so had
+# [two](https://github.com/divamgupta/stable-diffusion-tensorflow/issues/41)), and for a while so did
 # diffusers itself. Its tests did not find it, and the reason is instructive ([diffusers
-# #156](https://github.com/huggingface/diffusers/pull/156)): the small model of the tests had one level.
+# #156](https://github.com/huggingface/diffusers/pull/156)): the small model in the tests had only one
+# level.
 #
 # > **Predict.** A VAE with one level, random weights, and the wrong padding. How large is the error?
 
@@ -349,9 +352,9 @@ for widths in ((16,), (16, 16), (16, 16, 16)):
     print(f"levels: {len(widths)}   error: {lesson.distance(wrong, right):.2f}")
 
 # %% [markdown]
-# With one level there is no downsampling, so there is nothing to pad. This is the sentence from the dark
-# room again: the test ran and passed, and it could not have failed. (The small models of our own tests
-# have three levels and two layers per level; [`helpers.py`](../tests/helpers.py) says why.)
+# With one level there is no downsampling, so there is nothing to pad. This is the lesson of the dark room
+# again: the test ran and passed, and it could not have failed. (The small models of our own tests have
+# three levels and two layers per level; [`helpers.py`](../tests/helpers.py) says why.)
 #
 # | bug | right | the test that finds it |
 # |---|---|---|
@@ -369,7 +372,7 @@ for widths in ((16,), (16, 16), (16, 16, 16)):
 lesson.show_museum(found, rounding=control.errors["UNet"])
 
 # %% [markdown]
-# They are not. Some bugs with an error of a third and more leave a picture that you would be proud of.
+# They are not. Some bugs with an error of a third or more leave a picture that you would be proud of.
 # Whether you notice depends on the prompt, on the seed, and on how often you have seen the right picture.
 # So:
 #
@@ -380,12 +383,12 @@ lesson.show_museum(found, rounding=control.errors["UNet"])
 # * Choose **inputs that reveal the mistake**: quiet weights for the norms' ε, several levels for padding,
 #   norms whose weights are not 1 and whose biases are not 0 (fresh norms have exactly these values, which
 #   hides mistakes in them).
-# * **Break it on purpose**, and see the test fail. We put each of the nineteen bugs into our code, and
-#   the test named next to it failed.
+# * **Break the code on purpose**, and watch the test fail. We put each of the nineteen bugs into our
+#   code, and the test named next to it failed.
 #
 # Some traps are not on show. The encoder's log-variance is clamped to [−30, 20]
 # (`test_log_variance_is_clamped`). Between two timesteps, K-LMS interpolates $\sigma$ here and in
-# diffusers, and its logarithm in k-diffusion (`test_lms_interpolates_sigma_itself_at_a_fractional_time`).
+# diffusers, but its logarithm in k-diffusion (`test_lms_interpolates_sigma_itself_at_a_fractional_time`).
 # And problems with names and shapes, such as 1×1 convolutions in place of linear layers, decoder levels
 # numbered from the other end, and keys with and without a prefix, are caught by *strict* loading in both
 # directions (notebook 12).
@@ -450,8 +453,8 @@ lesson.mystery_3.check(third)
 # | the scaling factor | 0.18215 | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, appendix G |
 #
 # **Play.** Put in two bugs at once. Swap the skip connection and the input from below in
-# `UpBlock.forward`: the channels add up to the same number, in other places. Remove the clamp of the
-# log-variance, and look for an input on which it shows. Find a bug of your own, and write the test that
-# finds it.
+# `UpBlock.forward`: the number of channels stays the same, but their order changes. Remove the clamp of
+# the log-variance, and look for an input on which it shows. Find a bug of your own, and write the test
+# that finds it.
 #
 # *Stuck on an exercise? The answers are in [`lesson_11.py`](../minisd/lessons/lesson_11.py).*

@@ -3,8 +3,8 @@
 #
 # **Is that all Stable Diffusion is?**
 #
-# *35 minutes to read, seconds to run. You need notebook 01, and some acquaintance with the three networks
-# from 05, 06 and 07.*
+# *35 minutes to read, seconds to run. You need notebook 01, and some familiarity with the three networks
+# of 05, 06 and 07.*
 #
 # For eleven notebooks we have looked at a model of ten million weights that knows nineteen things. Next
 # to every tensor we printed its shape in Stable Diffusion 1.5: a promise that the real thing is the same,
@@ -63,16 +63,16 @@ times = [lesson.count(b) / lesson.count(a) for a, b in zip(models["tiny"], model
 print("from tiny to 1.5: " + ", ".join(f"× {ratio:.0f}" for ratio in times))
 
 # %% [markdown]
-# The text encoder of 2.1 is nearly three times as large as that of 1.5, its UNet is almost the same, and
-# its VAE is identical. Where in the networks are all these weights?
+# The text encoder of 2.1 is nearly three times as large as the one in 1.5, its UNet is almost the same,
+# and its VAE is identical. Where in the networks are all these weights?
 
 # %%
 lesson.show_blocks(models)
 
 # %% [markdown]
 # The pattern is the same: most of the UNet's weights are near its bottom, where feature maps are small
-# and have many channels. (The tiny UNet has three levels instead of four.) And the UNet of 2.1 coincides
-# with that of 1.5. But not quite.
+# and have many channels. (The tiny UNet has three levels instead of four.) And the UNets of 1.5 and 2.1
+# coincide. But not quite.
 #
 # > **Predict.** The text states of 2.1 are 1024 wide instead of 768. Which of the UNet's tensors must
 # > have a different shape?
@@ -86,12 +86,12 @@ for name in others[:2]:
 print("all of them are", ", ".join(sorted({name.split(".block.")[-1] for name in others})))
 
 # %% [markdown]
-# Only where words are read: the keys and values of cross-attention, in each of 16 transformers. (In the
-# files two more differ: `proj_in` and `proj_out` are 1×1 convolutions in v1 and linear layers in v2.)
+# Only where words are read: the keys and values of cross-attention, in each of the 16 transformers. (In
+# the files two more differ: `proj_in` and `proj_out` are 1×1 convolutions in v1 and linear layers in v2.)
 # Everything else that is new in 2.1 leaves no trace in any shape: the number of heads, predicting $v$
 # instead of $\epsilon$, padding with another token. If one of these is wrong, everything loads and
-# nothing is right (notebook 11). So they are written in the configuration, which is as much a part of a
-# model as its weights.
+# nothing is right (notebook 11). So these settings are stored in the configuration, which is as much a
+# part of a model as its weights.
 #
 # ## Run it, without numbers
 #
@@ -130,17 +130,17 @@ for name, (_, unet, _) in models.items():
     print(f"{name:8}{8 * side} × {8 * side}{work[name]:>9,.1f} GFLOP a call, × {times:,.0f}")
 
 # %% [markdown]
-# More. A weight works at every position, and 1.5 has 64×64 of them instead of 16×16. (Not 16 times more:
-# most weights are near the bottom, where positions are few.) A call here is a guided one, with two
-# samples, and FLOPs are additions and multiplications. They are not time: a large network uses hardware
-# better than a small one, and memory traffic, precision and the kind of operation matter as well. As a
-# rough idea of the scale, though, a thousand times the work is why Stable Diffusion wants a GPU.
+# More. A weight works at every position, and 1.5 has 64×64 positions instead of 16×16. (Not 16 times
+# more: most weights are near the bottom, where positions are few.) A call here is a guided one, with two
+# samples, and FLOPs count additions and multiplications. They do not measure time: a large network uses
+# hardware better than a small one, and memory traffic, precision and the kind of operation matter as
+# well. But as a rough idea of the scale, a thousand times the work is why Stable Diffusion wants a GPU.
 #
 # ## The names
 #
-# What was published first is a single file with the tensors of all networks, each under a name. The names
-# come from the code that trained it, and that code numbered its blocks in the order in which they run.
-# Here are all of them, with their shapes, as in the files of versions 1 and 2; the
+# The weights were first published as a single file with the tensors of all networks, each under a name.
+# The names come from the training code, which numbered its blocks in the order in which they run. Here
+# are all the names, with their shapes, as in the files of versions 1 and 2; the
 # [tests](../tests/test_weights_convert.py) use the same lists. (The files also contain the 12 vectors of
 # the noise schedule, two numbers of the moving average, v1's `position_ids` (0 to 76), and the
 # temperature of v2's CLIP; pickles also contain a count of training steps.)
@@ -155,7 +155,7 @@ for i in (19, 260, 700, 1000):
     print(f"    {name}  {shape}")
 
 # %% [markdown]
-# Translating their names into ours takes nothing but a list of fragments, each with its replacement:
+# Translating these names into ours takes nothing but a list of fragments, each with its replacement:
 # [rules that are data](../minisd/weights/original_names.py). More than half of the UNet's rules say which
 # number is which block.
 #
@@ -229,21 +229,21 @@ for version, networks in (("v1", models["SD 1.5"]), ("v2", models["SD 2.1"])):
 
 # %% [markdown]
 # In v2, 1214 tensors fill 1306 places, because its text encoder stores queries, keys and values as one
-# tensor, which is split into three. Thirteen are not needed: its 24th layer, because Stable Diffusion 2
-# reads the states after the 23rd, and a projection. Here is v1 as a map (lines are thicker where there
-# are more tensors):
+# tensor, which is split into three. Thirteen tensors are not needed: those of its 24th layer, because
+# Stable Diffusion 2 reads the states after the 23rd, and a projection. Here is v1 as a map (lines are
+# thicker where there are more tensors):
 
 # %%
 places, _ = original_places(official["v1"], "v1")
 lesson.show_map({place.name: name for name, place in places.items()})
 
 # %% [markdown]
-# Their UNet is a list of blocks, ours is grouped into levels, and it is the same U. In the VAE only the
-# lines of the decoder cross: its authors numbered the levels from the picture, so `up.0` is the last to
-# run.
+# Their UNet is a list of blocks and ours is grouped into levels, but it is the same U. In the VAE only
+# the lines of the decoder cross: its authors numbered the levels starting from the picture, so `up.0` is
+# the last to run.
 #
-# > **Predict.** What would happen if we overlooked that, and numbered straight on? And if we swapped only
-# > the two deepest levels? Would anything notice?
+# > **Predict.** What would happen if we overlooked that, and did not reverse the numbers? And if we
+# > swapped only the two deepest levels? Would anything notice?
 
 # %%
 levels = {name: shape for name, shape in ours.items() if "up_blocks" in name}
@@ -290,7 +290,7 @@ for name, network in zip(names, (*models["SD 1.5"], models["SD 2.1"][1])):
 #
 # ## What it takes
 #
-# > **Predict.** What takes most memory while 1.5 draws: all its weights, or something temporary?
+# > **Predict.** What takes the most memory while 1.5 draws: all its weights, or something temporary?
 
 # %%
 for name, networks in models.items():
@@ -315,7 +315,8 @@ for name, side in (("SD 1.5", 512), ("SD 1.5", 768), ("SD 2.1", 768)):
     print(f"in float16 {scores.half().nbytes / 1e9:.2f} GB")
 
 # %% [markdown]
-# At 512 the weights, by far. At 768 the scores of a single layer of 1.5 are larger than all its weights.
+# At 512 it is the weights, by far. At 768 the scores of a single layer of 1.5 are larger than all its
+# weights.
 #
 # ### Exercise 2 · The bytes
 #
@@ -335,10 +336,10 @@ lesson.scores_bytes.check(my_scores_bytes)
 lesson.show_memory(lesson.count(*models["SD 1.5"]), heads=8, channels=320)
 
 # %% [markdown]
-# The side enters with its fourth power: 1.5× the side, about 5× the scores. That is why attention today
-# does not store them. *Fused* attention goes through them in blocks and keeps only sums ([Dao et al.
-# 2022](https://arxiv.org/abs/2205.14135)): the same result, in the memory of a feature map.
-# [`layers.py`](../minisd/layers.py) has both, the formula to read and the fused call to use.
+# The side enters with its fourth power: 1.5× the side means about 5× the scores. That is why attention
+# today does not store them. *Fused* attention goes through them in blocks and keeps only sums ([Dao et
+# al. 2022](https://arxiv.org/abs/2205.14135)): it gives the same result, with only the memory of a
+# feature map. [`layers.py`](../minisd/layers.py) has both: the formula to read and the fused call to use.
 #
 # ## With weights
 #
@@ -350,7 +351,7 @@ lesson.show_memory(lesson.count(*models["SD 1.5"]), heads=8, channels=320)
 #
 # The following cells are the programs of the post [*Stable Diffusion with
 # Diffusers*](https://huggingface.co/blog/stable_diffusion) (2022), from top to bottom, with different
-# import lines. It is where many people met Stable Diffusion.
+# import lines. This post is where many people first met Stable Diffusion.
 
 # %%
 from minisd import CLIPTokenizer, LMSDiscreteScheduler, StableDiffusionPipeline, image_grid
@@ -400,9 +401,9 @@ def a_landscape(pipe):
 
 # %% [markdown]
 # The post ends with a pipeline of its own: the parts are loaded one by one, the sampler is replaced by
-# K-LMS, and the loop is written out. You know every line of it. (Only the sizes are taken from the model
-# here, and the noise schedule from its folder.) This one needs no download: without `WEIGHTS` it runs on
-# the built-in model.
+# K-LMS, and the loop is written out. You know every line of it. (The only differences: here the sizes
+# come from the model, and the noise schedule comes from its folder.) This program needs no download:
+# without `WEIGHTS` it runs on the built-in model.
 
 # %%
 MODEL = WEIGHTS or "tiny"
@@ -464,8 +465,8 @@ figures.show(picture, lesson.BY_THE_POST)
 # | here | in SD 1.5 | code | paper |
 # |---|---|---|---|
 # | `TINY_TEXT`: 4 layers, 128 wide | `SD1_TEXT`: 12 layers, 768 wide, of CLIP ViT-L/14 | [`clip.py`](../minisd/clip.py) | Radford et al. 2021, §2.4 |
-# | `TINY_UNET`: 64, 96, 128 channels | `SD1_UNET`: 320, 640, 1280, 1280 channels, two blocks a level instead of one | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2, §3.3 |
-# | `TINY_VAE`: 16 to 128 channels | `SD1_VAE`: 128 to 512 channels, two blocks a level instead of one | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
+# | `TINY_UNET`: 64, 96, 128 channels | `SD1_UNET`: 320, 640, 1280, 1280 channels, two blocks per level instead of one | [`unet.py`](../minisd/unet.py) | Rombach et al. 2022, §3.2, §3.3 |
+# | `TINY_VAE`: 16 to 128 channels | `SD1_VAE`: 128 to 512 channels, two blocks per level instead of one | [`vae.py`](../minisd/vae.py) | Rombach et al. 2022, §3.1 |
 # | no safety checker | CLIP ViT-L/14's vision tower and 17 concepts | [`safety_checker.py`](../minisd/safety_checker.py) | Rando et al. 2022 |
 # | names as in our modules | blocks numbered in the order of execution | [`original_names.py`](../minisd/weights/original_names.py) | |
 # | a picture book, drawn by a program | LAION-2B(en) | [`train/`](../minisd/train) | Schuhmann et al. 2022 |

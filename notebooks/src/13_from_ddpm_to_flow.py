@@ -6,11 +6,11 @@
 # *40 minutes to read, half a minute to run. You need the walk and the score of notebook 03, DDIM from
 # notebook 04, the arcs of 08 and the small world of 09.*
 #
-# The notebooks walk with DDIM, without randomness. That is not how diffusion models began. The first ones
-# ([Sohl-Dickstein et al. 2015](https://arxiv.org/abs/1503.03585)), and DDPM, which made them good ([Ho et
-# al. 2020](https://arxiv.org/abs/2006.11239)), draw new noise at every step. Many newer models learn a
-# *flow* along straight lines. All of them are one family. We follow it from its oldest member to its
-# youngest, in the plane, where the best guess is a formula.
+# So far we have walked with DDIM, which adds no randomness. That is not how diffusion models began. The
+# first ones ([Sohl-Dickstein et al. 2015](https://arxiv.org/abs/1503.03585)), and DDPM, which made them
+# good ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)), draw new noise at every step. Many newer
+# models learn a *flow* along straight lines. All of them are one family. We follow it from its oldest
+# member to its youngest, in the plane, where the best guess is a formula.
 
 # %%
 import torch
@@ -36,7 +36,7 @@ you_are_here("scheduler")
 # $$x' = \frac{\sqrt{\bar\alpha'}\,\beta}{1-\bar\alpha}\,x_0 + \frac{\sqrt{1-\beta}\,(1-\bar\alpha')}{1-\bar\alpha}\,x
 # + \sqrt{\beta\,\frac{1-\bar\alpha'}{1-\bar\alpha}}\;z, \qquad z \sim N(0, I)$$
 #
-# We do not know $x_0$, so DDPM uses the best guess $\hat x_0$. It is called *ancestral sampling*,
+# We do not know $x_0$, so DDPM uses the best guess $\hat x_0$. This is called *ancestral sampling*,
 # because each point is drawn given its parent.
 #
 # ### Exercise 1 · An ancestral step
@@ -97,9 +97,9 @@ ends = {f"{n}, {s}": walk(steps[n], starts[s])[0] for s in starts for n in steps
 lesson.show_ends({**ends, "data": clouds.data(800, torch.Generator().manual_seed(2))}, lesson.ENDS)
 
 # %% [markdown]
-# With DDIM one start has one end. With DDPM it can end anywhere: after some steps the new noise has
+# With DDIM one start leads to one end. With DDPM it can lead anywhere: after some steps the new noise has
 # replaced the old, and the start is forgotten. Yet the last three clouds look alike. Are they? The
-# *energy distance* of two sets of points is twice the mean distance between the sets, minus the mean
+# *energy distance* between two sets of points is twice the mean distance between the sets, minus the mean
 # distances within them. It is 0 if both come from the same distribution; an estimate from samples can be
 # slightly below 0. We compare the walkers with noisy data, not only at the end.
 #
@@ -172,8 +172,8 @@ lesson.sde_step.check(my_sde_step)
 # The score is known: it is $-\hat\epsilon/\sqrt{1-\bar\alpha}$, by Tweedie's formula (notebook 03). So
 # one network serves all $\lambda$.
 #
-# > **Predict.** Walk with $\lambda$ = 0, 1 and 2. Then walk again from a *wrong* start, noise of 40 % of
-# > its size. Which walks notice that, and which end with the data all the same?
+# > **Predict.** Walk with $\lambda$ = 0, 1 and 2. Then walk again from a *wrong* start: the same noise at
+# > 40 % of its size. Which walks notice, and which still end at the data?
 
 
 # %%
@@ -194,15 +194,15 @@ for strength in (0, 1, 2):
     print(f"   wrong start: {lesson.energy(wrong, data):6.3f}")
 
 # %% [markdown]
-# All end with the data if they start right. From the wrong start the walk without noise ends wrong. An
-# ODE cannot forget: where a walker starts decides where it ends. With noise the error is forgotten on the
-# way, since at each $t$ the random walk is pulled towards $q_t$, wherever it comes from. That is why new
-# noise corrects errors that were made earlier, and why DDIM is better for everything that needs a map
-# from noise to picture (notebook 14).
+# All end at the data if they start right. From the wrong start the walk without noise ends in the wrong
+# place. An ODE cannot forget: where a walker starts decides where it ends. With noise the error is
+# forgotten on the way, since at each $t$ the random walk is pulled towards $q_t$, wherever it comes from.
+# That is why new noise corrects errors that were made earlier, and why DDIM is better for everything that
+# needs a map from noise to picture (notebook 14).
 #
 # ## Straight lines
 #
-# Now forget the schedule. The simplest way from a data point to a noise is a straight line:
+# Now forget the schedule. The simplest way from a data point to a noise sample is a straight line:
 #
 # $$x_t = (1-t)\,x_0 + t\,\epsilon, \qquad 0 \le t \le 1$$
 #
@@ -261,8 +261,8 @@ shapes(x=(many, (800, 4, 64, 64)), way=(way, (fine + 1, 800, 4, 64, 64)))
 
 # %% [markdown]
 # They end in the same places. Divide $x_t$ by $1-t$, and it becomes $x_0 + \sigma\,\epsilon$ with
-# $\sigma = t/(1-t)$: the path of notebook 04. Flow matching with Gaussian noise is diffusion with other
-# names, another scale and another clock. Even the step is the same: $x - v\,\Delta t$ is
+# $\sigma = t/(1-t)$: the path of notebook 04. Flow matching with Gaussian noise is diffusion under other
+# names, with another scale and another clock. Even the step is the same: $x - v\,\Delta t$ is
 # $(1-t')\,\hat x_0 + t'\,\hat\epsilon$, and that is a DDIM step. Only the stops differ: equal steps in
 # $t$ here, equal steps in timesteps there.
 #
@@ -290,8 +290,8 @@ def train(pairs):
 flow = train(lambda n, rng: (clouds.data(n, rng), torch.randn(n, 2, generator=rng)))
 
 # %% [markdown]
-# > **Predict.** On the left are 30 lines of the training, from noise (small) to data (large). They cross.
-# > On the right the network walks from the same noises. Are its paths straight, and what do they do where
+# > **Predict.** On the left are 30 training lines, from noise (small) to data (large). They cross. On the
+# > right the network walks from the same noise samples. Are its paths straight, and what do they do where
 # > the lines cross?
 
 # %%
@@ -315,20 +315,21 @@ print(f"the flow's paths: {straightness(flow):.3f}")
 
 # %% [markdown]
 # Two paths are never at the same place at the same $t$ (notebook 03), so where lines cross, paths turn
-# aside. (This view has no time axis, so their traces may cross.) The lines from one noise to data points
-# that are far apart average to a velocity towards the middle. So the paths first go to the middle, and
-# then out again to an arc. Training on straight lines does not give straight paths, because noise and
+# aside. (This view has no time axis, so their traces may cross.) The lines from one noise sample to data
+# points that are far apart average to a velocity towards the middle. So the paths first go to the middle,
+# and then out again to an arc. Training on straight lines does not give straight paths, because noise and
 # data were paired at random.
 #
 # The printed number is the *straightness* of X. Liu et al.: how much the velocity changes along a path,
-# on average. It is 0 only if one step is exact. (A length would not tell. The same paths, divided by
-# $1-t$, are the $x_0 + \sigma\,\epsilon$ of notebook 04, and those are straight lines within a
-# thousandth. But $\hat x_0$ and $\hat\epsilon$ change along them, and one step fails there as well.)
+# on average. It is 0 only if one step is exact. (The length of a path would not show this. The same
+# paths, divided by $1-t$, are the $x_0 + \sigma\,\epsilon$ of notebook 04, and those are straight lines
+# within a thousandth. But $\hat x_0$ and $\hat\epsilon$ change along them, and one step fails there as
+# well.)
 #
 # ## Reflow: pair each noise with its own end
 #
-# Now we have better pairs: each noise and *its own* end. Their lines cross much less, since the
-# paths that they replace do not cross. Train a second flow on these pairs. It is called *reflow* (X.
+# Now we have better pairs: each noise sample and *its own* end. Their lines cross much less, since the
+# paths that they replace do not cross. Train a second flow on these pairs. This is called *reflow* (X.
 # Liu et al. 2022).
 #
 # > **Predict.** How much will the velocity of the second flow change along its paths? How many steps will
@@ -372,9 +373,9 @@ for n in (1, 2, 4, 8, 50):
 #
 # ## Pictures
 #
-# The world of notebook 09: hearts, trees and fish in four colours, as latents of 8×8. A small UNet
-# learns the velocity instead of the noise. It expects timesteps up to 999, so it gets $999\,t$.
-# Everything else is the loss of Exercise 3.
+# We return to the world of notebook 09: hearts, trees and fish in four colours, as latents of 8×8. A
+# small UNet learns the velocity instead of the noise. It expects timesteps up to 999, so it gets
+# $999\,t$. Everything else is the loss of Exercise 3.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -404,11 +405,11 @@ names = ["a red heart", "a yellow tree", "a green fish", "a blue heart"]
 lesson.show_sheet(rows, names, lesson.SMALL_WORLD)
 
 # %% [markdown]
-# A few seconds of training, and every caption has its colour and roughly its shape (notebook 09 trains on
-# ten times as many examples). Even one step shows them, because in this world a caption leaves little
+# After a few seconds of training, every caption has its colour and roughly its shape (notebook 09 trains
+# on ten times as many examples). Even one step shows them, because in this world a caption leaves little
 # open, and more steps hardly help: the ragged outlines are the network's error, not the sampler's. The
 # velocity of a flow is not the $v$ of notebook 09, but it behaves like it, and for the same reason: near
-# pure noise it has to say what the *picture* is, and is not content with repeating its input.
+# pure noise it has to say what the *picture* is, and repeating the input is not enough.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -418,10 +419,10 @@ lesson.show_sheet(rows, names, lesson.SMALL_WORLD)
 # | λ between 0 and 1 | DDIM's η | [`ddim.py`](../minisd/schedulers/ddim.py) | Song et al. 2020, eq. 16 |
 # | the reverse SDE | "DPM++ 2M SDE" | [`dpm_solver.py`](../minisd/schedulers/dpm_solver.py) | Song et al. 2021, eq. 6 |
 # | $v = \epsilon - x_0$ | not in 1.5, and not in minisd; Stable Diffusion 3 | | [Esser et al. 2024](https://arxiv.org/abs/2403.03206) |
-# | reflow | InstaFlow, trained from 1.5, with a distillation after it | | X. Liu et al. 2023 |
+# | reflow | InstaFlow, trained from 1.5 and then distilled | | X. Liu et al. 2023 |
 #
 # **Play.** Reflow a second time. Pair noise and data by colour or by place instead of at random, before
-# the first training: does the flow become straighter? Walk with λ = 5 in 200 steps, and in 1000. Draw
-# $t$ in the last training from a bell curve, as Stable Diffusion 3 does.
+# the first training: does the flow become straighter? Walk with λ = 5 in 200 steps, and in 1000. In the
+# last training run, draw $t$ from a bell curve, as Stable Diffusion 3 does.
 #
 # *Stuck on an exercise? The answers are in [`lesson_13.py`](../minisd/lessons/lesson_13.py).*

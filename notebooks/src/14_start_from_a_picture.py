@@ -43,7 +43,7 @@ shapes(x=(x, (1, 3, 512, 512)), mode=(mode, (1, 4, 64, 64)))
 
 # %% [markdown]
 # > **Predict.** The latents have a standard deviation of about 1. How far apart are two samples of the
-# > same picture? And how far apart are the two pictures that the decoder makes of them, in grey levels
+# > same picture? And how far apart are the two pictures that the decoder makes from them, in grey levels
 # > from 0 to 255?
 
 
@@ -73,7 +73,7 @@ print(f"the picture and its decoded mode differ by {127.5 * rms(back - x):.1f}")
 #
 # > **Predict.** Suppose that a program forgets the factor, for a VAE like Stable Diffusion's. It adds the
 # > noise of $t = 501$ to latents 5.5 times too large. Notebook 05 showed what happens to the ratio of
-# > signal to noise. To which timestep does it then belong, and what will the network *draw*?
+# > signal to noise. Which timestep has the resulting ratio, and what will the network *draw*?
 
 # %%
 alphas_cumprod, factor = pipe.scheduler.alphas_cumprod, pipe.vae.config.scaling_factor
@@ -84,8 +84,8 @@ print(f"this model's factor: {factor:.3f}")
 print(f"signal to noise at t = 501: {ratio[501]:.2f}. Without 0.18215 it is that of t = {wrong}")
 
 # %% [markdown]
-# The program says $t = 501$, and the latents contain as little noise as at $t = 79$, in numbers several
-# times too large. You will see the result as soon as we have a loop.
+# The program says $t = 501$, but the latents contain only as much noise as at $t = 79$, and their numbers
+# are several times too large. You will see the result as soon as we have a loop.
 #
 # ## Where the loop begins
 #
@@ -93,10 +93,10 @@ print(f"signal to noise at t = 501: {ratio[501]:.2f}. Without 0.18215 it is that
 # $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$ ([Ho et al.
 # 2020](https://arxiv.org/abs/2006.11239), eq. 4). There it produced training examples. Here it is the
 # beginning of a walk: the network cannot tell whether an $x_t$ came from noise by walking, or from a
-# picture by jumping, if the picture resembles those of its training. So image to image jumps to some $t$
-# and walks back with another prompt. ([SDEdit, Meng et al. 2021](https://arxiv.org/abs/2108.01073), did
-# this without words, for strokes of paint.) The *strength* says how far to jump: of $n$ steps, take the
-# last $\lfloor n \cdot \text{strength}\rfloor$.
+# picture by jumping, if the picture resembles its training data. So image to image jumps to some $t$ and
+# walks back with another prompt. ([SDEdit, Meng et al. 2021](https://arxiv.org/abs/2108.01073), did this
+# without words, for strokes of paint.) The *strength* says how far to jump: of $n$ steps, take the last
+# $\lfloor n \cdot \text{strength}\rfloor$.
 #
 # ### Exercise 1 · The start of image to image
 #
@@ -313,7 +313,7 @@ for steps in (5, 10, 20)[: unless_fast(3, 1)]:
 # With twice as many steps the error is about half as large. With 20 steps it is hardly visible. The noise
 # is a surprise: its standard deviation is only half of what it should be. Is it because we chose the mode
 # of the latents, which contains no noise at all? Two comparisons: a sample of the same latents, and a
-# picture that the model itself has drawn, from a noise that we know.
+# picture that the model itself has drawn, from noise that we know.
 
 # %%
 up = upwards(unless_fast(20, 4))
@@ -355,8 +355,8 @@ figures.show(
 )
 
 # %% [markdown]
-# With inversion night falls at a lower strength and without stains, and at low strengths the house
-# stays closer to the picture's:
+# With inversion night falls at a lower strength and without stains, and at low strengths the house stays
+# closer to the original:
 
 # %%
 there = lesson.where_the_house_is()  # (1, 128, 128)
@@ -372,11 +372,11 @@ for how, row in zip(("jump", "walk"), pictures.split(4)):
 #
 # ## Between two pictures
 #
-# Every noise is a picture in disguise. What lies half-way between two noises? The mean of the two seems
+# Every noise sample is a picture in disguise. What lies half-way between two of them? Their mean seems
 # the natural answer. But noise has a property that is hard to see in two dimensions.
 #
-# > **Predict.** A noise is a vector of 1024 numbers with variance 1. How long is it? How much do the
-# > lengths of 1000 noises differ? How long is the mean of two of them?
+# > **Predict.** A noise sample is a vector of 1024 numbers with variance 1. How long is it? How much do
+# > the lengths of 1000 noise samples differ? How long is the mean of two of them?
 
 # %%
 norms = randn((1000, 1024), torch.Generator().manual_seed(2)).norm(dim=1)
@@ -386,10 +386,10 @@ print(f"lengths of 1000 noises: {norms.min():.1f} to {norms.max():.1f}, mean {no
 print(f"length of the mean of two: {((a + b) / 2).norm():.1f}; cosine of their angle: {cosine:.2f}")
 
 # %% [markdown]
-# All noises have nearly the same length, $\sqrt{1024} = 32$: squares of 1024 numbers add up, and their
-# sum hardly varies. So noise lies on a *sphere*. And any two of them are nearly at right angles, so the
-# straight line between them passes through the inside, where no noise ever is: its middle has a length
-# of $32/\sqrt2$.
+# All noise samples have nearly the same length, $\sqrt{1024} = 32$: squares of 1024 numbers add up, and
+# their sum hardly varies. So noise lies on a *sphere*. And any two of them are nearly at right angles, so
+# the straight line between them passes through the inside, where no noise ever is: its middle has a
+# length of $32/\sqrt2$.
 #
 # The remedy is to walk along the sphere ([Shoemake 1985](https://doi.org/10.1145/325334.325242)). If
 # the angle between $a$ and $b$ is $\theta$, *spherical linear interpolation* (slerp) is
@@ -419,8 +419,8 @@ arc = [lesson.along_the_sphere(a, b, s).norm().item() for s in shares]
 lesson.show_norms(shares, {"straight line": straight, "slerp": arc}, norms)
 
 # %% [markdown]
-# > **Predict.** Draw without words, from five points of the straight line and from five of the arc.
-# > What does the model draw from a noise that is too short? And what from one that is too long?
+# > **Predict.** Draw without words, from five points of the straight line and from five of the arc. What
+# > does the model draw from noise that is too short? And from noise that is too long?
 
 # %%
 shares = torch.linspace(0, 1, 5)
@@ -435,11 +435,11 @@ figures.show(figures.pictures(small, titles, columns=5), lesson.BETWEEN)
 
 # %% [markdown]
 # On this straight line things shrink towards the middle and the page becomes emptier. Along the arc they
-# stay as large as at the ends, although what is between two pictures need not be a good picture. (For
-# other pairs of noises the effect is often smaller.) The last row shows why. The network believes what
-# $t$ says about the amount of noise. If there is less, it takes the missing noise for missing content: at
-# a third of the length nothing is left but a plain page. If there is more, it takes the excess for
-# content, and the page fills with splinters.
+# stay as large as at the ends, although what lies between two pictures need not be a good picture. (For
+# other pairs of noise samples the effect is often smaller.) The last row shows why. The network believes
+# what $t$ says about the amount of noise. If there is less, it takes the missing noise for missing
+# content: at a third of the length nothing is left but a plain page. If there is more, it takes the
+# excess for content, and the page fills with splinters.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -452,9 +452,10 @@ figures.show(figures.pictures(small, titles, columns=5), lesson.BETWEEN)
 # | `walk` upwards | not built in: `DDIMInverseScheduler` in diffusers | [`schedule.transfer`](../minisd/schedule.py) | Song et al. 2020, §4.3 |
 # | noise of length 32 | of length $\sqrt{16384} = 128$ | [`noise.py`](../minisd/noise.py) | |
 #
-# **Play.** Draw from the short and the long noises with a prompt and guidance: which of them does the
-# model forgive? Give inpainting a strength of 0.5: start from the noisy picture instead of pure noise.
-# Invert with guidance, and come back with the same guidance: at which scale does it fail? Interpolate
-# between the inversions of two pictures. Take the mean of 16 noises, and bring it back to length 32.
+# **Play.** Draw from noise that is too short or too long, with a prompt and guidance: which of the two
+# does the model forgive? Give inpainting a strength of 0.5: start from the noisy picture instead of pure
+# noise. Invert with guidance, and come back with the same guidance: at which scale does it fail?
+# Interpolate between the inversions of two pictures. Take the mean of 16 noise samples, and bring it back
+# to length 32.
 #
 # *Stuck on an exercise? The answers are in [`lesson_14.py`](../minisd/lessons/lesson_14.py).*

@@ -1,15 +1,15 @@
 # %% [markdown]
 # # 15 · Teach it a new word
 #
-# **Where does a network keep a new thing, and what does it forget for it?**
+# **Where does a network keep a new thing, and what does it forget in return?**
 #
 # *40 minutes to read, half a minute to run. You need notebooks 06 (words), 07 (attention), 09 (training)
 # and 10 (the judges).*
 #
 # Show a model a few pictures of your cat, and it draws your cat on the beach. That is *fine-tuning*: the
-# training of notebook 09 goes on, with very few pictures. Its methods differ above all in which numbers
-# may change. We teach the built-in model a thing that it has never seen, in a few seconds, and then look
-# at what else has changed.
+# training of notebook 09 goes on, with very few pictures. The methods differ mainly in which numbers may
+# change. We teach the built-in model a thing that it has never seen, in a few seconds, and then look at
+# what else has changed.
 
 # %%
 import json
@@ -64,8 +64,8 @@ figures.show(figures.pictures(list(before), asked, columns=4), lesson.BEFORE)
 
 # %% [markdown]
 # A byte-pair tokenizer has no unknown words (notebook 06). It falls back to fragments, which mean nothing
-# here, so the model draws some thing of the book, different from noise to noise. The rest of the prompt
-# works: colours and places are right.
+# here, so the model draws some other thing from the book, and a different one for each noise sample. The
+# rest of the prompt works: colours and places are right.
 #
 # ## Twelve drawings
 #
@@ -275,16 +275,15 @@ figures.show(figures.pictures(list(ours), texts, columns=4), lesson.TEN_SECONDS)
 # still a ball.
 #
 # The remedy is called *prior preservation* ([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242), §3.3).
-# Before the training, the old model itself draws *class images*. Then every second example is one of
-# these:
+# Before training, the old model itself draws *class images*. Then every second example is one of these:
 #
 # $$L = L_{\text{new}} + \lambda\,L_{\text{class}}$$
 #
 # $\lambda$ weights the class images; here it is 1. In the paper these are images of the new thing's
 # class, for one caption such as "a cat". An umbrella has no class in our book, so we take captions of
-# other things. Full fine-tuning with class images is DreamBooth. They work with a LoRA, too: the one from
-# above, `taught`, was trained for 500 steps on the twelve drawings and on 40 class images, for captions
-# of the book. Some of these have one thing, some two, none an umbrella.
+# other things. Full fine-tuning with class images is DreamBooth. Class images also work with a LoRA:
+# `taught`, the one from above, was trained for 500 steps on the twelve drawings and on 40 class images,
+# for captions of the book. Some of these show one thing and some two, but none shows an umbrella.
 #
 # > **Predict.** The same eight prompts, from the same noise, drawn by `taught`. Is everything right now?
 
@@ -301,10 +300,11 @@ figures.show(figures.pictures(list(theirs), texts, columns=4), lesson.WITH_CLASS
 # ## Measured
 #
 # Eight prompts are anecdotes (notebook 10). [`new_thing.py`](../docs/new_thing.py) trained five times,
-# for two minutes each and from the same twelve drawings. It asked each model for 40 umbrellas, with other
+# for two minutes each and from the same twelve drawings. It asked each model for 40 umbrellas, with new
 # captions, and for 60 pictures of old things. The geometric judge of notebook 10 was told what an
-# umbrella is. The five trainings are textual inversion, LoRAs of rank 16 without and with class images, a
-# LoRA of rank 4 with class images, and all weights without. There are 200 class images here, not 40.
+# umbrella is. The five runs are textual inversion, LoRAs of rank 16 without and with class images, a LoRA
+# of rank 4 with class images, and full fine-tuning without class images. There are 200 class images here,
+# not 40.
 #
 # > **Predict.** Which of the methods learns the umbrella? Which of them forgets most: the one that changes
 # > most numbers?
@@ -323,10 +323,10 @@ for name, row in measured.items():
 # Textual inversion forgets nothing and learns nothing. All others learn the umbrella. Without class
 # images, the LoRA of rank 16 has lost nearly all single things, probably because captions of single
 # things resemble the captions of the drawings most. With class images it keeps most of them. (The totals
-# 46, 53 and 54 of 60 hardly differ; 22 of 60 does.) And a small file is not a small change: a LoRA of a
-# fifth of the size forgot more than a training of all weights, both without class images. (Size was not
-# the only difference. The LoRA's learning rate was twenty times as high, and the other training dropped a
-# tenth of the captions.)
+# 46, 53 and 54 of 60 hardly differ; 22 of 60 does.) And a small file is not a small change: a LoRA a
+# fifth of the size forgot more than full fine-tuning, both without class images. (Size was not the only
+# difference. The LoRA's learning rate was twenty times as high, and full fine-tuning dropped a tenth of
+# the captions.)
 #
 # The first eight of the 40 prompts, for each method:
 
@@ -334,9 +334,9 @@ for name, row in measured.items():
 lesson.show_long_runs(measured, docs / "images/new_thing.png")
 
 # %% [markdown]
-# The second line of pictures shows what one embedding can do. It began as a copy of the embedding of
-# "mushroom", and after a thousand steps it stands for trees, mostly. Why not for mushrooms? Ask the
-# untaught UNet how well each of its words explains the twelve drawings:
+# The second row of pictures shows what one embedding can do. It began as a copy of the embedding of
+# "mushroom", and after a thousand steps it mostly means trees. Why not mushrooms? Ask the untaught UNet
+# how well each of its words explains the twelve drawings:
 
 # %%
 scores = lesson.losses_by_word(fresh(), latents, captions, unless_fast(19, 2))
@@ -344,7 +344,7 @@ print(*(f"{word} {loss:.4f}" for word, loss in scores), sep=", ")
 
 # %% [markdown]
 # To us an umbrella looks like a mushroom. To the loss, "tree" is the best of the nineteen words, and
-# "mushroom" stands in the middle. So the embedding went to the trees. An embedding *chooses* among the
+# "mushroom" is in the middle. So the embedding moved towards trees. An embedding *chooses* among the
 # shapes that the UNet can draw. This training found none that makes it draw a new one. In a large model,
 # which can draw nearly everything and only lacks the word, choosing may be enough: for a style, or for a
 # toy.
@@ -365,7 +365,7 @@ sheet, titles = torch.stack(rows, dim=1).flatten(0, 1), [f"scale {scale}" for sc
 figures.show(figures.pictures(list(sheet), titles, columns=4), lesson.SCALES)
 
 # %% [markdown]
-# At 0 it is the old model. Half of the change is not half an umbrella: it is a mushroom, the thing of the
+# At 0 it is the old model. Half of the change is not half an umbrella: it is a mushroom, the thing in the
 # book that looks most like one. At 1.5 the umbrella is larger, and its outline and handle fall apart. The
 # weights change in proportion to the scale. The pictures do not.
 #
@@ -389,19 +389,19 @@ titles = ["attention"] * 2 + ["the rest"] * 2
 figures.show(figures.pictures(sheet, titles, columns=4), lesson.PARTS)
 
 # %% [markdown]
-# Without the part beside attention hardly anything is missing, and the attention alone draws no umbrella.
-# That fits what attention does: it decides which words act on which positions. The shape itself is drawn
-# by the layers around it, and these had never drawn an umbrella. (It does not prove that a LoRA *trained*
-# beside attention alone would fail, because then attention would have to do it all. Try it.)
+# Without the part beside attention hardly anything is missing, and the attention part alone draws no
+# umbrella. That fits what attention does: it decides which words act on which positions. The shape itself
+# is drawn by the layers around it, and these had never drawn an umbrella. (It does not prove that a LoRA
+# *trained* beside attention alone would fail, because then attention would have to do it all. Try it.)
 #
 # ## Outlines instead of words
 #
-# Some things are hard to say in words: where exactly, how large, in which outline. A *ControlNet* ([Zhang
-# et al. 2023](https://arxiv.org/abs/2302.05543), §3) takes them from a second picture. It is a copy of the
-# UNet's encoder half that also sees this picture. Each of its outputs passes through a 1×1 convolution and
-# is added to a skip connection. The convolutions start at zero, so training starts from the old model, as
-# with $B = 0$ above. (A layer of zeros can learn: the gradient of its weights contains its inputs, not its
-# weights.)
+# Some things are hard to say in words: where exactly, how large, with which outline. A *ControlNet*
+# ([Zhang et al. 2023](https://arxiv.org/abs/2302.05543), §3) takes them from a second picture. It is a
+# copy of the UNet's encoder half that also sees this picture. Each of its outputs passes through a 1×1
+# convolution and is added to a skip connection. The convolutions start at zero, so training starts from
+# the old model, as with $B = 0$ above. (A layer of zeros can learn: the gradient of its weights contains
+# its inputs, not its weights.)
 #
 # ### Exercise 3 · A steered skip connection
 #
@@ -419,8 +419,8 @@ def my_controlled(skip, control, weight, bias, scale):
 lesson.controlled.check(my_controlled)
 
 # %% [markdown]
-# Four thousand pages of the book and their outlines, and 25 minutes of training
-# ([`outlines.py`](../docs/outlines.py)), gave this ControlNet. The UNet has not changed.
+# This ControlNet was trained for 25 minutes on four thousand pages of the book and their outlines
+# ([`outlines.py`](../docs/outlines.py)). The UNet has not changed.
 
 # %%
 controlnet = minisd.ControlNetModel.from_pretrained(CONTROLNET)
@@ -457,9 +457,9 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.COLOURED_IN)
 #
 # ## With your own pictures
 #
-# The same training as a program, with a forecast of its time and memory, is `python -m minisd.finetune`.
-# By default it trains a LoRA for the built-in model. With a graphics card you can teach Stable Diffusion
-# your cat:
+# `python -m minisd.finetune` runs the same training from the command line, and first estimates its time
+# and memory. By default it trains a LoRA for the built-in model. With a graphics card you can teach
+# Stable Diffusion your cat:
 #
 # ```bash
 # python -m minisd.finetune --model CompVis/stable-diffusion-v1-4 --data my-cat --caption "a sks cat" --class-prompt "a cat" --out sks

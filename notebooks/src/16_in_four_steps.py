@@ -6,10 +6,10 @@
 # *35 minutes to read, half a minute to run. You need notebooks 03 (the best guess), 04 (paths), 08
 # (guidance) and 10 (the judges).*
 #
-# Some programs draw while you type. They call the network once to four times for a picture, instead of
-# fifty times. Better samplers did not achieve that. The networks were trained a second time, by a
-# teacher that knows the long way. We first look for the limit of the samplers, then train such a
-# student in a few seconds, and finally use one that was trained for the built-in model.
+# Some programs draw while you type. They call the network one to four times per picture, instead of fifty
+# times. Better samplers did not achieve that. The networks were trained a second time, by a teacher that
+# knows the long way. We first look for the limit of the samplers, then train such a student in a few
+# seconds, and finally use one that was trained for the built-in model.
 
 # %%
 import torch
@@ -29,7 +29,7 @@ you_are_here("UNet", "scheduler")
 #
 # We use the world of notebook 08, without captions: three arcs of small clouds, for which the best guess
 # is a formula ([`clouds.py`](../minisd/lessons/clouds.py)). And we use minisd's own samplers. We give
-# them 800 points of noise, and compare with the ends of the exact paths.
+# them 800 points of noise, and compare the results with the ends of the exact paths.
 
 # %%
 alphas_cumprod = minisd.DDIMScheduler().alphas_cumprod
@@ -86,8 +86,8 @@ for t in (749, 499, 249, 99):
 # and a sampler with four steps has two calls there, at 499 and 249. By the last call, a third of the
 # points have turned by more than 45°, and it is too late to correct what the earlier long steps missed.
 #
-# > **Predict.** Four samplers of today, and all numbers of calls from 1 to 20. Which of them has the
-# > smallest error with four calls? A cloud has a standard deviation of 0.12: is any error below that?
+# > **Predict.** Four modern samplers, with 1 to 20 calls. Which of them has the smallest error with four
+# > calls? A cloud has a standard deviation of 0.12: is any error below that?
 
 # %%
 samplers = {
@@ -105,29 +105,29 @@ lesson.show_errors({name: {n: e for n, e in es.items() if n <= 20} for name, es 
 
 # %% [markdown]
 # None, although K-LMS comes close. With up to five calls all samplers miss their ends by more than the
-# width of a cloud, on average. An order helps when steps are short compared with the bend (notebook 04),
-# and these are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second call
-# of each step on a place that lies off the path. (In notebook 04 it overtook DDIM, but that race stopped
-# at $t = 279$, before the corner.)
+# width of a cloud, on average. A higher order helps when steps are short compared with the bend (notebook
+# 04), and these are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second
+# call of each step on a place that lies off the path. (In notebook 04 it overtook DDIM, but that race
+# stopped at $t = 279$, before the corner.)
 #
 # ## A jump
 #
 # So the paths bend, and a small number of straight lines cannot follow them. But the path of each point
 # has one end, and this end is a *function* of the point. The network never learnt that function: it
-# learnt the mean of all $x_0$ that are possible for an $x_t$. Let us train one that knows
+# learnt the mean of all $x_0$ that are possible for an $x_t$. Let us train a network that knows
 #
 # $$f(x_t, t) = \text{the end of the path through } x_t$$
 #
 # Such an $f$ is called a *consistency model* ([Song et al. 2023](https://arxiv.org/abs/2303.01469); the
-# paper takes a moving average of $f$ as the target, and a later one, Song & Dhariwal 2023, §3.2, found
-# that it is not needed). We could compute ends with a teacher in hundreds of steps and use them as
-# targets. There is a cheaper way. All points of a path have the same end. So take *one* step of the
-# teacher, from $x_t$ to $\hat x_{t'}$, and demand that both have the same $f$:
+# paper takes a moving average of $f$ as the target, and a later paper, Song & Dhariwal 2023, §3.2, found
+# this unnecessary). We could compute ends with a teacher in hundreds of steps and use them as targets.
+# There is a cheaper way. All points on a path have the same end. So take *one* step of the teacher, from
+# $x_t$ to $\hat x_{t'}$, and demand that both have the same $f$:
 #
 # $$L = \left\lVert f(x_t, t) - f(\hat x_{t'}, t')\right\rVert^2 \qquad \text{without a gradient through the second } f$$
 #
-# A network that always answers 0 would satisfy this. So one more condition is needed: at $t = 0$ the
-# path is at its end, so $f(x, 0) = x$. It is built into $f$, as a mixture of $x$ and the network's
+# A network that always answers 0 would satisfy this. So one more condition is needed: at $t = 0$ the path
+# is at its end, so $f(x, 0) = x$. This condition is built into $f$, as a mixture of $x$ and the network's
 # answer in which the network's share is 0 at $t = 0$:
 
 # %%
@@ -144,8 +144,8 @@ def jump_with(network):
 
 # %% [markdown]
 # These are the shares of $x$ in $f(x, t) = c_\text{skip}\,x + c_\text{out}\cdot\text{answer}$, since the
-# answer is 0 here: all of it at $t = 0$, half at $t = 50$ (the timestep is divided by 100), nearly
-# nothing at $t = 1000$.
+# answer is 0 here: all of it at $t = 0$, half at $t = 50$ (the timestep is divided by 100), almost none
+# at $t = 1000$.
 #
 # ### Exercise 1 · The target
 #
@@ -164,7 +164,7 @@ lesson.target.check(my_target)
 
 # %% [markdown]
 # The teacher is the exact denoiser. Its paths get 20 steps, and the student learns from pairs of
-# neighbours on them.
+# neighbouring points on them.
 
 # %%
 times = torch.tensor([0, *range(49, 1000, 50)])  # 0, 49, 99, … 999
@@ -215,7 +215,7 @@ lesson.show_spreading(times[1:], errors)
 # learns from $f(x, 0) = x$, the jump from 99 learns from the jump from 49, and so on. Early in training
 # the error grows with $t$: every jump inherits the error of its target and adds its own. At the end the
 # curve is nearly flat. A jump from pure noise is then hardly worse than one from half-way, since the
-# paths are straight there, and the only difficult part is the one they have in common.
+# paths are straight between the two, and both jumps share the only difficult part.
 #
 # ## More than one jump
 #
@@ -227,7 +227,7 @@ lesson.show_spreading(times[1:], errors)
 #
 # ### Exercise 2 · Drawing with jumps
 #
-# `times` is a list, for example 999, 749, 499, 249; `noises` has one element less. After the last jump
+# `times` is a list, for example 999, 749, 499, 249; `noises` has one element fewer. After the last jump
 # no noise is added.
 
 
@@ -331,10 +331,10 @@ figures.show(figures.pictures(small, titles, columns=8), lesson.ROWS)
 # the first, so colours come out inverted. With "trailing" the same ten calls draw the right things.
 #
 # The teacher without guidance is the fair comparison. With four calls it draws as well as the student,
-# since this model hardly needs guidance. With one call it draws the mean, and the student draws things
-# with smeared outlines: that is what distillation has added. Stable Diffusion needs guidance, which costs
-# its samplers a second call, and its paths bend more. There the student is ahead with four calls, too
-# (Luo et al. 2023, table 1).
+# since this model hardly needs guidance. With one call the teacher draws the mean, while the student
+# draws things with smeared outlines: that is what distillation has added. Stable Diffusion needs
+# guidance, which costs its samplers a second call, and its paths bend more. There the student is ahead
+# with four calls, too (Luo et al. 2023, table 1).
 #
 # > **Predict.** Three mistakes that are easy to make: the student with guidance (scale 4), the student
 # > with DDIM instead of its own sampler, and the teacher's UNet, without LoRA, with the LCM sampler.
@@ -353,14 +353,14 @@ figures.show(figures.pictures(small, titles, columns=6), lesson.MISTAKES)
 # %% [markdown]
 # Guidance is in the student's weights already. Applied again it exaggerates: the horse turns green and
 # the house yellow. DDIM treats the student's answer as a mean of many pictures, which it no longer is: it
-# moves only part of the way and keeps the old noise. The last pair is no failure: in a world as simple as
-# this one, even the teacher's mean becomes sharp after a step or two.
+# moves only part of the way and keeps the old noise. The last pair is not a failure: in a world as simple
+# as this one, even the teacher's mean becomes sharp after a step or two.
 #
 # ## What is lost
 #
 # > **Predict.** Prompts with two things are the hardest. Of ten such prompts, how many will the judge of
 # > notebook 10 find right, for the teacher in 20, four and one calls, and for the student in four and
-# > one? And does one seed still differ from another as much as before?
+# > one? And do pictures from different seeds still differ as much as before?
 
 # %%
 asked = prompts.prompts_of("two things", unless_fast(10, 1), seed=0)
@@ -388,11 +388,11 @@ for name, (*way, more) in ways.items():
 
 # %% [markdown]
 # Ten prompts cannot show a difference between four and twenty calls (notebook 10). With 100 prompts of
-# each kind, and a teacher of 50 guided steps, [there is one](../docs/few_steps.md): of 200 pictures of
-# two things, 183 of the teacher's are right and 168 of the student's. With all other kinds there is
-# hardly any. The pictures of different seeds are a little more alike. (Eight pictures are a hint, not a
-# proof.) That is the second price. The loss is a square error, or nearly. Where the student cannot tell
-# the end, it answers with a mean, and a mean loses what is rare: fine details, then variety.
+# each kind, and 50 guided steps for the teacher, [there is one](../docs/few_steps.md): of 200 pictures of
+# two things, the teacher gets 183 right and the student 168. With all other kinds there is hardly any
+# difference. The student's pictures from different seeds are a little more alike. (Eight pictures are a
+# hint, not a proof.) That is the second price. The loss is nearly a squared error. Where the student
+# cannot know the end, it answers with a mean, and a mean loses what is rare: fine details, then variety.
 #
 # The third price is a loss of control: with our student, guidance can no longer be turned up or down, and
 # there is no negative prompt. (A latent consistency model whose UNet takes the scale as an input keeps
@@ -401,7 +401,8 @@ for name, (*way, more) in ways.items():
 # trains with a discriminator as well as a teacher. The discriminator punishes the blur of a mean, and one
 # step is enough.
 #
-# And the first price, once more, in pictures. The same first noise three times, and other noise later:
+# And the first price, once more, in pictures. The same first noise three times, with different noise
+# later:
 
 # %%
 first = randn((1, 4, 16, 16), torch.Generator().manual_seed(2))
@@ -426,8 +427,8 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.SAME_START)
 # | `load_lora_weights("tiny")` | `load_lora_weights("latent-consistency/lcm-lora-sdv1-5")` | [`adapters/`](../minisd/adapters) | Luo et al. 2023 (LCM-LoRA) |
 # | one call per step, scale 1 | the same | [`few_steps.md`](../docs/few_steps.md) | |
 #
-# **Play.** Distil with 5 teacher steps, or with 100: what happens to the errors? Take the condition
-# $f(x, 0) = x$ away. Let the gradient flow through the target too. Give the student of the built-in
-# model eight steps.
+# **Play.** Distil with 5 teacher steps, or with 100: what happens to the errors? Remove the condition
+# $f(x, 0) = x$. Let the gradient flow through the target too. Give the student of the built-in model
+# eight steps.
 #
 # *Stuck on an exercise? The answers are in [`lesson_16.py`](../minisd/lessons/lesson_16.py).*
