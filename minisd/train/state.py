@@ -1,4 +1,4 @@
-"""The state of a training run in a file, which is replaced atomically and whose name appears in errors."""
+"""Save and load the state of a training run. The file is replaced atomically, and errors name it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ def read_state(path: Path, device: torch.device | str = "cpu") -> Any:
 
 @contextmanager
 def taking(path: Path) -> Iterator[None]:
-    """A context in which a model loads the state in a file. Raises ValueError if the state is another model's."""
+    """A context manager for loading a state file into a model. Raises ValueError if the state belongs to another model."""
     try:
         yield
     except (LookupError, TypeError, ValueError, RuntimeError) as error:

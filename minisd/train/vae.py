@@ -63,7 +63,7 @@ def loss_with(recipe: Recipe):
 
 @torch.inference_mode()
 def show(model: AutoencoderKL, path: Path) -> dict[str, float]:
-    """A sheet of fresh images above their reconstructions, and the mean PSNR of 64 images, in dB."""
+    """Save a sheet of fresh images above their reconstructions. Return the mean PSNR of 64 images, in dB, and latent statistics."""
     x = torch.stack([to_tensor(draw(sample(random.Random(f"sheet/{i}")))) for i in range(64)]).to(device())
     moments = [model.encode(part).latent_dist for part in x.split(8)]
     y = torch.cat([model.decode(m.mean).sample for m in moments]).clamp(-1, 1)

@@ -102,8 +102,8 @@ lesson.show_paths(sigma, numbers, walks, fine=path(range(599, -2, -1)))
 #
 # ### Exercise 1 · A DDIM step
 #
-# Write `transfer` yourself: from `x` and its noise to the clean picture, and back to the next noise
-# level.
+# Write `transfer` yourself: predict the clean picture from `x` and its noise, then add the same noise
+# again, at the next level.
 
 
 # %%
@@ -120,8 +120,8 @@ lesson.ddim_step.check(my_ddim_step)
 #
 # We use the five points of notebook 03 and 1000 walkers in pure noise. We follow them from $t = 999$ to
 # $t = 279$, where most of them lean towards one of the points (below you will see why we stop there).
-# These 720 timesteps can be divided into steps of many lengths. We compute the exact end with every
-# single timestep and a better sampler than DDIM, the one from Exercise 2.
+# These 720 timesteps can be divided into steps of many lengths. For reference, we compute the exact
+# endpoints: one step per timestep, with a better sampler than DDIM, the one from Exercise 2.
 
 # %%
 points = torch.tensor([[-1.5, 0.5], [-0.3, 1.4], [1.4, 0.7], [0.8, -1.2], [-0.9, -1.1]]).double()
@@ -162,9 +162,9 @@ for n in (6, 12, 24, 48):
 #
 # ## A second evaluation
 #
-# A better step: take it, look at $\hat\epsilon$ *at its end* too, go back, and step again with the mean
-# of the two values. So the step takes into account how the path continues. This is Heun's method, from
-# 1900. It calls the network twice per step.
+# Here is a better step: take a DDIM step, evaluate $\hat\epsilon$ *at its end* too, go back, and step
+# again with the mean of the two values. So the step takes into account how the path continues. This is
+# Heun's method, from 1900. It calls the network twice per step.
 #
 # ### Exercise 2 · A sampler of order 2
 #

@@ -221,9 +221,9 @@ lesson.show_changes(changes, tokens)
 # The mask comes from language models, which must not see the word that they have to predict. Our text
 # encoder predicts no words. It is half of a CLIP (*contrastive language–image pre-training*; see the last
 # section of this notebook). CLIP's authors wanted to be able to start from a language model, or to train
-# one alongside, but did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). Two
-# things follow. The end token has read the whole prompt. And the tokens after it, such as the `!` of
-# Stable Diffusion 2, change no earlier state:
+# one alongside, but did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). The
+# mask has two consequences. The end token has read the whole prompt. And the tokens after it, such as
+# the `!` of Stable Diffusion 2, change no earlier state:
 
 # %%
 moved = (text_encoder(v2).last_hidden_state - states)[0].norm(dim=1)

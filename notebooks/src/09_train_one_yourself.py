@@ -435,7 +435,7 @@ lesson_09_curves.show_logs(averaged)
 # * **average never updated**: the line with `lerp_` is missing;
 # * **timesteps from 0 to 249 only**: `torch.randint(250, …)` in `draw_batch`.
 #
-# The loss is measured on the weights; the error and the pictures come from their average.
+# The loss is computed with the weights themselves; the error and the pictures come from their average.
 
 # %%
 print(*lesson.suspects, sep="\n")
@@ -448,7 +448,7 @@ run_a, run_b, run_c = [
 ]
 
 # %% [markdown]
-# Our own run, half-way through, is drawn next to them as "healthy"; its pictures are in the film. Before
+# Each plot also shows our own run, half-way through, as "healthy"; its pictures are in the film. Before
 # you look: what would each of the six faults do to the loss? To the error by timestep? To the pictures?
 #
 # ### Exercise 1 · Run A

@@ -306,8 +306,8 @@ print(f"our scaling factor: {pipe.vae.config.scaling_factor}")
 # level on average if the fractions are evenly spread; in practice the amount depends on the picture's
 # flat colours.
 #
-# > **Predict.** One of the four has a large error and no effect at all on the picture. How is that
-# > possible?
+# > **Predict.** One of the four bugs causes a large error but has no effect at all on the picture. How
+# > is that possible?
 
 # %%
 found |= lesson.show_room(case, room_5)

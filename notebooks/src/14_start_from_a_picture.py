@@ -386,10 +386,10 @@ print(f"lengths of 1000 noises: {norms.min():.1f} to {norms.max():.1f}, mean {no
 print(f"length of the mean of two: {((a + b) / 2).norm():.1f}; cosine of their angle: {cosine:.2f}")
 
 # %% [markdown]
-# All noise samples have nearly the same length, $\sqrt{1024} = 32$: squares of 1024 numbers add up, and
-# their sum hardly varies. So noise lies on a *sphere*. And any two of them are nearly at right angles, so
-# the straight line between them passes through the inside, where no noise ever is: its middle has a
-# length of $32/\sqrt2$.
+# All noise samples have nearly the same length, $\sqrt{1024} = 32$: the squared length is a sum of 1024
+# squares, and such a sum hardly varies. So noise lies on a *sphere*. And any two noise samples are
+# nearly at right angles, so the straight line between them passes through the inside, where noise
+# samples never lie: the midpoint has a length of only $32/\sqrt2$.
 #
 # The remedy is to walk along the sphere ([Shoemake 1985](https://doi.org/10.1145/325334.325242)). If
 # the angle between $a$ and $b$ is $\theta$, *spherical linear interpolation* (slerp) is
@@ -398,7 +398,7 @@ print(f"length of the mean of two: {((a + b) / 2).norm():.1f}; cosine of their a
 #
 # ### Exercise 3 · Slerp
 #
-# Write it for two tensors of any shape, each of them being *one* vector. The angle follows from
+# Write it for two tensors of any shape. Treat each tensor as *one* vector. The angle follows from
 # $\cos\theta = a\cdot b\,/\,(\lVert a\rVert\,\lVert b\rVert)$.
 
 
@@ -419,7 +419,7 @@ arc = [lesson.along_the_sphere(a, b, s).norm().item() for s in shares]
 lesson.show_norms(shares, {"straight line": straight, "slerp": arc}, norms)
 
 # %% [markdown]
-# > **Predict.** Draw without words, from five points of the straight line and from five of the arc. What
+# > **Predict.** Draw without a prompt, from five points on the straight line and five on the arc. What
 # > does the model draw from noise that is too short? And from noise that is too long?
 
 # %%
