@@ -26,8 +26,8 @@ def philox(counter: list[np.ndarray], seed: int) -> list[np.ndarray]:
 class CudaNoise:
     """The noise of `torch.Generator("cuda").manual_seed(seed)` on any machine; accepted wherever a generator is.
 
-    A GPU keeps no state between numbers: number i of draw n is a hash of i, n and the seed, made normal by the transform of
-    Box & Muller 1958. It equals the GPU's number to 1e-6 if the draw has no more numbers than the GPU has threads, that is,
+    A GPU keeps no state between numbers: number i of draw n is a hash of i, n and the seed, made normal by the transform of Box &
+    Muller 1958. This equals the GPU's number to 1e-6 if the draw has no more numbers than the GPU has threads, that is,
     multiprocessors × threads per multiprocessor: 40,960 on a T4, 221,184 on an A100. A 512 × 512 image needs 16,384. Larger draws
     differ between GPUs; a list with one generator per image keeps each draw small.
     """

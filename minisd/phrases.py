@@ -1,4 +1,4 @@
-"""Words with several vectors: if `tok_1` and `tok_2` were added along with `tok`, CLIP reads all three for `tok` in a text."""
+"""Words with several vectors: if `tok_1` and `tok_2` were added along with `tok`, CLIP reads all three where a text has `tok`."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar

@@ -55,7 +55,7 @@ class Adapted(nn.Module):
 
 
 class AdaptedLinear(Adapted, nn.Linear):
-    """Replaces the class of a linear layer; compiled networks notice this, unlike a hook."""
+    """Replaces the class of a linear layer; compiled networks notice the new class, but would miss a hook."""
 
 
 class AdaptedConv2d(Adapted, nn.Conv2d):

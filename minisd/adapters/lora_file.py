@@ -107,7 +107,7 @@ def places_by_name(path: Path, tensors: Mapping[str, Tensor], networks: Mapping[
 def places_by_number(
     path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str], networks: Mapping[str, nn.Module]
 ) -> dict[Place, dict[str, str]]:
-    """The same for a file that numbers its layers."""
+    """For each layer, the names of its tensors, in a file that numbers its layers."""
     paths = {part: numbered_layers(part, network, notes, str(path)) for part, network in networks.items()}
     places: dict[Place, dict[str, str]] = {}
     for name in tensors:

@@ -22,7 +22,7 @@ EDITING = ("mask", "strength", "paste", "image_guidance_scale")
 
 
 def load_for(args: argparse.Namespace, **options: Any) -> StableDiffusionPipeline:
-    """Load the checkpoint into the pipeline that the flags select; with an image and no mask, the one for its task."""
+    """Load the checkpoint into the pipeline that the flags select; with an image and no mask, the one for the UNet's task."""
     for path in (args.image, args.mask):
         if path:
             open_image(path)  # find errors before loading anything

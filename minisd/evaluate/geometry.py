@@ -30,7 +30,7 @@ SCALES = [0.16 * 1.0927**i for i in range(12)]  # to 0.42
 STEPS = {"x": 0.02, "y": 0.02, "scale": 0.012, "angle": 0.06}  # step sizes of moving, resizing and rotating a thing
 LEAST_DROP = 0.025  # a thing must lower the error (values 0 to 1) in its cells by this much to count as present
 LEAST_DROP_NEAR_ITS_LIKE = 0.1  # so that a limb of a distorted thing does not count as a second thing of its colour
-LEAST_SHARE = 0.3  # of that error; a thing that explains less is an artefact
+LEAST_SHARE = 0.3  # and by this share of the error; a thing that lowers it less is an artefact
 MOST_THINGS = 3  # one more than a scene has
 Things = tuple[Thing, ...]  # from front to back
 
@@ -184,7 +184,7 @@ def refine(things: Things, which: int, place: str, picture: Tensor) -> Things:
 
 
 def reconsider(things: Things, place: str, coarse: Tensor, fine: Tensor, colors: list[str]) -> Things:
-    """Overlapping things were found without knowing the others: search again for each, and keep the result if it is nearer."""
+    """Search again for each overlapping thing, now that the others are known; keep a result that is nearer to the image."""
     for thing in things:
         others = tuple(other for other in things if other is not thing)
         if any(overlap(thing, other) for other in others):

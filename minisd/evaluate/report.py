@@ -171,7 +171,7 @@ def drawn(evaluation: Evaluation) -> list[Drawn]:
 
 
 def contact_sheet(evaluation: Evaluation, seed: int, count: int = 64) -> Image.Image:
-    """Some of the model's images, chosen at random by the seed; the frame is green if the first judge finds all right, else red."""
+    """Some of the model's images, chosen at random by the seed; frames are green if the first judge finds all right, else red."""
     pictures = drawn(evaluation)
     return sheet(random.Random(seed).sample(pictures, min(count, len(pictures))))
 

@@ -120,7 +120,7 @@ def as_bytes(values: Tensor) -> dict[str, Any]:
 
 
 def frame(pipe: StableDiffusionPipeline, latents: Tensor) -> str:
-    """Latents (1, 4, h, w) through the VAE, as a small image."""
+    """Decode latents (1, 4, h, w) into a small image."""
     image = to_pil(pipe.decode(latents.to(pipe.device)))[0]
     image.thumbnail((FRAME, FRAME))
     return data_url(image, "WEBP")

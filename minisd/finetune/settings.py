@@ -45,7 +45,7 @@ class Settings:
     out: Path
     model: str = "tiny"
     method: str = "lora"
-    caption: tuple[str, ...] = ()  # of images that have none
+    caption: tuple[str, ...] = ()  # for images that have none
     size: int | None = None
     steps: int | None = None
     batch_size: int | None = None

@@ -27,7 +27,7 @@ class HeunDiscreteScheduler(VarianceExplodingScheduler):
     def step(
         self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, *, generator: Generators = None
     ) -> SchedulerOutput:
-        """Half a step (Karras et al. 2022, alg. 1): an even index takes Euler's step, an odd one corrects it. Draws no noise."""
+        """Take Euler's step at an even index, and correct it at an odd one (Karras et al. 2022, alg. 1). Draws no noise."""
         index = self.advance(timestep)
         x = sample.float()
         x0, eps = self.predict(model_output, x, self.sigmas[index])

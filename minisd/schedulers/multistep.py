@@ -25,7 +25,7 @@ class MultistepScheduler(SigmaScheduler):
     """Latents are √ᾱ x0 + √(1−ᾱ) ε, as in DDIM, and timesteps are integers."""
 
     def spaced_timesteps(self, n: int) -> Tensor:
-        """The timesteps of n + 1 steps without the last one, where step n ends; "trailing" omits that one anyway."""
+        """Space n + 1 timesteps and drop the last one, where step n ends; "trailing" spacing has no such timestep."""
         if self.spacing == "trailing":
             return super().spaced_timesteps(n)
         check_steps(n, self.config.num_train_timesteps - 1 - self.config.steps_offset * (self.spacing == "leading"))
@@ -36,7 +36,7 @@ class MultistepScheduler(SigmaScheduler):
         return float(self.training_sigmas[0]), float(self.training_sigmas[-1])
 
     def seen(self, times: Tensor) -> Tensor:
-        """Rounded for Karras' curve, truncated for the exponential one, as in diffusers; several σ may share a timestep."""
+        """Timesteps rounded for Karras' curve and truncated for the exponential one, as in diffusers; several σ may share one."""
         return (times.round() if self.config.use_karras_sigmas else times.trunc()).long()
 
     def predict(self, model_output: Tensor, x: Tensor, sigma: float) -> Tensor:

@@ -6,7 +6,7 @@
     python -m minisd.train unet                 # needs clip and vae
     python -m minisd.train judge                # needs clip and vae: the second judge of `python -m minisd.evaluate`
     python -m minisd.train distill              # a LoRA that draws in four steps; of the built-in model, or of another --model
-    python -m minisd.train ablations            # trainings that differ in one respect
+    python -m minisd.train ablations            # training runs that differ in one respect
     python -m minisd.train plot                 # the logs as curves
     python -m minisd.train pack --to my-model   # a folder for `python -m minisd.generate --model my-model`
 

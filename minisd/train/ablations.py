@@ -2,8 +2,8 @@
 
     python -m minisd.train ablations      # an hour or two; resumes after an interruption
 
-All use the built-in model's text encoder and autoencoder, and train on the same scenes of one thing each, in the same order, from
-the same initial weights.
+All runs use the built-in model's text encoder and autoencoder, and train on the same scenes of one thing each, in the same order,
+from the same initial weights.
 """
 
 import json
@@ -38,7 +38,7 @@ PROMPTS, STEPS, SCALES = 60, 20, (1.0, GUIDANCE_SCALE)
 
 @dataclass(frozen=True)
 class Variant:
-    """The differences from the recipe."""
+    """How a training run differs from the recipe."""
 
     dropout: float = CAPTION_DROPOUT
     scaling_factor: float | None = None  # of the latents; None gives them variance 1
@@ -101,7 +101,7 @@ def run(folder: Path, recipe: Recipe = RECIPE):
 
 
 def drawn_right(pipe: StableDiffusionPipeline, guidance_scale: float) -> dict[str, tuple[int, int]]:
-    """For prompts with one thing: the number of entirely right images, and of images right in each skill, each with the total."""
+    """Count the images that are right in everything, and in each skill, for prompts with one thing; each count with the total."""
     pipe.set_progress_bar_config(disable=True)
     prompts = prompts_of("one thing", PROMPTS, 10_000, series="tuning")
     found = geometry.judge(painter(pipe, STEPS, guidance_scale)(prompts))

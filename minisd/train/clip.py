@@ -79,7 +79,7 @@ def contrastive_loss(similarity: Tensor) -> Tensor:
 
 
 def shortest(ids: Tensor, end_id: int) -> Tensor:
-    """The ids up to the last end token of the batch; with the causal mask, no state depends on the padding after it."""
+    """Cut the ids off after the last end token of the batch; with the causal mask, no state depends on the padding after it."""
     return ids[:, : int((ids == end_id).int().argmax(dim=1).max()) + 1]
 
 
@@ -101,7 +101,7 @@ def loss_with(tokenizer: CLIPTokenizer, recipe: Recipe = RECIPE):
 
 
 def accuracy(similarity: Tensor) -> dict[str, float]:
-    """How often an image's own caption ranks first, and how often it ranks before the twin's."""
+    """Measure how often an image's own caption ranks first, and how often it ranks before the twin's."""
     here = torch.arange(len(similarity), device=similarity.device)
     first = (similarity.argmax(dim=1) == here).float().mean()
     before_twin = (similarity[here, here] > similarity[here, here ^ 1]).float().mean()

@@ -1,7 +1,7 @@
 """Fine-tunes the decoder with a frozen encoder: the UNet's latents keep their meaning, and images become sharper.
 
-Stability AI did the same for Stable Diffusion's autoencoder ("ft-MSE"). It trains on whole images instead of crops, with a little
-noise on the latents, because a UNet's latents are not perfect either.
+Stability AI did the same for Stable Diffusion's autoencoder ("ft-MSE"). The decoder trains on whole images instead of crops, with
+a little noise on the latents, because a UNet's latents are not perfect either.
 """
 
 from pathlib import Path

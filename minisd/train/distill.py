@@ -2,8 +2,8 @@
 
 A sampler follows a curve from noise to a picture in small steps. The student learns to jump from any point of a curve to its end.
 Nobody has computed that end, but all points of a curve share it. So the teacher takes one guided step of DDIM, from t to t − 60,
-and the jump from t should land where the jump from t − 60 lands. At t = 0 the jump leaves the latents as they are. From there the
-right answer spreads to all timesteps.
+and the jump from t should land where the jump from t − 60 lands. At t = 0 the jump leaves the latents as they are. During
+training, the right answer spreads from there to all timesteps.
 """
 
 import copy
@@ -27,7 +27,7 @@ from .unet import Scenes, cached_latents, ids_with, show_with
 
 RECIPE = Recipe(steps=1000, batch_size=16, learning_rate=1e-3, warmup=100, decay=0.5, weight_decay=0, ema=0.99)
 RANK = 20  # of every layer's LoRA: 2.9 MB in float16
-SCENES = 4000  # whose latents the curves start from
+SCENES = 4000  # number of scenes whose latents are noised for training
 SKIP = 60  # timesteps between the two points: 17 of the teacher's steps make a picture
 HUBER = 0.01  # errors below it count quadratically, larger ones linearly (Song & Dhariwal 2023, §3.3)
 STEPS = 4
@@ -43,7 +43,7 @@ def student_of(unet: UNet2DConditionModel, rank: int = RANK) -> UNet2DConditionM
 
 
 def loss_with(pipe: StableDiffusionPipeline, latents: Tensor, scene: Scenes = training_scene, recipe: Recipe = RECIPE):
-    """How far apart the jumps from two neighbouring points land; the one from the less noisy point is the target."""
+    """The loss: how far apart the jumps from two neighbouring points land. The jump from the less noisy one is the target."""
     scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     config, alphas_cumprod = scheduler.config, scheduler.alphas_cumprod.to(device())
     ids = ids_with(pipe.tokenizer)

@@ -112,7 +112,7 @@ def detection_loss(prediction: Prediction, scenes: list[Scene]) -> Tensor:
 
 @torch.inference_mode()
 def show(model: Detector, path: Path) -> dict[str, float]:
-    """How often kinds, colours and the place are right in 200 fresh renders."""
+    """Measure how often kinds, colours and the place are right in 200 fresh renders."""
     scenes = [any_scene(random.Random(f"judge/{i}")) for i in range(200)]
     findings = read(model(torch.stack([to_tensor(draw(scene)) for scene in scenes]).to(device())))
     what = lambda things: sorted((thing.kind, thing.color) for thing in things)  # noqa: E731

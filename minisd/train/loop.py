@@ -69,7 +69,7 @@ def fast_arithmetic(recipe: Recipe):
 
 
 def half_precision(recipe: Recipe) -> torch.dtype | None:
-    """bfloat16 where the hardware multiplies it, float16 on older GPUs, and None, for float32, on older CPUs."""
+    """Choose bfloat16 if the hardware supports its products, float16 on older GPUs, and None (float32) on older CPUs."""
     if not recipe.bfloat16:
         return None
     if has_bfloat16():

@@ -70,7 +70,7 @@ def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = t
 def encoded(vae: AutoencoderKL, picture: Callable[[int], Image.Image], count: int, batch_size: int = 4) -> Tensor:
     """The scaled latents of pictures 0 to `count` - 1, (count, 4, h, w) in float16 on the CPU; each process encodes a share.
 
-    Shares have the same size, so some processes may encode a picture again, which is then left out.
+    All shares have the same size, so a process may encode a picture that another one encodes too. Such duplicates are dropped.
     """
     rank, world = rank_and_world()
     share = [i % count for i in range(rank, world * math.ceil(count / world), world)]

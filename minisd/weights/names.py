@@ -133,7 +133,7 @@ def diffusers_places(part: str, names: Iterable[str]) -> tuple[dict[str, Place],
 
 
 def to_diffusers(part: str, tensors: Mapping[str, Tensor], convolutions: bool = False) -> dict[str, Tensor]:
-    """The inverse; `convolutions` stores proj_in and proj_out of a UNet or ControlNet as 1×1 convolutions, as in v1."""
+    """Rename to diffusers' names; `convolutions` stores proj_in and proj_out of a UNet or ControlNet as 1×1 convolutions (v1)."""
     named = {diffusers_name(part, name): tensor for name, tensor in tensors.items()}
     if part in ("unet", "controlnet") and convolutions:
         named = {n: t[:, :, None, None] if CONVOLUTIONS.search(n) else t for n, t in named.items()}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class OfficialFile(NamedTuple):
-    """A size of 0 means that it was not published. `prediction_type` is set if files of this kind can have either."""
+    """An official file. Size 0: not published. `prediction_type` is set only if files of this kind may predict either ε or v."""
 
     name: str
     size: int

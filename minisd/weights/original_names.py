@@ -137,7 +137,7 @@ def native_names(name: str, generation: str) -> dict[str, Place]:
 
 
 def original_name(native: str, generation: str) -> str:
-    """The inverse, for one name; q, k and v of v2's text encoder share one name."""
+    """Translate one of minisd's names into the original name; q, k and v of v2's text encoder share one name."""
     part, inside = native.split(".", 1)
     prefix, rules = LAYOUTS[generation][part]
     if rules is OPENCLIP:

@@ -20,7 +20,7 @@ TRAINING = [
 
 
 def begins_a_pickle(start: bytes) -> bool:
-    """Whether the first bytes are a pickle's. The length of a safetensors header can look the same, but a brace follows."""
+    """Whether the first bytes are a pickle's. A safetensors file can begin with the same bytes, but a brace follows them."""
     return start.startswith((b"PK", b"\x80")) and start[8:9] != b"{"
 
 

@@ -57,7 +57,7 @@ def read_text(settings: Settings) -> CLIPTextConfig:
 
 
 def text_json(config: CLIPTextConfig) -> dict[str, Any]:
-    """The token ids are correct here, unlike 0, 2 and 1 in the official files, which are ignored. Added words follow CLIP's own."""
+    """The settings with correct token ids; 0, 2 and 1 in official files are ignored. Added words come after CLIP's own words."""
     end = min(config.vocab_size, CLIPTextConfig.vocab_size) - 1
     special = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", **asdict(config), **special}
@@ -146,7 +146,7 @@ def read_levels(settings: Settings, levels: int) -> tuple[bool, ...]:
 
 
 def read_sample_size(settings: Settings) -> int | tuple[int, int]:
-    """As in diffusers' pipelines: files by its first versions say 32 although their models draw 64 × 64 latents."""
+    """The size of latents, corrected as in diffusers: files by its first versions say 32 although the models draw 64 × 64."""
     size = check("sample_size", settings.get("sample_size"), int | tuple[int, int] | None) or UNetConfig().sample_size
     version = re.match(r"(\d+)\.(\d+)", get(settings, "_diffusers_version", str, ""))
     early = version is not None and (int(version[1]), int(version[2])) < (0, 9)

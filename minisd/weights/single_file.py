@@ -1,4 +1,4 @@
-"""Recognises a single file from its header, the names, shapes and dtypes of its tensors, and checks that it is complete."""
+"""Recognises a single file from its header (the names, shapes and dtypes of its tensors) and checks that it is complete."""
 
 import re
 from collections.abc import Collection

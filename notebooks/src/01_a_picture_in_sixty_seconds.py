@@ -7,16 +7,16 @@
 # its shape tells you.*
 #
 # Somebody types *an astronaut riding a horse* and gets a picture that nobody ever drew. The first twelve
-# notebooks take this machine apart, until you know every line of code between the words and the picture.
-# Four more show what else it can do.
+# notebooks take apart the machine that draws it, until you know every line of code between the words and
+# the picture. Four more show what else it can do.
 #
 # The machine is Stable Diffusion, written in plain PyTorch. We run the smallest version of it: the same
 # networks, the same sampler and the same program, but with ten million weights instead of a billion. This
 # repository's own code trained it on a picture book. The trained model is part of the package, so there
 # is nothing to download, and a laptop is enough.
 #
-# Below is the map for all notebooks. Each notebook highlights the parts it is about; today that is
-# everything. You don't need to understand the boxes yet. First we play.
+# Below is the map for all notebooks. Each notebook highlights the parts it is about; in this one, that is
+# all of them. You don't need to understand the boxes yet. First we play.
 
 # %%
 import torch
@@ -66,9 +66,9 @@ figures.show(
 # The words are the same, so the four pictures agree on their content. The seed decides everything that
 # the words leave open. The same seed always gives the same picture.
 #
-# The model did not look up any of the four. The picture book is [a program that
+# The model did not look up any of the four pictures. The picture book is [a program that
 # draws](../minisd/tiny/picture_book.py), so we know everything that the model has seen. Some combinations
-# were deliberately kept out of its training:
+# were deliberately left out of the book:
 
 # %%
 never = [f"{rider} on {mount}" for rider, mount in sorted(HELD_OUT_RIDES)]
@@ -89,8 +89,8 @@ print("places:", ", ".join(phrase for phrase, _ in SCENERY.values()), "or on a �
 print("two things: … to the left of …, to the right of, above, below, next to, riding")
 
 # %% [markdown]
-# > **Predict.** We change the prompt word by word and keep the seed: one row for seed 0, one row for seed
-# > 1. Along a row, what stays the same although the words change?
+# > **Predict.** We change the prompt word by word and keep the seed: seed 0 in the upper row, seed 1 in
+# > the lower row. What stays the same within a row, although the words change?
 
 # %%
 prompts = [
@@ -104,15 +104,15 @@ images = [draw(p, seed) for seed in (0, 1) for p in prompts]
 figures.show(figures.pictures(images, titles, columns=4), lesson.CHANGED_WORDS)
 
 # %% [markdown]
-# Each word does its own work: a colour, a thing, a place. Where only the colour changes, the thing stays
-# nearly as it was. That comes from the seed, or rather from the noise that the seed generates, as we will
-# see.
+# Each word decides one aspect: the colour, the thing or the place. Where only the colour changes, the
+# thing stays nearly as it was. What the words leave open is decided by the seed, or rather by the noise
+# that the seed generates, as we will see.
 #
 # ## How many steps?
 #
 # A picture is not made all at once, but in steps. More steps take longer.
 #
-# > **Predict.** How many steps before you would accept the house in the snow?
+# > **Predict.** How many steps does the house in the snow need before you would accept the picture?
 
 # %%
 counts = [2, 4, 8, 16, 32]
@@ -144,13 +144,13 @@ lesson.show_sizes({f"{h} × {w}": draw(prompts[0], height=h, width=w) for h, w i
 # on larger ones ([He et al. 2023](https://arxiv.org/abs/2310.07702)).
 #
 # Why multiples of 8? Because the UNet never sees a pixel. It works on *latents*, which have four channels
-# and are 8 times smaller on each side: 1/48 of the numbers. At the very end the VAE turns them into a
-# picture.
+# and are 8 times smaller on each side. In total they are 1/48 as many numbers as the picture has. At the
+# very end the VAE turns the latents into a picture.
 #
 # ### Exercise 1 · The shape of the latents
 #
-# A picture is (3, height, width). Return the shape of its latents as three numbers. Replace the `...`; if
-# you leave it, the rest of the notebook still runs.
+# A picture has the shape (3, height, width). Return the shape of its latents as three numbers. Replace
+# the `...`; if you leave it in place, the rest of the notebook still runs.
 
 
 # %%
@@ -165,9 +165,9 @@ lesson.latents_shape.check(my_latents_shape)
 # %% [markdown]
 # ## Watch it draw
 #
-# Now let us look at the steps themselves. `pipe.denoise` is the same pipeline, one step at a time.
-# Instead of a seed we pass what the seed generates: latents full of random numbers. (From here on, every
-# new tensor is listed with its shape, here and in Stable Diffusion 1.5.)
+# Now let us look at the steps themselves. `pipe.denoise` runs the same pipeline, but yields one step at a
+# time. Instead of a seed we pass what the seed generates: latents full of random numbers. (From here on,
+# every new tensor is listed with its shape, here and in Stable Diffusion 1.5.)
 
 # %%
 noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -178,13 +178,14 @@ guesses = torch.cat([step.pred_original_sample for step in steps])
 shapes(latents=(latents, (22, 4, 64, 64)), guesses=(guesses, (21, 4, 64, 64)))
 
 # %% [markdown]
-# We keep the noise and the latents after each step. That makes 22 tensors for 20 steps, because this
-# sampler tries its first step and then repeats it with a better estimate (notebook 04).
+# We keep the noise and the latents after each step. For 20 steps that makes 22 tensors: the noise and 21
+# results, because this sampler tries its first step and then repeats it with a better estimate (notebook
+# 04).
 #
 # In every step the UNet looks at the latents $x_t$ and guesses which part of them is noise. Remove that
-# noise, and what remains is a guess of the finished latents, called $x_0$. The timestep $t$ tells the
-# UNet how noisy the latents are, from 999 (almost nothing but noise) down to 0. The UNet was trained on
-# all 1000 timesteps; 20 steps visit every fiftieth of them: 951, 901, … 1.
+# noise, and what remains is a guess of the finished latents. The finished latents are called $x_0$. The
+# timestep $t$ tells the UNet how noisy the latents are, from 999 (almost nothing but noise) down to 0.
+# The UNet was trained on all 1000 timesteps; 20 steps visit every fiftieth of them: 951, 901, … 1.
 #
 # > **Predict.** When can you first tell what the picture will be: in the latents, and in the guesses?
 
@@ -198,8 +199,8 @@ lesson.show_film(titles, latents[shown], decoded, pipe.decode(guesses[shown[:-1]
 # The guesses show the subject long before the latents do. The first guess is made from nothing but noise
 # and words, and it has to be a blur: with so little information, the best guess is close to the mean of
 # all pictures that are still possible (notebook 03). So the sampler does not jump to the guess. It goes a
-# small part of the way, asks again, and gets a better guess. The layout is settled first, the details
-# last.
+# small part of the way, asks the UNet again, and gets a better guess. The layout is settled first, the
+# details last.
 #
 # Look at the last latents, too. They are not just numbers for a network: you can see the rider in them
 # (the four channels are shown side by side).
@@ -210,7 +211,7 @@ lesson.show_film(titles, latents[shown], decoded, pipe.decode(guesses[shown[:-1]
 #
 # **The tokenizer** turns words into numbers, always 77 of them. It is a dictionary, not a network.
 #
-# > **Predict.** How many of the 77 does our prompt need?
+# > **Predict.** How many of the 77 numbers does our prompt need?
 
 # %%
 ids = pipe.tokenizer(["", prompt]).input_ids
@@ -220,8 +221,8 @@ print("with the prompt: ", *[token[i] for i in ids[1, :8].tolist()], "…")
 shapes(ids=(ids, (2, 77)))
 
 # %% [markdown]
-# A start token, five words, an end token, and then the end token again and again as padding. (`</w>`
-# marks the end of a word. A word that is not in the dictionary is split into pieces.)
+# The prompt becomes a start token, five words and an end token. More end tokens pad the list to 77.
+# (`</w>` marks the end of a word. A word that is not in the dictionary is split into pieces.)
 #
 # **The text encoder** turns each number into a vector and lets each vector depend on the words before it:
 # this *horse* has a rider.
@@ -231,7 +232,7 @@ context = pipe.text_encoder(ids).last_hidden_state
 shapes(context=(context, (2, 77, 768)))
 
 # %% [markdown]
-# **The UNet** guesses the noise in latents, given $t$ and the context. We ask it twice, without the
+# **The UNet** guesses the noise in the latents, given $t$ and the context. We ask it twice, without the
 # prompt and with it, and then amplify the difference that the prompt makes. That is *guidance* ([Ho &
 # Salimans 2022](https://arxiv.org/abs/2207.12598)): without it, pictures follow their prompts only
 # loosely (notebook 08).
@@ -312,8 +313,8 @@ def my_pipe(parts, prompt, steps, scale, rng):
 lesson.rebuild.check(my_pipe)
 
 # %% [markdown]
-# Do the parts alone really draw what the pipeline draws? Let us compare the picture drawn by the
-# exercise's answer with the pipeline's picture.
+# Do the parts alone really draw what the pipeline draws? We draw one picture with the answer to the
+# exercise and one with the pipeline, and compare them.
 
 # %%
 rng = torch.Generator().manual_seed(3)

@@ -8,8 +8,8 @@
 # Diffusion begins with destruction. Take a picture, add a little noise, add a little more, and continue
 # until only noise is left. This direction is easy and the same for every picture; it needs no network and
 # no training. Papers call it the *forward process* or *diffusion process*, and the way back the *reverse
-# process*. The UNet has to learn the way back. So before we ask anyone to undo the damage, let us see
-# exactly what it is and what survives it.
+# process*. The UNet has to learn the way back. So before we ask a network to undo the damage, let us see
+# exactly what the damage is and what survives it.
 
 # %%
 import random
@@ -41,8 +41,9 @@ titles = ["$x_0$", "red", "green", "blue"]
 figures.show(figures.pictures([x0, *channels], titles, columns=4), lesson.CHANNELS)
 
 # %% [markdown]
-# Stable Diffusion adds its noise not to pixels but to *latents*, which represent a picture in 1/48 of its
-# numbers (notebook 05). This makes no difference to anything below, and pixels are easier to look at.
+# Stable Diffusion adds its noise not to pixels but to *latents*, which represent a picture with 1/48 as
+# many numbers (notebook 05). Everything below holds for pixels and latents alike, and pixels are easier
+# to look at.
 #
 # ## A thousand small steps
 #
@@ -83,8 +84,8 @@ figures.show(figures.pictures(noisy, [f"t = {t}" for t in times], columns=5), le
 #
 # ## One jump
 #
-# A thousand steps for every training example would be slow. But the steps can be multiplied out.
-# Substitute one step into the next: the picture is multiplied by $\sqrt{\alpha_0}$, then by
+# A thousand steps for every training example would be slow. But all steps up to $t$ can be combined into
+# one. Substitute each step into the next: the picture is multiplied by $\sqrt{\alpha_0}$, then by
 # $\sqrt{\alpha_1}$, and so on, where $\alpha_t = 1 - \beta_t$. And the noise samples of all steps combine
 # into a single one, because a sum of independent Gaussians is again a Gaussian, and its variance is the
 # sum of their variances:
@@ -96,8 +97,8 @@ lesson.show_sums({"first noise": first, "second noise": second, "their sum": fir
 
 # %% [markdown]
 # So one noise sample replaces a thousand. How large must it be? The variances of picture and noise sum to
-# 1 after every step, so the noise gains exactly the variance that the picture has lost. With
-# $\bar\alpha_t = \alpha_0\,\alpha_1 \cdots \alpha_t$ (Ho et al., eq. 4):
+# 1 after every step, so the noise gains exactly the variance that the picture has lost. Write
+# $\bar\alpha_t$ for the product $\alpha_0\,\alpha_1 \cdots \alpha_t$. Then the jump (Ho et al., eq. 4) is
 #
 # $$x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \epsilon \sim \mathcal N(0, I)$$
 #
@@ -138,9 +139,9 @@ noise = torch.tensor([(walk[t] - share * x0).std() for t, share in zip(times, pi
 lesson.show_shares(alphas_cumprod, times, picture, noise)
 
 # %% [markdown]
-# They cross shortly after 350, and the points lie on the curves. The walk took 1000 draws of noise and
-# the jump takes one, but no test can tell which of the two made an $x_t$. From here on we jump, with
-# [`add_noise`](../minisd/schedule.py), which is the answer to Exercise 1.
+# They cross shortly after 350, and the points measured on the walk lie on the curves of the jump. The
+# walk draws noise 1000 times and the jump draws it once, but no test can tell which of the two made an
+# $x_t$. From here on we jump, with [`add_noise`](../minisd/schedule.py), the answer to Exercise 1.
 #
 # ## Three schedules
 #
@@ -166,7 +167,7 @@ lesson.show_schedules(schedules)
 
 # %% [markdown]
 # > **Predict.** The same picture, the same noise, the same $t = 500$: with which of the three schedules
-# > do you see most?
+# > do you see most of the picture?
 
 # %%
 noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
@@ -199,7 +200,8 @@ lesson.equal_shares.check(my_equal_shares)
 # %% [markdown]
 # ## What disappears first, and what last
 #
-# Back to Stable Diffusion's schedule and to $t = 800$. You have seen that picture: nothing but noise.
+# Back to Stable Diffusion's schedule and to $t = 800$. You have seen the picture at $t = 800$: it looks
+# like nothing but noise.
 #
 # > **Predict.** Average its pixels in blocks of 4×4, 8×8 and 16×16. What will you see in each?
 # > (Everything is divided by $\sqrt{\bar\alpha_{800}}$, so that the picture has its original strength.)
@@ -222,8 +224,8 @@ figures.show(figures.pictures([*averaged, x0], titles, columns=5), lesson.BLOCKS
 # So details disappear first and the layout last. On the way back the order is reversed: a sampler first
 # settles where things are, and then how they look. Watch for this in every film in these notebooks.
 #
-# Even at the very end, $\sqrt{\bar\alpha_{999}} = 0.068$ of the picture is left. This is easiest to see
-# in the largest structure of all, the mean:
+# Even at the very end, some of the picture is left: its factor is $\sqrt{\bar\alpha_{999}} = 0.068$. The
+# remainder is easiest to see in the largest structure of all, the mean:
 
 # %%
 for place in ("night", "snow"):
@@ -279,7 +281,8 @@ for t in (0, 250, 500, 750, 999):
 # $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t} = 1/\sqrt{\mathrm{SNR}}$.
 #
 # > **Predict.** A better guess is off by only 10 % of the noise, at each of five timesteps. What does the
-# > picture that it implies look like? (The factor $1/\sqrt{\mathrm{SNR}}$ is printed above each.)
+# > picture computed from this guess look like? (The factor $1/\sqrt{\mathrm{SNR}}$ is printed above
+# > each.)
 
 # %%
 guess = noise + 0.1 * torch.randn(x0.shape, generator=rng)
@@ -292,8 +295,8 @@ figures.show(figures.pictures(implied, titles, columns=5), lesson.IMPLIED)
 
 # %% [markdown]
 # So one guess at $t = 999$ is not enough, however good the network is. But a roughly right guess is
-# enough for a *small step* to a place where guessing is easier. That is sampling. Notebook 03 takes these
-# steps with a denoiser that makes no errors at all.
+# enough for a *small step* to a slightly lower $t$, where guessing $x_0$ is easier. Repeating such steps
+# is called sampling. Notebook 03 repeats them with a denoiser that makes no errors at all.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -5,12 +5,12 @@
 #
 # *40 minutes to read, half a minute to run. You need notebook 02: $x_t$, $\bar\alpha_t$, and the loss.*
 #
-# A UNet is asked to guess the noise in a picture. Two things about that are strange. Noise is random, so
-# how can anyone guess it? And why should following such guesses lead to pictures?
+# A UNet is asked to guess the noise in a picture. That is strange in two ways. Noise is random, so how
+# can anyone guess it? And why should following such guesses lead to pictures?
 #
 # A real network cannot answer these questions, because we never know whether it is right. So we make the
-# world so small that the best possible guess is a formula. There is no network, no training and no error:
-# everything we see is diffusion itself.
+# world so small that the best possible guess is a formula. Then there is no network, no training and no
+# error, and everything we see is diffusion itself.
 
 # %%
 import random
@@ -49,11 +49,11 @@ lesson.show_clouds(clouds, origin)
 #
 # ## The best guess
 #
-# A noisy $x$ may have come from any of the points $y_i$. The cloud around $y_i$ is a Gaussian, centred at
-# $\sqrt{\bar\alpha_t}\,y_i$, with variance $1-\bar\alpha_t$. A Gaussian of variance $s$ falls off like
-# $\exp(-d^2/2s)$ with the distance $d$ from its centre. All points are equally likely, so the probability
-# that $x$ came from $y_i$ is the density of its cloud at $x$, divided by the sum of all five densities
-# (Bayes' rule). Exponentials divided by their sum are a softmax:
+# A noisy $x$ may have come from any of the points $y_i$. The noisy versions of $y_i$ form a Gaussian
+# cloud with centre $\sqrt{\bar\alpha_t}\,y_i$ and variance $1-\bar\alpha_t$. A Gaussian of variance $s$
+# falls off like $\exp(-d^2/2s)$ with the distance $d$ from its centre. All points are equally likely, so
+# the probability $w_i$ that $x$ came from $y_i$ is the density of the cloud of $y_i$ at $x$, divided by
+# the sum of all five densities (Bayes' rule). Exponentials divided by their sum are a softmax:
 #
 # $$w_i(x) = \underset{i}{\mathrm{softmax}}\left(-\frac{\lVert x - \sqrt{\bar\alpha_t}\,y_i\rVert^2}{2\,(1-\bar\alpha_t)}\right)
 # \qquad\text{and the best guess is}\qquad \hat x_0(x) = \mathrm E[x_0 \mid x_t = x] = \sum_i
@@ -90,19 +90,20 @@ lesson.show_votes(x, points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)
 
 # %% [markdown]
 # At a high $t$ the five weights are nearly equal, and the best guess is close to the mean of the points:
-# a place where there are no data at all. In a world of pictures it is a blur of many pictures, as you
-# will see below. At a low $t$ one point gets nearly all the weight.
+# a place where there are no data at all. In a world of pictures this mean is a blur of many pictures, as
+# you will see below. At a low $t$ one point gets nearly all the weight.
 #
 # ## Guessing the unguessable
 #
-# If you know $\hat x_0$, you know the noise, by the formula of notebook 02: $\hat\epsilon = (x_t -
-# \sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. This is not the noise that was drawn, but the
-# *mean* of all noise samples that could have led to this $x_t$. A mean can be learnt.
+# With $\hat x_0$, the formula of notebook 02 gives a guess of the noise: $\hat\epsilon = (x_t -
+# \sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. The guess $\hat\epsilon$ is not the noise that
+# was drawn, but the *mean* of all noise samples that could have led to this $x_t$. A mean can be learnt.
 #
-# Is this what a network would learn? Among all constants, the mean of a set of numbers has the smallest
-# mean square error to them. So a network that minimises the loss of notebook 02 must answer, for an $x$,
-# with the mean of the noise in all training examples that look like $x$. Let us do exactly that: draw two
-# million examples, keep those that land near $x$, and average the noise that was really in them.
+# Is this mean what a network would learn? Suppose you must guess many numbers with a single constant:
+# their mean has the smallest mean square error. So for a given $x$, a network that minimises the loss of
+# notebook 02 must return the mean of the noise in all training examples that look like $x$. Let us
+# compute this mean: draw two million examples, keep those that land near $x$, and average the noise that
+# was really in them.
 
 # %%
 alpha = alphas_cumprod[500]
@@ -114,7 +115,7 @@ print(f"mean noise of the {near.sum()} examples nearby: {noise[near].mean(0).num
 print(f"and by the formula: {exact.epsilon(x[None], points, alpha)[0].numpy().round(2)}")
 
 # %% [markdown]
-# So much for the first question. Predicting noise means predicting its mean, given what you see.
+# That answers the first question: predicting noise means predicting its mean, given $x_t$.
 #
 # ## Where the arrows point
 #
@@ -129,21 +130,23 @@ lesson.show_arrows(points, {t: alphas_cumprod[t] for t in (900, 500, 300, 100)})
 
 # %% [markdown]
 # They point uphill, from where noisy data are rare to where they are common (the shade of blue is the
-# density $q_t$ of the noisy data). On the border between two points, their pulls across it cancel. What
-# remains is an arrow along the border, towards the place half-way between the points. The arrows point
-# uphill for a reason. Up to a factor, they are the slope of $\log q_t$, which is called the *score*. The
-# derivation takes three lines. The density is the mean of Gaussians of variance $1-\bar\alpha_t$, one for
-# each data point, and the slope of a Gaussian's logarithm points to its centre:
+# density $q_t$ of the noisy data). On the border between two points, each point pulls the arrow to its
+# own side, and these two pulls cancel. What remains is an arrow along the border, towards the place
+# half-way between the points. The arrows point uphill for a reason. Up to a factor, they are the slope of
+# $\log q_t$, which is called the *score*. The derivation is short. The density is the mean of Gaussians
+# of variance $1-\bar\alpha_t$, one for each data point, and the slope of a Gaussian's logarithm points to
+# its centre:
 #
 # $$\nabla_x \log q_t(x) = \frac{\nabla_x q_t(x)}{q_t(x)} = \sum_i w_i(x)\,\frac{\sqrt{\bar\alpha_t}\,y_i - x}{1-\bar\alpha_t} = \frac{\sqrt{\bar\alpha_t}\,\hat x_0(x) - x}{1-\bar\alpha_t} = -\frac{\hat\epsilon(x)}{\sqrt{1-\bar\alpha_t}}$$
 #
-# The weights $w_i$ appear because each Gaussian's slope enters with its share of the density, and those
-# shares are Bayes' rule again. The third equality says that the best guess of the clean data follows from
+# Each Gaussian's slope is weighted by the Gaussian's share of the density at $x$. By Bayes' rule, these
+# shares are the weights $w_i$. The third equality says that the best guess of the clean data follows from
 # the score alone: this is *Tweedie's formula* ([Efron 2011](https://doi.org/10.1198/jasa.2011.tm11181)).
 # [Vincent 2011](https://doi.org/10.1162/NECO_a_00142) and [Song & Ermon
-# 2019](https://arxiv.org/abs/1907.05600) showed that training on noise learns the score.
+# 2019](https://arxiv.org/abs/1907.05600) showed that a network trained to denoise learns the score.
 #
-# We have formulas for both ends of this equation, and PyTorch can differentiate the left one:
+# Let us check that both ends of this equation agree. PyTorch differentiates $\log q_t$ for the left end,
+# and the right end follows from our denoiser:
 
 # %%
 somewhere = (3 * torch.randn(1000, 2, generator=rng)).requires_grad_()
@@ -153,21 +156,22 @@ print(f"largest difference at 1000 places: {(slope - score).abs().max():.1e}")
 
 # %% [markdown]
 # A network that predicts noise has therefore learnt, without ever being told, in which direction the data
-# lie. That is the first half of the answer to the second question. The other half is to walk.
+# lie. That is half of the answer to the second question, why following the guesses leads to pictures. The
+# other half is the walk.
 #
 # ## Walking
 #
-# Take a small step along $-\hat\epsilon$, to a place with a little less noise. Stop there, because the
-# arrows are different there. One step is [`transfer`](../minisd/schedule.py): go to $\hat x_0$, and come
-# back with the same noise, but less of it. The step from the level $\bar\alpha$ to the next level
-# $\bar\alpha'$ is known as DDIM ([Song et al. 2020](https://arxiv.org/abs/2010.02502), eq. 12 with $\eta
-# = 0$, which means without new noise):
+# Take a small step along $-\hat\epsilon$, to a place with a little less noise. Then compute a new arrow,
+# because the arrows are different there. One step is [`transfer`](../minisd/schedule.py): go to $\hat
+# x_0$, then add the same noise $\hat\epsilon$ again, but less of it. The step from the level $\bar\alpha$
+# to the next level $\bar\alpha'$ is known as DDIM ([Song et al. 2020](https://arxiv.org/abs/2010.02502),
+# eq. 12 with $\eta = 0$, which means without new noise):
 #
 # $$x' = \sqrt{\bar\alpha'}\;\hat x_0 + \sqrt{1-\bar\alpha'}\;\hat\epsilon$$
 #
-# It is the jump of notebook 02, with the guesses in place of picture and noise.
+# This is the jump of notebook 02, with guesses in place of the picture and the noise.
 #
-# Five points would be dull. Let us use about 200 in the shape of something.
+# Five points would be dull. Let us take about 200 points that form a shape.
 
 # %%
 cat = picture_book.Scene((picture_book.Thing("cat", "black", 0.5, 0.5, 0.48),))
@@ -201,10 +205,10 @@ lesson.show_flow(film, paint=way[0, :, 0])
 
 # %% [markdown]
 # Noise has become data, and nothing random happened on the way: where a point ends is decided by where it
-# started, its *seed*. In one dimension everything fits into one figure. Let the data be three numbers;
-# the shade is the density $q_t$, and the lines are walks.
+# started, its *seed*. With data of one dimension, a single figure can show the whole walk. Let the data
+# be three numbers. In the figure, the shade is the density $q_t$, and the lines are walks.
 #
-# > **Predict.** Do the lines cross? Of 24 starts, how many end in each of the three numbers?
+# > **Predict.** Do the lines cross? Of 24 walks, how many end at each of the three numbers?
 
 # %%
 numbers = torch.tensor([[-1.4], [0.1], [1.3]])
@@ -216,23 +220,23 @@ lesson.show_density(numbers, alphas_cumprod, fine, paths)
 
 # %% [markdown]
 # They never cross: if two lines met, one $x_t$ would have to continue in two ways. So the starts are
-# divided into three groups, in order, eight for each number. Look at *when* this is decided, too: the
-# lines run side by side for most of the time and separate where the ridge of the density splits.
+# divided into three groups, in order, eight for each number. Look at *when* the destination is decided,
+# too: the lines run side by side for most of the time and separate where the ridge of the density splits.
 #
 # ## Why the walk samples
 #
-# The arrows point uphill. So why do the walkers not all climb the highest peak? Eight starts for each
-# number is no coincidence: it is exactly the share that each number has in the data. The reason is that
-# the hill itself moves. If you only climbed $\log q_t$ of one fixed $t$, all walkers would collect on its
-# peaks. But after every step we lower $t$, and the step has the right length for the next, slightly
-# sharper density.
+# The arrows point uphill. So why do the walkers not all climb the highest peak? Eight of 24 starts for
+# each number is no coincidence: a third is exactly the share that each number has in the data. The reason
+# is that the hill itself moves. If you only climbed $\log q_t$ of one fixed $t$, all walkers would
+# collect on its peaks. But after every step we lower $t$, and the step has the right length for the next,
+# slightly sharper density.
 #
 # Here is the argument. A walker at $x$ moves with a velocity, and the walkers are a cloud with a density.
 # A crowd thins out where its members move apart, so density and velocity are tied together by
-# conservation of mass (the *continuity equation*). Substitute the velocity of our walk ($-\hat\epsilon$,
-# if $x$ is divided by $\sqrt{\bar\alpha}$: notebook 04), and the density that solves the equation is
-# $q_t$ itself. So if the walkers are distributed like $q_{999}$ at the start, they are distributed like
-# $q_t$ at every later $t$, and like the data at the end. [Song et al.
+# conservation of mass (the *continuity equation*). Substitute the velocity of our walk (it is
+# $-\hat\epsilon$ if $x$ is divided by $\sqrt{\bar\alpha}$; see notebook 04), and the density that solves
+# the equation is $q_t$ itself. So if the walkers are distributed like $q_{999}$ at the start, they are
+# distributed like $q_t$ at every later $t$, and like the data at the end. [Song et al.
 # 2021](https://arxiv.org/abs/2011.13456) (§4.3) call this walk the *probability-flow ODE*.
 #
 # > **Predict.** Give the three numbers unequal shares in the data: 60 %, 30 % and 10 %. What share of
@@ -252,9 +256,10 @@ print("shares of the walkers:", *(f"{share:.2f}" for share in arrived.tolist()))
 # $q_{999}$ still contains a trace of the data, and 2000 walkers fluctuate by about 0.01.) There are also
 # random walks with the same densities $q_t$: after each step they add some fresh noise and step a little
 # further to compensate. DDPM's own sampler (Ho et al. 2020, algorithm 2) is one of them, and the
-# stochastic differential equation of Song et al. 2021 (eq. 6) is their limit for small steps. All of them
-# agree about the distribution of a crowd, and disagree about where one walker ends. In minisd, DDPM's
-# sampler is [`DDPMScheduler`](../minisd/schedulers/ddpm.py); notebook 13 walks both ways.
+# stochastic differential equation of Song et al. 2021 (eq. 6) is their limit for small steps. All these
+# walks agree about the distribution of a crowd, but disagree about where a single walker ends. In minisd,
+# DDPM's sampler is [`DDPMScheduler`](../minisd/schedulers/ddpm.py); notebook 13 compares both kinds of
+# walk.
 #
 # ## The catch
 #
@@ -272,12 +277,13 @@ for place, x in (("end of the schedule", way[len(times) - 1]), ("at zero noise",
     print(f"{place}: {new.sum()} of {len(new)} are more than 0.05 from every training point")
 
 # %% [markdown]
-# None, although most were still between two points at the end of the schedule. (That is due less to the
-# remaining 3 % of noise than to the 50 long steps: notebook 04 examines step lengths.) The same happens
-# with pictures. Here are 100 pages of the picture book, 32×32 pixels each, and the perfect denoiser for
-# these 100. We walk from three noise samples and look at the denoiser's guesses $\hat x_0$ on the way.
+# None, once the noise is zero, although most of them were still between two points at the end of the
+# schedule. (That is due less to the remaining 3 % of noise than to the 50 long steps: notebook 04
+# examines step lengths.) The same happens with pictures. Here are 100 pages of the picture book, 32×32
+# pixels each, and the perfect denoiser for these 100. We walk from three noise samples and look at the
+# denoiser's guesses $\hat x_0$ on the way.
 #
-# > **Predict.** What does it see in pure noise, at $t = 999$? What will it draw?
+# > **Predict.** What does the denoiser see in pure noise, at $t = 999$? What will the walk draw?
 
 # %%
 pages = [picture_book.draw(picture_book.sample(random.Random(i)), size=32) for i in range(100)]
@@ -300,19 +306,20 @@ figures.show(figures.pictures(list(sheet), titles * 3, columns=8), lesson.MEMORI
 # %% [markdown]
 # In pure noise the denoiser sees the pages that the noise happens to resemble, several of them laid over
 # each other. Then it settles on one and reproduces that page of the book, to the last digit. (It settles
-# early, at $t = 800$, where the walks towards three numbers had hardly begun: here 3072 numbers
-# contribute evidence.)
+# early, at $t = 800$. The walks towards three numbers had hardly begun to separate there, but now each of
+# 3072 pixel values contributes evidence.)
 #
 # So the network that minimises the *training* loss exactly would be a very slow way to look up its
-# training set. Mind the word "training". The loss over the *true* distribution of pictures has another
-# minimiser, one that draws new pictures, but nobody can compute that loss from a finite training set.
-# Diffusion models draw new pictures only because they do *not* reach the minimum of the training loss.
-# 860 million weights cannot store two billion pictures. They must rely on regularities: edges are sharp,
-# and one corner follows the same rules as another. Where these lead away from the exact answer, the
-# network composes what no page shows. [Kadkhodaie et al. 2024](https://arxiv.org/abs/2310.02557) and
-# [Kamb & Ganguli 2024](https://arxiv.org/abs/2412.20292) study this. Stable Diffusion did memorise
-# pictures that occurred many times in its data ([Carlini et al. 2023](https://arxiv.org/abs/2301.13188)).
-# Notebook 10 searches our own model for memorised pages.
+# training set. The word "training" matters. The loss over the *true* distribution of pictures is
+# minimised by a different network, which draws new pictures, but nobody can compute that loss from a
+# finite training set. Diffusion models draw new pictures only because they do *not* reach the minimum of
+# the training loss. Stable Diffusion's 860 million weights cannot store two billion pictures. The network
+# must rely on regularities: edges are sharp, and one corner follows the same rules as another. Where
+# these regularities lead away from the exact answer, the network composes pictures that the training set
+# does not contain. [Kadkhodaie et al. 2024](https://arxiv.org/abs/2310.02557) and [Kamb & Ganguli
+# 2024](https://arxiv.org/abs/2412.20292) study this. Stable Diffusion did memorise pictures that occurred
+# many times in its data ([Carlini et al. 2023](https://arxiv.org/abs/2301.13188)). Notebook 10 searches
+# our own model for memorised pages.
 #
 # ## Three names for one arrow
 #
@@ -323,19 +330,19 @@ figures.show(figures.pictures(list(sheet), titles * 3, columns=8), lesson.MEMORI
 #
 # Write $\cos\varphi = \sqrt{\bar\alpha_t}$. Then $x_t = \cos\varphi\;x_0 + \sin\varphi\;\epsilon$ is a
 # point on a circle, from the picture ($\varphi = 0$) to the noise ($90°$), and $v = \mathrm dx_t /
-# \mathrm d\varphi$ is the direction in which it moves.
+# \mathrm d\varphi$ is the direction in which the point moves as $\varphi$ grows.
 #
-# > **Predict.** A network is off by 1 in what it predicts. How far off is $x_0$, at low $t$ and at high
-# > $t$, for each of the three?
+# > **Predict.** A network is off by 1 in what it predicts. How far off is the $x_0$ computed from it, at
+# > low $t$ and at high $t$, for each of the three predictions?
 
 # %%
 lesson.show_three_names(alphas_cumprod, t=400)
 
 # %% [markdown]
 # At $t = 999$ a network that predicts noise must be accurate to within a fifteenth to say anything about
-# the picture. A network that predicts $v$ does not need this accuracy. All three give the same walk as
-# long as they are exact; which one a network learns best is another question (notebook 09). Here are the
-# conversions, checked on three of the pages:
+# the picture. A network that predicts $v$ does not need this accuracy. All three predictions give the
+# same walk as long as they are exact; which of them a network learns best is another question (notebook
+# 09). Here are the conversions, checked on three of the pages:
 
 # %%
 x0, noise = book[:3], torch.randn(3, 3072, generator=rng)

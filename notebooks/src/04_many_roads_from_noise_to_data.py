@@ -8,7 +8,8 @@
 #
 # In the loop of a diffusion model one line is expensive: calling the UNet. Drawing a picture in 50 steps
 # calls it 50 times. Everything else in a sampler is arithmetic that takes next to no time. So all
-# samplers ask the same question, and they differ in what they make of the answers.
+# samplers ask the UNet the same question, which part of $x_t$ is noise, and they differ in what they make
+# of the answers.
 #
 # How good is a sampler? With a real network nobody can say, because nobody knows where the walk should
 # have ended. With the perfect denoiser we know the end to five or more digits. So we return to the small
@@ -33,17 +34,18 @@ you_are_here("scheduler")
 # %% [markdown]
 # ## The path
 #
-# Notebook 03 took every step with `transfer`: to $\hat x_0$, and back with the same noise, but less of
-# it. Divide $x$ by $\sqrt{\bar\alpha}$, so that the picture keeps its size and only the noise changes:
+# Notebook 03 took every step with `transfer`: go to $\hat x_0$, then add the same noise $\hat\epsilon$
+# again, but less of it. Divide $x$ by $\sqrt{\bar\alpha}$, so that the picture keeps its size and only
+# the noise changes:
 #
 # $$\tilde x = \frac{x}{\sqrt{\bar\alpha}}, \qquad \sigma = \sqrt{\frac{1-\bar\alpha}{\bar\alpha}}$$
 #
-# Before the step $\tilde x$ is $\hat x_0 + \sigma\,\hat\epsilon$, after it $\hat x_0 +
+# Before the step $\tilde x$ is $\hat x_0 + \sigma\,\hat\epsilon$, and after the step it is $\hat x_0 +
 # \sigma'\,\hat\epsilon$. So the step is
 #
 # $$\tilde x' = \tilde x + (\sigma' - \sigma)\,\hat\epsilon$$
 #
-# Change $\sigma$ by a little, and $\tilde x$ moves along $\hat\epsilon$ by the same amount. So
+# When $\sigma$ changes by a little, $\tilde x$ changes by $\hat\epsilon$ times the same amount. So
 # $\hat\epsilon$ is the direction of a path, the solution of the differential equation $\mathrm d\tilde
 # x/\mathrm d\sigma = \hat\epsilon(\tilde x, \sigma)$ ([Karras et al.
 # 2022](https://arxiv.org/abs/2206.00364), eq. 1 with time $\sigma$; it is the probability-flow ODE of
@@ -80,8 +82,8 @@ def walk(step, eps_of, x, times):
 
 # %% [markdown]
 # > **Predict.** Let the data be three numbers again. From nine places in the noise ($t = 599$, $\sigma =
-# > 2.3$) DDIM walks in 4 steps, then in 10. Where will it leave the exact paths: on the left, where there
-# > is nothing but noise, or on the right?
+# > 2.3$) DDIM walks in 4 steps, then in 10. Where will it leave the exact paths: on the left of the
+# > figure, where there is nothing but noise, or on the right, near the data?
 
 # %%
 numbers = torch.tensor([[-1.4], [0.1], [1.3]]).double()
@@ -98,12 +100,13 @@ lesson.show_paths(sigma, numbers, walks, fine=path(range(599, -2, -1)))
 
 # %% [markdown]
 # On the right. In strong noise $\hat\epsilon$ hardly changes, so the paths are straight, and one long
-# step is as good as many short ones. They bend where their destination is decided. Keep that in mind.
+# step is as good as many short ones. The paths bend where their destination is decided. Keep that in
+# mind.
 #
 # ### Exercise 1 · A DDIM step
 #
-# Write `transfer` yourself: predict the clean picture from `x` and its noise, then add the same noise
-# again, at the next level.
+# Write `transfer` yourself: compute the clean picture from `x` and `eps`, then add `eps` again, at the
+# next noise level.
 
 
 # %%
@@ -119,9 +122,9 @@ lesson.ddim_step.check(my_ddim_step)
 # ## How wrong?
 #
 # We use the five points of notebook 03 and 1000 walkers in pure noise. We follow them from $t = 999$ to
-# $t = 279$, where most of them lean towards one of the points (below you will see why we stop there).
+# $t = 279$, where most walkers lean towards one of the points (below you will see why we stop there).
 # These 720 timesteps can be divided into steps of many lengths. For reference, we compute the exact
-# endpoints: one step per timestep, with a better sampler than DDIM, the one from Exercise 2.
+# endpoints, with one step per timestep and the sampler of Exercise 2, which is better than DDIM.
 
 # %%
 points = torch.tensor([[-1.5, 0.5], [-0.3, 1.4], [1.4, 0.7], [0.8, -1.2], [-0.9, -1.1]]).double()
@@ -141,7 +144,7 @@ truth = walk(lesson.heun, eps_of, x, timesteps(720, 279))[-1]
 shapes(x=(x, (1000, 4, 64, 64)), truth=(truth, (1000, 4, 64, 64)))
 
 # %% [markdown]
-# > **Predict.** Twice as many steps cost twice as much. What becomes of the error: half, or a quarter?
+# > **Predict.** Twice as many steps cost twice as much. Does the error fall to a half, or to a quarter?
 
 
 # %%
@@ -154,11 +157,11 @@ for n in (6, 12, 24, 48):
     print(f"{n:2} steps: off by {off(walk(ddim_step, eps_of, x, timesteps(n, 279))[-1]):.4f}")
 
 # %% [markdown]
-# Half. That is the nature of straight steps. The error of one step grows with the square of its length,
-# so a step of half the length strays a quarter as far, but the walk needs twice as many steps. In
-# general, if the error falls like $1/n^p$ with the number $n$ of steps, a sampler is said to be of
-# *order* $p$. On two logarithmic axes that is a straight line with slope $-p$. DDIM is of order 1: one
-# more correct digit takes ten times as many calls.
+# To a half. That is the nature of straight steps. The error of one step grows with the square of its
+# length, so a step of half the length strays a quarter as far. But the walk needs twice as many steps, so
+# in total half of the error remains. In general, if the error falls like $1/n^p$ with the number $n$ of
+# steps, a sampler is said to be of *order* $p$. On two logarithmic axes, the error over $n$ is then a
+# straight line with slope $-p$. DDIM is of order 1: one more correct digit takes ten times as many calls.
 #
 # ## A second evaluation
 #
@@ -189,9 +192,9 @@ lesson.second_order.check(my_step)
 #
 # Calling the network twice is one way to learn how the path bends. A cheaper way is to remember. The
 # values of $\hat\epsilon$ from earlier steps are already paid for. If they have been rising, they will
-# probably keep rising. So fit a polynomial through the last four, and use its mean over the *coming*
-# step. That mean is a weighted sum of the four, and `transfer` does the rest. Three samplers share this
-# one step and differ only in the weights:
+# probably keep rising. So fit a polynomial through the last four values, and use its mean over the
+# *coming* step. That mean is a weighted sum of the four values, and `transfer` uses it in place of
+# $\hat\epsilon$. Three samplers share this one step and differ only in the weights:
 #
 # * **DDIM** gives all the weight to the latest $\hat\epsilon$: it assumes that nothing will change.
 # * **PLMS** assumes that all steps are equally long. Then the weights are always the same: they are the
@@ -251,7 +254,7 @@ for name, sigmas, sigma_next in (
 # %% [markdown]
 # With equal steps they do not differ at all: 55, −59, 37, −9. The table is the special case of equal
 # steps. But the steps of a real path shrink in $\sigma$, and there LMS relies less on the past than the
-# table does. Here is how each of them extrapolates at two places on one path:
+# table does. Here is how DDIM, PLMS and LMS extrapolate at two places on one path:
 
 # %%
 times = range(999, -1, -1)
@@ -262,8 +265,8 @@ lesson.show_forecasts(sigma, noise, (399, 199))
 # %% [markdown]
 # ## The race
 #
-# > **Predict.** Four samplers, and every call counts. Which slopes will they have? Which is best with 10
-# > calls, and which with 60?
+# > **Predict.** Four samplers race, and we count their calls. Which slopes will they have? Which is best
+# > with 10 calls, and which with 60?
 
 # %%
 lengths = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 30, 36, 48, 60, 72)
@@ -277,24 +280,27 @@ lesson.show_race(errors)
 
 # %% [markdown]
 # DDIM has slope 1 and Heun has slope 2 (measured from 24 calls on). Heun's steps cost twice as much, so
-# it needs 10 calls to overtake DDIM. And there are two surprises.
+# it needs 10 calls to overtake DDIM. Two other results are surprising: the order of PLMS, and which
+# sampler is best.
 #
-# PLMS uses four values, and Adams and Bashforth's four-step method has order 4. Here it has order 2. The
-# table is meant for equal steps; these are equal in $t$, not in $\sigma$, and the difference leaves an
-# error that falls like $1/n^2$ (Liu et al. 2022 prove order 2 themselves). LMS has the right weights for
-# every step, and its error falls faster.
+# PLMS uses four values, and Adams and Bashforth's four-step method has order 4. Here PLMS has order 2.
+# The table is meant for steps that are equal in $\sigma$; ours are equal in $t$, and the difference
+# leaves an error that falls like $1/n^2$ (Liu et al. 2022 prove order 2 themselves). LMS has the right
+# weights for every step, and its error falls faster.
 #
 # But an order says how fast an error falls, not where it starts. PLMS starts low, and up to about 30
-# calls it is ahead: its cubic in $t$ follows this bend better than a cubic in $\sigma$, as the left half
-# of the figure above shows. The sampler with the highest order is not always the best one.
+# calls it is ahead: its cubic in $t$ follows the bend of the paths better than a cubic in $\sigma$, as
+# the left half of the figure before the race shows. The sampler with the highest order is not always the
+# best one.
 #
 # ## The first step
 #
 # Why is the slope of LMS not 4? A walk begins without a memory. The first step is a DDIM step, the second
-# uses two values, the third three. These are few steps, but of low order, and once all other errors are
-# small, theirs remain. Stable Diffusion's default sampler, PNDM, is PLMS with one addition: it takes its
-# first step like Heun, trying it and then taking it again with the mean of both ends. That is why 50
-# steps cost 51 calls.
+# uses two values, the third three. The first three steps are few, but of low order, and once all other
+# errors are small, the errors of these three remain. Stable Diffusion's default sampler, PNDM, is PLMS
+# with one addition: it takes its first step like Heun, which means that it tries the step, evaluates
+# $\hat\epsilon$ at the end, and then steps again with the mean of the two values. That is why 50 steps
+# cost 51 calls.
 #
 # > **Predict.** Which sampler gains from such a second evaluation at the start, PLMS or LMS?
 
@@ -316,7 +322,7 @@ for name, weights_of in (("PLMS", plms), ("LMS", lms)):
 #
 # ## The corner
 #
-# Now all the way from $t = 999$ to the data, in 20 steps.
+# Now we walk all the way from $t = 999$ to the data, in 20 steps.
 #
 # > **Predict.** At $t = 279$ PLMS and LMS are more than ten times closer to the exact path than DDIM.
 # > What will remain of this lead at the end?
@@ -331,11 +337,11 @@ off_at = {
 lesson.show_on_the_way(times, off_at, stop=279)
 
 # %% [markdown]
-# They lose. The right half of the figure with the four known values shows why: near the data
-# $\hat\epsilon$ bends once more and then becomes constant, while the forecast of a sampler with a memory
-# continues to bend. The last step is the worst. There DDIM goes to the guess $\hat x_0$, which in a world
-# of points *is* a point. A mixture with older guesses is not a point. So let us forget the past for one
-# step:
+# Nothing: at the end DDIM is ahead. The right half of the figure with the four known values shows why:
+# near the data $\hat\epsilon$ bends once more and then becomes constant, while the forecast of a sampler
+# with a memory continues to bend. The last step does the most harm. In that step DDIM goes to the guess
+# $\hat x_0$, which in a world of points *is* a point. A mixture with older guesses is not a point. So let
+# PLMS and LMS forget the past in their last step:
 
 
 # %%
@@ -351,10 +357,11 @@ for name, weights_of in (("PLMS", plms), ("LMS", lms)):
 print(f"DDIM off by {off_at['DDIM'][-1]:.3f}")
 
 # %% [markdown]
-# Now a memory pays off again. And this is why the race ended at $t = 279$. An order is a promise about
-# steps that are short compared with everything that happens on the path. Data points have no width: the
-# closer a walker comes, the more suddenly its destination is decided. Our steps are not short compared
-# with that. Beyond the corner you can still measure slopes, but they are not orders.
+# Now a memory pays off again. The corner is also why the race ended at $t = 279$. An order is a promise
+# about steps that are short compared with the bends of the path. Data points have no width: the closer a
+# walker comes, the more suddenly its destination is decided, and the sharper its path bends. Our steps
+# are not short compared with such bends. Beyond the corner you can still measure slopes, but they are not
+# orders.
 #
 # ## A real network
 #
@@ -388,7 +395,7 @@ shapes(latents=(best[-1], (1, 4, 64, 64)), context=(context, (2, 77, 768)))
 
 # %% [markdown]
 # > **Predict.** The same noise, the same prompt, the same network. How many calls does it take until the
-# > ball is right? And which of the three samplers fails worst when there are too few?
+# > ball is right? And which of the three samplers fails worst with too few calls?
 
 # %%
 drawn = pipe.decode(torch.cat([ways[name, n][-1] for name in samplers for n in calls]).float())
@@ -417,9 +424,9 @@ lesson.show_real_errors({"at t = 199": at_199, "at the end": at_end})
 # four fifths of the timesteps, with 20 or more calls, they behave as in the race: DDIM's error falls
 # slowly, and the errors of the samplers with a memory fall fast. With fewer calls PLMS is already far
 # off. Then comes a corner: in the last fifth the errors grow, and they grow most where they were
-# smallest. This is not a world of points, but near the end a picture's outlines are decided, and they are
-# sharp. PLMS, which was the best sampler with few calls in the race, is the worst here. Is it the last
-# step again?
+# smallest. The data are not points here, but near the end a picture's outlines are decided, and outlines
+# are sharp. PLMS, which was the best sampler with few calls in the race, is the worst here. Is the last
+# step to blame again?
 
 # %%
 for n in calls[1:3]:
@@ -429,13 +436,13 @@ for n in calls[1:3]:
     print(f"PLMS with DDIM's last step by {better:.2f}")
 
 # %% [markdown]
-# Mostly, but not only: with few calls PLMS had already gone astray before that. (With 50 calls the last
-# step is short and does little harm. Samplers designed for few calls do what we did; diffusers calls the
-# option `lower_order_final`.)
+# Mostly, but not only: with few calls PLMS had already gone astray before the last step. (With 50 calls
+# the last step is short and does little harm. Samplers designed for few calls also lower the order of
+# their last step; diffusers calls the option `lower_order_final`.)
 #
 # > **Predict.** Pictures follow the prompt because guidance multiplies the prompt's effect on
-# > $\hat\epsilon$, here by 3. Which of the three samplers will be helped most if we do without guidance,
-# > `scale=1`?
+# > $\hat\epsilon$, here by 3. Which of the three samplers gains most if we do without guidance
+# > (`scale=1`)?
 
 # %%
 plain = partial(unet_eps, scale=1.0)
@@ -447,16 +454,16 @@ for name, weights_of in samplers.items():
 # %% [markdown]
 # PLMS, and only PLMS; the other two are even further off without guidance. So guidance does not make
 # every path harder. But it multiplies what bends a path, and a sampler that extrapolates the bend too
-# boldly pays for it. Samplers of high order can suffer from guidance and do worse than DDIM; that is why
-# [DPM-Solver++](https://arxiv.org/abs/2211.01095) was designed (Lu et al. 2022). It has a memory too, but
-# combines guesses of $x_0$ instead of $\epsilon$.
+# boldly pays for it. Samplers of high order can suffer from guidance and do worse than DDIM;
+# [DPM-Solver++](https://arxiv.org/abs/2211.01095) was designed to avoid that (Lu et al. 2022).
+# DPM-Solver++ has a memory too, but combines guesses of $x_0$ instead of $\epsilon$.
 #
 # ## Which timesteps
 #
 # A sampler is a set of weights and a list of timesteps. Our list begins at 999 and takes equal steps to
 # the clean picture ("trailing"). The list of `LMSDiscreteScheduler` includes $t = 0$ ("linspace"). Stable
-# Diffusion's own list ends at $t = 1$ and begins late. With 10 steps it begins at 901, but from pure
-# noise, as if $t$ were 999 ("leading").
+# Diffusion's own list ends at $t = 1$ and begins late. With 10 steps it begins at 901, but it still
+# starts from pure noise, as if $t$ were 999 ("leading").
 #
 # > **Predict.** Is beginning late a mistake?
 
@@ -474,10 +481,11 @@ for name, times in places.items():
 # %% [markdown]
 # Beginning late saves calls. From $t = 999$ to 901 $\sigma$ falls by four tenths of the whole way, and
 # $\hat\epsilon$ hardly changes; so with "leading" all calls go where the path bends more. But there is a
-# price: the walk loses what notebook 02 found even at $t = 999$, how bright the picture is as a whole.
-# Therefore [Lin et al. 2023](https://arxiv.org/abs/2305.08891) ask for samplers that begin at the last
-# timestep. The numbers above show which effect is larger here. In any case, the choice of timesteps
-# matters as much as the choice of weights.
+# price. Even $x_{999}$ still shows how bright the picture is as a whole (notebook 02), and a walk that
+# begins late, but from pure noise, loses this information. That is why [Lin et al.
+# 2023](https://arxiv.org/abs/2305.08891) ask for samplers that begin at the last timestep. The numbers
+# above show which effect is larger here. In any case, the choice of timesteps matters as much as the
+# choice of weights.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -8,9 +8,9 @@
 #
 # A picture of 128×128 pixels has 49,152 numbers, and most of them repeat what their neighbours say. A
 # UNet that painted pixels would have to get each of them right, at every step. So before any diffusion
-# begins, another network, the *autoencoder*, learns to say the same in fewer numbers. Its encoder is used
-# to train the UNet, and its decoder is used at the end of every drawing. The UNet never sees a picture.
-# What it sees, guesses and denoises are *latents*. What are they?
+# begins, another network, the *autoencoder*, learns to express the same picture in fewer numbers. Its
+# encoder is used to train the UNet, and its decoder is used at the end of every drawing. The UNet never
+# sees a picture. What it sees, guesses and denoises are *latents*. What are they?
 
 # %%
 import random
@@ -44,8 +44,9 @@ y = vae.decode(z).sample
 shapes(x=(x, (2, 3, 512, 512)), z=(z, (2, 4, 64, 64)), y=(y, (2, 3, 512, 512)))
 
 # %% [markdown]
-# $3\cdot128\cdot128 : 4\cdot16\cdot16 = 48$, and the ratio is the same in Stable Diffusion. The simplest
-# way to save as much would be to store a picture of 18×18 pixels.
+# The latents have 48 times fewer numbers than the picture: $3\cdot128\cdot128 : 4\cdot16\cdot16 = 48$.
+# The ratio is the same in Stable Diffusion. The simplest way to save as much would be to shrink the
+# picture to 18×18 pixels: 972 numbers, where the latents have 1024.
 #
 # Quality is usually measured in decibels. The *peak signal-to-noise ratio* compares the error with the
 # largest possible difference, which is 2 for values between −1 and 1: $\mathrm{PSNR} = -10\,\log_{10}$ of
@@ -78,8 +79,8 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.THERE_AND_BACK)
 # 18×18 pixels blur everything alike. The latents keep shapes and sharp edges between colours, and their
 # errors are confined to outlines and the smallest parts. A latent position has four numbers for 8×8
 # pixels. During training, the encoder and the decoder agreed on the meaning of these four, and they use
-# them for what reduces the error most. (That is why small print and small faces suffer in Stable
-# Diffusion.) Two pictures are too few to judge by, so let us draw more.
+# them for what reduces the error most. (Too little is left for the finest details, so small print and
+# small faces suffer in Stable Diffusion.) Two pictures are too few to judge by, so let us draw more.
 
 # %%
 count = unless_fast(128, 32)
@@ -93,7 +94,7 @@ for name, back in (("18×18", eighteen(pages[:32])), ("latents", vae.decode(late
 # ## What the four numbers say
 #
 # > **Predict.** Show the four channels as grey pictures of 16×16 pixels. Can you recognise the scene, or
-# > is it a code?
+# > do the channels look like a secret code?
 
 # %%
 factor = vae.config.scaling_factor
@@ -105,14 +106,15 @@ figures.show(figures.pictures(sheet, titles, columns=5), lesson.FOUR_CHANNELS)
 
 # %% [markdown]
 # You can. Latents are a *map*: each place in the picture has its place in the latents. And the channels
-# look like mixtures of colours. The mixture can be computed.
+# look like mixtures of colours. If they are, we can compute the colours from them.
 #
 # ### Exercise 1 · Latents to colours
 #
-# Find the linear map with the smallest square error, from the four numbers at a position, and a constant
-# 1, to the mean red, green and blue of its 8×8 pixels. It is a matrix (5, 3). (`torch.linalg.lstsq(a,
-# b).solution` is the matrix $m$ for which $a\,m$ is closest to $b$. Every position of every picture is a
-# row, `t.permute(0, 2, 3, 1).flatten(0, 2)`, and the 1 is a fifth column.)
+# Find the linear map that predicts the mean red, green and blue of 8×8 pixels from the four numbers at
+# their latent position and a constant 1, with the smallest square error. The map is a matrix (5, 3).
+# (`torch.linalg.lstsq(a, b).solution` is the matrix $m$ for which $a\,m$ is closest to $b$. Turn every
+# position of every picture into a row with `t.permute(0, 2, 3, 1).flatten(0, 2)`, and append the 1 as a
+# fifth column.)
 
 
 # %%
@@ -126,8 +128,8 @@ def my_preview_matrix(latents, pictures):
 lesson.preview.check(my_preview_matrix)
 
 # %% [markdown]
-# > **Predict.** The decoder has more than a million weights, and this matrix has 15. How close does it
-# > come?
+# > **Predict.** The decoder has more than a million weights, and this matrix has 15. How close does the
+# > matrix come to the mean colours?
 
 # %%
 matrix = lesson.preview_matrix(latents[16:], pages[16:])  # the first 16 are for the test
@@ -152,16 +154,17 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.PREVIEWS)
 # So the colours are in the latents, only mixed, and the decoder's many weights are for what happens
 # within the 8×8 pixels. (For our autoencoder that is no surprise: early in its training three of the four
 # channels were pulled towards the colours; see [`train/vae.py`](../minisd/train/vae.py). Nobody did that
-# for Stable Diffusion, and [such a
+# for Stable Diffusion, yet [such a
 # matrix](https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204) works there
 # just as well. Many user interfaces use one for their live previews.)
 #
 # ## A map, not a meaning
 #
-# If it is a map, we can cut and paste.
+# If latents are a map, we can cut and paste them.
 #
-# > **Predict.** (1) The left half of one picture's latents and the right half of the other's. (2) The
-# > astronaut's latents, mirrored. (3) The mean of both latents. What will the decoder draw from each?
+# > **Predict.** We decode three tensors: (1) the left half of one picture's latents joined to the right
+# > half of the other's; (2) the astronaut's latents, mirrored; (3) the mean of both pictures' latents.
+# > What will the decoder draw from each?
 
 # %%
 halves = torch.cat([z[:1, :, :, :8], z[1:, :, :, 8:]], dim=3)
@@ -178,13 +181,13 @@ figures.show(figures.pictures(sheet, titles, columns=3), lesson.CUT_AND_PASTE)
 
 # %% [markdown]
 # Cutting works, and the seam even heals a little, because the decoder also looks at nearby positions
-# (and, through one layer of attention, faintly everywhere). Mirroring shows what the four numbers hold
-# besides colour. Everything has moved to its mirrored place, but each position is still drawn as before,
-# with its edges slanting the old way.
+# (and, through one layer of attention, faintly everywhere). Mirroring shows that the four numbers hold
+# more than colour: they also hold the slant of edges. Everything has moved to its mirrored place, but
+# each position is still drawn as before, with its edges slanting the old way.
 #
-# And the mean of a rider and a dragon is not a dragon-rider. It is a double exposure, just as with
-# pictures. Nothing in a latent knows what a dragon is. An autoencoder compresses pictures; it does not
-# understand them. Meaning comes from the UNet, and from words.
+# And the mean of a rider and a dragon is not a dragon-rider. It is a double exposure, just like the mean
+# of the two pictures. Nothing in a latent knows what a dragon is. An autoencoder compresses pictures; it
+# does not understand them. Meaning comes from the UNet, and from words.
 #
 # > **Predict.** Scaled latents have mean 0 and variance 1, like noise. So what will the decoder draw from
 # > pure noise? And from the rider's own latents when their positions are shuffled?
@@ -199,15 +202,16 @@ titles = ["noise", "other noise", "shuffled", "in order"]
 figures.show(figures.pictures(list(avg_pool2d(drawn, 2)), titles, columns=4), lesson.SHARDS)
 
 # %% [markdown]
-# Shards. Every drawing begins like this. Each number alone could come from a latent, but in latents
-# neighbours belong together. Diffusion has to learn how they belong together, over the whole picture.
+# Shards. Every drawing begins like this. Each number alone could come from a real picture, but in the
+# latents of real pictures neighbouring numbers depend on each other. Diffusion has to learn how they do,
+# over the whole picture.
 #
 # ## The scaling factor
 #
 # Why "scaled"? Notebook 02 assumed that $x_0$ has variance 1: only then is
 # $\bar\alpha_t/(1-\bar\alpha_t)$ the signal-to-noise ratio of a timestep. But an encoder may make its
-# numbers as large as it likes. So latents are multiplied by a fixed constant before diffusion sees them,
-# and divided by it before they are decoded.
+# numbers as large as it likes. So latents are multiplied by a fixed constant, the *scaling factor*,
+# before the UNet sees them, and divided by it before they are decoded.
 #
 # ### Exercise 2 · The scaling factor
 #
@@ -232,14 +236,14 @@ lesson.show_channels(factor * latents)
 # The factor in the configuration was measured on 512 other pictures after training. It is close to 1, for
 # a reason explained below. In Stable Diffusion it is 0.18215, because latents there have a std of 5.5.
 # [Rombach et al. 2022](https://arxiv.org/abs/2112.10752) (appendix G) measure such a factor on the first
-# batch, but this number appears only in the code.
+# batch, but the number 0.18215 appears only in the code.
 #
-# Our channels also have a mean near 0, which cost nothing: subtract the mean after the encoder's last 1×1
-# convolution, and add it back before the decoder's first one. Two biases change, but no picture does
-# ([`train.vae.centred`](../minisd/train/vae.py)).
+# Our channels also have a mean near 0. Centring them costs nothing: subtract the mean after the encoder's
+# last 1×1 convolution, and add it back before the decoder's first 1×1 convolution. Two biases change, but
+# no decoded picture does ([`train.vae.centred`](../minisd/train/vae.py)).
 #
 # > **Predict.** Suppose somebody forgets the factor, and the latents have a std of 5.5. At which $t$ will
-# > picture and noise be equally strong? With the factor it is 354.
+# > picture and noise be equally strong? With the factor, this happens at $t = 354$.
 
 # %%
 alphas_cumprod = torch.cumprod(1 - betas("scaled_linear", 0.00085, 0.012, 1000), dim=0)
@@ -261,15 +265,15 @@ figures.show(previews, lesson.FORGOTTEN_FACTOR)
 
 # %% [markdown]
 # A UNet trained on such latents would spend most of its timesteps on pictures with hardly any noise, and
-# would never learn to begin from nothing: at $t = 999$ the SNR is thirty times what it should be. Both
-# networks have to agree on one number, and this is it.
+# would never learn to begin from pure noise: at $t = 999$ the SNR is thirty times what it should be. The
+# VAE and the UNet have to agree on one number, the scaling factor.
 #
 # ## What the K and the L are for
 #
-# The encoder does not return numbers. It returns a Gaussian for each number: a mean, and a standard
-# deviation (`latent_dist`; `mode()` is the mean). That makes it a *variational autoencoder*, a VAE. In
-# training the decoder receives a sample, so it sees latents with noise. Left alone, the encoder would
-# make that noise vanish, or make its means so large that no noise matters. Therefore the loss has a
+# The encoder does not return numbers. It returns a Gaussian for each latent number: a mean, and a
+# standard deviation (`latent_dist`; `mode()` is the mean). That makes it a *variational autoencoder*, a
+# VAE. In training the decoder receives a sample, so it sees latents with noise. Left alone, the encoder
+# would make that noise vanish, or make its means so large that no noise matters. Therefore the loss has a
 # second term that pulls each Gaussian towards the standard normal distribution. The distance between the
 # two is the *Kullback–Leibler divergence*, the KL of `AutoencoderKL` ([Kingma & Welling
 # 2013](https://arxiv.org/abs/1312.6114), appendix B):
@@ -277,11 +281,11 @@ figures.show(previews, lesson.FORGOTTEN_FACTOR)
 # $$\mathrm{loss} = \text{error of the picture} + w \cdot \mathrm{KL}, \qquad
 # \mathrm{KL} = \tfrac12\left(\mu^2 + s^2 - 1 - \ln s^2\right) \text{ for each latent number}$$
 #
-# The KL is smallest at $\mu = 0$, $s = 1$: noise that says nothing about the picture. Every latent number
-# that does say something has a cost.
+# The KL is smallest at $\mu = 0$, $s = 1$. Such a number is pure noise and says nothing about the
+# picture. A latent number that does say something has a cost.
 #
 # > **Predict.** How large is the noise $s$ that the encoder chooses, compared with the std of the
-# > latents? And how many dB does it cost?
+# > latents? And how many dB does this noise cost?
 
 # %%
 posterior = vae.encode(pages[:16]).latent_dist
@@ -292,11 +296,11 @@ nats = posterior.kl().mean()
 print(f"KL of a picture: {nats:.0f} nats = {nats / 0.6931 / 8:.0f} bytes")
 
 # %% [markdown]
-# A few hundredths, and it costs almost nothing. (The mean KL is also an upper bound on how much
-# information the latents carry about a picture, in nats; one nat is 1.44 bits. The picture itself takes
-# 49,152 bytes.)
+# The noise $s$ is a few hundredths, and it costs almost nothing. (The mean KL is also an upper bound on
+# how much information the latents carry about a picture, in nats; one nat is 1.44 bits. The picture
+# itself takes 49,152 bytes.)
 #
-# > **Predict.** How much noise can the decoder tolerate before it becomes visible: 3 %, 10 %, 30 %?
+# > **Predict.** How much noise can the decoder tolerate before you can see the noise: 3 %, 10 %, 30 %?
 
 # %%
 draw = torch.randn(latents[:16].shape, generator=rng) / factor  # as large as latents
@@ -319,9 +323,10 @@ figures.show(noisy, lesson.NOISY_LATENTS)
 # %% [markdown]
 # So latents that are close to each other are decoded to pictures that are close to each other. This is
 # what the noise in training is for: the decoder has to draw the same picture from the mean and from
-# samples around it. (We have not trained an autoencoder without the KL for comparison.) A UNet is never
-# exactly right, and here it need not be. Even the noise that Stable Diffusion's schedule leaves in the
-# last latents, $\sqrt{1-\bar\alpha_0} = 0.029$, is invisible.
+# samples around it. (We have not trained an autoencoder without the KL for comparison.) A UNet never
+# produces exactly the right latents, but with such a decoder small errors do not matter. Even the noise
+# that Stable Diffusion's schedule leaves in the last latents, $\sqrt{1-\bar\alpha_0} = 0.029$, is
+# invisible.
 #
 # ## The price
 #
@@ -363,23 +368,23 @@ variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches)).flip(0)
 lesson.show_collapse(variances, trained)
 
 # %% [markdown]
-# They collapse one after another, beginning with the channel that explains the least of the pictures. At
-# $s = 1$ a channel is pure noise, and the decoder ignores it (*posterior collapse*). For matrices the
-# optimum is known; the lines show it ([Lucas et al. 2019](https://arxiv.org/abs/1911.02469)). The
-# channels are the principal components, the directions in which the patches differ most, and a channel
-# survives as long as its variance is larger than $24\,w$.
+# They collapse one after another, beginning with the channel that explains the least of the patches'
+# variance. At $s = 1$ a channel is pure noise, and the decoder ignores it (*posterior collapse*). For
+# matrices the optimum is known ([Lucas et al. 2019](https://arxiv.org/abs/1911.02469)); the lines in the
+# figure show it. At the optimum, the channels are the principal components, the directions in which the
+# patches differ most, and a channel survives as long as its variance is larger than $24\,w$.
 #
 # Where does the 24 come from? A channel of variance $\lambda$ that is decoded with noise $s$ adds
-# $\lambda s^2$ to the square error of a patch, which the loss averages over 192 numbers. It costs
-# $-w\,\ln s$ of KL, averaged over 4 numbers. (The KL is lowest if $\mu^2 + s^2$ is 1 on average. Then
-# only $-\ln s$ is left.) The sum $\lambda s^2/192 - w \ln s/4$ is smallest at $s^2 = 24\,w/\lambda$,
-# which reaches 1 when $\lambda = 24\,w$.
+# $\lambda s^2$ to the square error of a patch, which the loss averages over 192 numbers. The channel also
+# adds $-w\,\ln s$ of KL, which the loss averages over 4 numbers. (The KL is lowest if $\mu^2 + s^2$ is 1
+# on average. Then only $-\ln s$ is left.) The sum $\lambda s^2/192 - w \ln s/4$ is smallest at $s^2 =
+# 24\,w/\lambda$, which reaches 1 when $\lambda = 24\,w$.
 #
-# So a large $w$ costs detail, and a tiny one lets latents grow as large as they like. Stable Diffusion's
-# $w$ is tiny: $10^{-6}$ in its code, for sums over pixels and latents. For means, as we use them, this
-# corresponds to a value 48 times smaller. That is why its latents have a std far from 1 and need a
-# scaling factor. Our $w$ is much larger (`KL_WEIGHT` in [`train/vae.py`](../minisd/train/vae.py)), and
-# our latents have a std near 1 without help.
+# So a large $w$ costs detail, and a tiny $w$ lets latents grow as large as they like. Stable Diffusion's
+# $w$ is tiny: $10^{-6}$ in its code, for sums over pixels and latents. In a loss of means, such as ours,
+# the same weight would be another 48 times smaller. Because its $w$ is tiny, Stable Diffusion's latents
+# have a std far from 1 and need a scaling factor. Our $w$ is much larger (`KL_WEIGHT` in
+# [`train/vae.py`](../minisd/train/vae.py)), and our latents have a std near 1 without help.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -6,9 +6,9 @@
 # *40 minutes to read, a minute to run. You need a little PyTorch and the overview of notebook 01.*
 #
 # A UNet adds and multiplies. It cannot read. So before the first denoising step, and only once, the
-# prompt is turned into 77 vectors. It is cut into pieces, the pieces become numbers, the numbers become
-# vectors, and the vectors exchange information. The strangest part is where their meaning comes from:
-# from looking at pictures.
+# prompt is turned into 77 vectors. A tokenizer cuts it into pieces and replaces each piece by a number, a
+# table turns the numbers into vectors, and the vectors exchange information. The strangest part is how
+# the vectors get their meaning: by looking at pictures.
 
 # %%
 import random
@@ -30,16 +30,17 @@ you_are_here("text encoder")
 # %% [markdown]
 # ## Pieces
 #
-# A network needs a list of numbers from a fixed vocabulary. A vocabulary of words would never be
-# complete: there is always one more word, and every typing error is a new one. Letters would do, but a
-# prompt would be hundreds of them, and `h` means nothing. *Byte-pair encoding* lies in between: frequent
-# words are kept whole, rare ones are split into pieces ([Sennrich et al.
-# 2016](https://arxiv.org/abs/1508.07909), §3.2; with bytes instead of letters, Radford et al. 2019,
-# §2.2).
+# A network needs text as a list of numbers, each of which refers to an entry in a fixed vocabulary. A
+# vocabulary of words would never be complete: there is always one more word, and every typing error is a
+# new one. Letters would work, but a prompt would then be hundreds of letters long, and `h` alone means
+# nothing. *Byte-pair encoding* lies in between: it keeps frequent words whole and splits rare ones into
+# pieces ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), §3.2; with bytes instead of letters,
+# Radford et al. 2019, §2.2).
 #
 # The pieces are learnt by counting. Start with letters. Find the pair of neighbours that occurs most
-# often and join it into one piece. Repeat. Here are 2000 captions of the [picture
-# book](../minisd/tiny/picture_book.py), the world of our tiny model. (`</w>` marks the end of a word.)
+# often and join it into one piece. Repeat. We use 2000 captions from the [picture
+# book](../minisd/tiny/picture_book.py), the only world that our tiny model knows. (`</w>` marks the end
+# of a word.)
 
 # %%
 rng = random.Random(0)
@@ -49,7 +50,8 @@ print(texts[0], "|", texts[1], "|", texts[2])
 print(lesson.letters("riding"), "→", lesson.join(lesson.letters("riding"), ("i", "n")))
 
 # %% [markdown]
-# > **Predict.** Which pair will be the first? Think of `red`, `on`, `the`, `of`, `balloon`, `astronaut`.
+# > **Predict.** Which pair will be joined first? Think of `red`, `on`, `the`, `of`, `balloon`,
+# > `astronaut`.
 
 # %%
 spelled = {word: lesson.letters(word) for word in words}
@@ -63,8 +65,8 @@ for step in range(5):
     print(f"merge {step}: {' + '.join(pair):<10} {count} times")
 
 # %% [markdown]
-# That is the whole training of a tokenizer. The tokenizer of our tiny model continued like this, on ten
-# times as many captions:
+# That is all there is to training a tokenizer. Our tiny model's tokenizer was trained in the same way,
+# with more merges and on ten times as many captions:
 
 # %%
 tokenizer = CLIPTokenizer.from_pretrained("tiny", subfolder="tokenizer")
@@ -72,13 +74,13 @@ print("its first merges:", [" + ".join(pair) for pair in tokenizer.merges[:5]])
 print(f"{len(tokenizer.vocab)} tokens: 2 · 256 bytes, {len(tokenizer.merges)} merges, start, end")
 
 # %% [markdown]
-# The list is the same, except for the order of pairs that are about equally frequent. Each merge makes a
-# new token. The vocabulary begins with the 256 bytes, so that every text can be spelled, followed by the
-# same 256 bytes marked as the end of a word. Stable Diffusion's vocabulary is built in the same way from
-# far more text: 48,894 merges, so 49,408 tokens.
+# The first merges of that tokenizer are the ones that we have just learnt, except for the order of pairs
+# that are about equally frequent. Each merge makes a new token. The vocabulary begins with the 256 bytes,
+# so that every text can be spelled, followed by the same 256 bytes marked as the end of a word. Stable
+# Diffusion's vocabulary is built in the same way from far more text: 48,894 merges, so 49,408 tokens.
 #
-# To read a word, replay the merges: of all pairs in the word, join the one that was learnt *earliest*.
-# Repeat until no pair is left to join.
+# To tokenize a word, replay the merges: of all pairs of neighbours in the word, join the one that was
+# learnt *earliest*. Repeat until the word contains no pair that was learnt.
 
 # %%
 ranks = {pair: rank for rank, pair in enumerate(tokenizer.merges)}  # when each pair was learnt
@@ -88,9 +90,10 @@ whole = sum(len(tokenizer.bpe.encode(word).ids) == 1 for word in book.WORDS)
 print(f"{whole} of the {len(book.WORDS)} words of the picture book are one token")
 
 # %% [markdown]
-# The astronaut is frequent enough to be one token, like the other words of the picture book.
+# The word `astronaut` is frequent enough to be one token, like the other words of the picture book.
 #
-# > **Predict.** No caption contains a starfish. Into which pieces will it be split? And a ☃?
+# > **Predict.** No caption contains a starfish. Into which pieces will the word be split? And what
+# > happens to a ☃?
 
 # %%
 names = {number: token for token, number in tokenizer.vocab.items()}
@@ -98,14 +101,15 @@ for word in ("starfish", "ballroom", "☃"):
     print(f"{word:<10} {'  '.join(names[i] for i in tokenizer.bpe.encode(word).ids)}")
 
 # %% [markdown]
-# A starfish ends in the same token that means fish; what the model makes of that is another question. And
-# the snowman becomes three bytes (its UTF-8 encoding, shown as letters). So the tokenizer accepts every
-# text, even one with unknown characters.
+# `starfish` ends in the same token as `fish`; what the model makes of that is another question. The
+# snowman becomes three bytes (its UTF-8 encoding, shown as letters). So the tokenizer accepts every text,
+# even one with unknown characters.
 #
 # ### Exercise 1 · The merge loop
 #
-# Write it. `lesson.letters` and `lesson.join` are the functions from above. `ranks` tells when a pair was
-# learnt: 0 is the earliest, and pairs that are not in it were never learnt.
+# Write the loop that splits a word. `lesson.letters` and `lesson.join` are the functions from above.
+# `ranks` tells when a pair was learnt: 0 is the earliest, and pairs that are not in `ranks` were never
+# learnt.
 
 
 # %%
@@ -123,8 +127,8 @@ lesson.merge_loop.check(my_pieces)
 #
 # The ids of a prompt are placed between a start and an end token, and the remaining positions up to 77
 # are filled with padding. Stable Diffusion 1 pads with the end token, Stable Diffusion 2 with id 0, which
-# is the `!`. (In the diffusers folders of Stable Diffusion 2, a `!` that you type becomes padding, too;
-# OpenCLIP's own tokenizer treats it as a word.)
+# is the `!`. (In the diffusers version of Stable Diffusion 2, even a `!` that you type gets the padding
+# id; OpenCLIP's own tokenizer treats it as a word.)
 
 # %%
 prompt = "a cat riding a horse at sunset"
@@ -136,8 +140,8 @@ lesson.show_boxes(ids[0].tolist(), v2[0].tolist(), tokens + ["padding"] * (77 - 
 shapes(ids=(ids, (1, 77)))
 
 # %% [markdown]
-# > **Predict.** Every box counts: no mask will hide the padding. So what are the 77 numbers of the empty
-# > prompt? And of a prompt of 80 words?
+# > **Predict.** All 77 boxes count: the UNet has no mask that hides the padding. So what are the 77
+# > numbers of the empty prompt? And what happens to a prompt of 80 words?
 
 # %%
 with warnings.catch_warnings(record=True) as said:
@@ -155,8 +159,9 @@ print(said[0].message)
 #
 # ## Ids into vectors
 #
-# The first layer of the [text encoder](../minisd/clip.py) is a table. Each token has a row of 128
-# numbers, and so has each of the 77 positions. The two are added.
+# The first layer of the [text encoder](../minisd/clip.py) is a table with a row of 128 numbers for each
+# token. A second table has a row for each of the 77 positions. The row of a token and the row of its
+# position are added.
 
 # %%
 text_encoder = CLIPTextModel.from_pretrained("tiny", subfolder="text_encoder")
@@ -168,12 +173,12 @@ shapes(ids=(ids, (1, 77)), x=(x, (1, 77, 768)), states=(states, (1, 77, 768)))
 # %% [markdown]
 # The outputs of the last layer are the *states*: one vector for each of the 77 positions.
 #
-# In the picture book `kitten` is another word for `cat`, and `sphere` for `ball`: the pictures are the
-# same.
+# In the picture book `kitten` is another word for `cat`, and `sphere` for `ball`: synonyms are drawn in
+# exactly the same way.
 #
-# > **Predict.** Take the cosine between two words: 1 means the same direction, 0 means unrelated. What is
-# > it for cat and kitten in the table? And what is it after the last layer, between the states of `a cat`
-# > and `a kitten` at their end token?
+# > **Predict.** Compare two vectors by the cosine of the angle between them: 1 means the same direction,
+# > 0 means unrelated. What is the cosine between the rows of `cat` and `kitten` in the token table? And
+# > between the states of `a cat` and `a kitten` at the end token, after the last layer?
 
 
 # %%
@@ -192,19 +197,19 @@ for a, b in (("cat", "kitten"), ("ball", "sphere"), ("astronaut", "spaceman"), (
     print(f"{a + ', ' + b:<20} in the table {before:5.2f}   at the end {after:5.2f}")
 
 # %% [markdown]
-# In the table synonyms are only slightly similar, though more so than random vectors. (Two random
-# directions of 128 numbers have a cosine of 0 ± 0.09.) After the transformer they are almost identical.
-# The table holds a trace of what a word means; the rest is added by the layers.
+# In the table, synonyms are only slightly similar, but more similar than random vectors. (Two random
+# directions of 128 numbers have a cosine of 0 ± 0.09.) After the transformer, the states of synonyms are
+# almost identical. The table holds a trace of what a word means; the layers add the rest.
 #
 # ## Who attends to whom
 #
 # The layers are four transformer blocks. In each, every position looks at the others (attention, see
 # notebook 07) and takes in some of what it sees; then two linear layers with a nonlinearity between them
-# act on each position separately. But there is a *causal mask*: a position sees itself and earlier
-# positions, never later ones.
+# act on each position separately. A *causal mask* restricts the attention: a position sees itself and
+# earlier positions, never later ones.
 #
 # > **Predict.** Replace one token of the prompt by another one, `box`. Which of the states will change?
-# > Do it for each token: what does the table of all changes look like?
+# > Repeat this for each token and put all changes into a table: what does it look like?
 
 # %%
 changes = torch.zeros(len(tokens), len(tokens))
@@ -215,15 +220,16 @@ for k in range(len(tokens)):
 lesson.show_changes(changes, tokens)
 
 # %% [markdown]
-# A triangle. Token $k$ changes the states from $k$ onwards. For earlier states the change is not just
-# small but exactly 0: the first `a` cannot know that a cat will follow.
+# The table is a triangle. Replacing token $k$ changes the states from $k$ onwards. For earlier states the
+# change is not just small but exactly 0: the first `a` cannot know that a cat will follow.
 #
 # The mask comes from language models, which must not see the word that they have to predict. Our text
-# encoder predicts no words. It is half of a CLIP (*contrastive language–image pre-training*; see the last
-# section of this notebook). CLIP's authors wanted to be able to start from a language model, or to train
-# one alongside, but did neither ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), §2.4). The
-# mask has two consequences. The end token has read the whole prompt. And the tokens after it, such as
-# the `!` of Stable Diffusion 2, change no earlier state:
+# encoder predicts no words, but it is one half of a CLIP (*contrastive language–image pre-training*; see
+# the last section of this notebook). CLIP's authors kept the mask so that they could start from a
+# language model or train one alongside, but did neither ([Radford et al.
+# 2021](https://arxiv.org/abs/2103.00020), §2.4). Because of the mask, the end token is the first one that
+# has read the whole prompt. And the tokens after the end token, such as the padding `!` of Stable
+# Diffusion 2, change no earlier state:
 
 # %%
 moved = (text_encoder(v2).last_hidden_state - states)[0].norm(dim=1)
@@ -236,7 +242,8 @@ print(f"and those after it by up to {moved[end + 1 :].max():.0f}; a state has le
 #
 # Take captions like `a red cat on the beach`: 10 colours, 19 things, 5 places. What does each state know?
 # Can we read the thing from the state of `red`, or the place from the state of `cat`? *Reading* here
-# means a linear map, the simplest tool there is, fitted to 1000 captions and tested on 1000 others.
+# means predicting with a linear map, the simplest tool there is. It is fitted to 1000 captions and tested
+# on 1000 others.
 
 # %%
 colors, things = list(book.COLORS), list(book.THINGS)
@@ -259,8 +266,9 @@ def can_read(answer, row):
 
 
 # %% [markdown]
-# > **Predict.** Chance is 10 % for the colour, 5 % for the thing, 20 % for the place. How often is the
-# > linear map right at the position of the thing? And can anything be read from the state of the article?
+# > **Predict.** Chance is 10 % for the colour, 5 % for the thing, 20 % for the place. At the position of
+# > the thing, how often is the linear map right about each of the three? And can anything be read from
+# > the state of the article?
 
 # %%
 shares = torch.tensor([[can_read(answer, row) for row in range(10)] for answer in answers])
@@ -270,15 +278,15 @@ lesson.show_knowledge(shares, ["which colour?", "which thing?", "which place?"],
 # %% [markdown]
 # Every state knows its own word and all words before it, and nothing about later words. Knowledge only
 # grows. Even the article tells a little (after `an` only orange is possible), and `on` leaves only two of
-# the five places. From the last word of the place onwards, through all of the padding, everything is
-# known.
+# the five places. From the last word of the place onwards, and in all of the padding, all three answers
+# can be read.
 #
 # Keep this figure in mind. The UNet will look at all 77 states. The state of `cat` contains not just the
 # cat but also what came before it. And the cat is in every later state.
 #
 # ## Which prompts are similar
 #
-# Back to the end token's state, which has read everything.
+# Back to the state of the end token, which has read the whole prompt.
 #
 # > **Predict.** Sort these five pairs, the most similar first.
 
@@ -295,11 +303,11 @@ for a, b in (
 # %% [markdown]
 # Two phrases for the same place are almost identical. Red is closer to pink than to green. And the order
 # of cat and horse makes a difference, although the words are the same. That is not automatic: large CLIPs
-# treat a sentence almost as a bag of words, and respect word order better when they are trained against
-# sentences in the wrong order ([Yuksekgonul et al. 2023](https://arxiv.org/abs/2210.01936)). Ours was
-# trained that way.
+# treat a sentence almost as a bag of words, and respect word order better when their training adds
+# sentences in the wrong order as negative examples ([Yuksekgonul et al.
+# 2023](https://arxiv.org/abs/2210.01936)). Ours was trained that way.
 #
-# Now all 19 things: `a ball`, `a box`, `a star` …
+# Now compare all 19 things: `a ball`, `a box`, `a star` …
 #
 # > **Predict.** What will the text encoder find most similar to a star: a flower, a balloon, a bird, or a
 # > rocket?
@@ -318,8 +326,8 @@ print(f"{same} of {len(things)} share the colour of the nearest thing; by chance
 
 # %% [markdown]
 # In the picture book each thing has a usual colour, which it gets if the caption names none: a star is
-# yellow, and so is a bird. No caption ever says so. The pictures show it. But who showed pictures to a
-# network that reads?
+# yellow, and so is a bird. No caption ever says so; only the pictures show it. But how did a network that
+# reads text get to see pictures?
 #
 # ## A minute of CLIP
 #
@@ -328,7 +336,8 @@ print(f"{same} of {len(things)} share the colour of the nearest thing; by chance
 # captions into vectors. They receive $N$ pictures and their $N$ captions and have to find out which
 # belong together: in the $N \times N$ table of all cosines, the cosine of a picture and its own caption
 # has to be the largest in its row and in its column. Each row is a classification among $N$ answers, and
-# so is each column. The loss is the mean of the two cross-entropies:
+# so is each column. The loss is the mean of two cross-entropies, one over the rows and one over the
+# columns:
 #
 # $$\mathcal L = \tfrac12\,\mathrm{CE}(s\,P C^\top) + \tfrac12\,\mathrm{CE}(s\,C P^\top), \qquad \text{where the right answer of row } i \text{ is } i.$$
 #
@@ -374,7 +383,7 @@ def pairs(numbers):
 
 # %% [markdown]
 # > **Predict.** Train on 300 batches of 64 pairs, then test on 256 pages that the networks have never
-# > seen. How often will they find a page's caption among 256? Chance is 0.4 %.
+# > seen. How often will they pick the right caption for a page out of all 256? Chance is 0.4 %.
 
 
 # %%
@@ -413,19 +422,19 @@ after = cosines(balls, captions)
 lesson.show_training(before, after, colors)
 
 # %% [markdown]
-# From chance to about every second page, in a minute, and nobody ever defined a colour. Look off the
-# diagonal, too: purple is near pink and blue, orange near yellow and brown, green far from red. The
-# colours have arranged themselves as on a colour wheel, although the networks were told only which
-# caption belongs to which picture.
+# In a minute the networks have gone from chance to about every second page, although nobody ever defined
+# a colour. Look off the diagonal, too: purple is near pink and blue, orange near yellow and brown, green
+# far from red. The colours have arranged themselves as on a colour wheel, although the networks were told
+# only which caption belongs to which picture.
 #
 # The encoder of our tiny model was trained in the same way, with larger networks and for longer. Its
-# batches also contained a twin of every page that differs in one respect, so it had to get every word
-# right. The encoder of Stable Diffusion 1 is OpenAI's CLIP, trained on 400 million pictures from the
-# internet with the text next to them (Radford et al. 2021, §2.2).
+# batches also contained, for every page, a twin that differs in one respect, so the encoder had to get
+# every word right. The encoder of Stable Diffusion 1 is OpenAI's CLIP, trained on 400 million pictures
+# from the internet with the text next to them (Radford et al. 2021, §2.2).
 #
 # After training, the image network is set aside. The text network is *frozen*, and the UNet learns to
 # draw from its states. The UNet uses all of these states, although CLIP's loss only looks at the state of
-# the end token. The other states turn out to be useful, too: a gift that nobody trained for.
+# the end token. The other states turn out to be useful, too, although nobody trained them for that.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -7,8 +7,8 @@
 # a prompt).*
 #
 # Everything that the model has learnt about drawing is in one network. Three things go in: noisy latents,
-# a timestep, and the states of a prompt. A guess of the noise comes out. We look at its blocks, and then
-# break it, one part at a time, to see what is missing in the picture.
+# a timestep, and the states of a prompt. A guess of the noise comes out. We look at the blocks of this
+# network, and then disable one part at a time to see what goes missing in the picture.
 
 # %%
 import inspect
@@ -32,12 +32,12 @@ you_are_here("UNet")
 # To find noise, a network must look at individual pixels, because that is where noise is. It must also
 # see the whole page: is this brown patch a horse's leg or a tree? A U-Net ([Ronneberger et al.
 # 2015](https://arxiv.org/abs/1505.04597)) does both. On the way down it halves the feature maps again and
-# again, until a few positions see everything. On the way up it doubles them, and each level also receives
-# the outputs of the level opposite, through *skip connections*.
+# again, until a few positions see the whole page. On the way up it doubles their size again, and each
+# level also receives the outputs of the matching level on the way down, through *skip connections*.
 #
-# Here are our UNet and Stable Diffusion's, measured while they run. (On PyTorch's `meta` device tensors
-# have shapes but no numbers, so 860 million weights take no memory, and nothing has to be downloaded.
-# [`measure`](../minisd/lessons/lesson_07_blocks.py) does it.)
+# Here are our UNet and Stable Diffusion's, measured while they run.
+# ([`measure`](../minisd/lessons/lesson_07_blocks.py) runs them on PyTorch's `meta` device, where tensors
+# have shapes but no numbers. So 860 million weights take no memory, and nothing has to be downloaded.)
 
 # %%
 tiny = lesson_07_blocks.measure(config.TINY_UNET)
@@ -47,8 +47,8 @@ lesson_07_blocks.show_u(tiny, sd15, skips=(2, 3))
 # %% [markdown]
 # Each rectangle is a block's feature map: as high as the side of the map, as wide as its number of
 # channels. A block consists of one to three *ResNet blocks*. Each ResNet block is followed by a
-# transformer, except for the last one in the middle and those on Stable Diffusion's lowest level. Inside,
-# the two look like this:
+# transformer, except for the last one in the middle and those on Stable Diffusion's lowest level. This is
+# what a ResNet block and a transformer look like inside:
 
 # %%
 lesson_07_blocks.show_inside()
@@ -57,16 +57,16 @@ lesson_07_blocks.show_inside()
 # A ResNet block applies the same sequence twice: normalise, apply a nonlinearity, convolve. GroupNorm
 # normalises groups of channels to mean 0 and variance 1. SiLU is the nonlinearity: $x$ times its sigmoid,
 # a ReLU with a soft corner. Finally the input is added to the output (a *residual connection*). The
-# transformer has three residual parts, and below we take them apart. In the code each drawing is a few
-# lines:
+# transformer has three residual parts, which the section on attention explains. In the code, each of the
+# two drawings is a few lines:
 
 # %%
 for method in (layers.ResnetBlock.forward, unet.BasicTransformerBlock.forward):
     print(inspect.getsource(method))
 
 # %% [markdown]
-# The whole UNet is these two blocks, down- and upsampling, and the loop over the levels:
-# [`unet.py`](../minisd/unet.py) can be read in one sitting.
+# The rest of the UNet is down- and upsampling and a loop over the levels. You can read
+# [`unet.py`](../minisd/unet.py) in one sitting.
 #
 # > **Predict.** Where in the U are most of the parameters, and where is most of the work: at the top,
 # > where the maps are large, or at the bottom, where they have many channels? (Work is counted in
@@ -76,15 +76,15 @@ for method in (layers.ResnetBlock.forward, unet.BasicTransformerBlock.forward):
 lesson_07_blocks.show_costs(tiny, sd15)
 
 # %% [markdown]
-# At opposite ends. The number of parameters of a convolution grows with the square of its channels, and
-# does not depend on the size of the map. Its work is parameters times positions, and Stable Diffusion's
-# top level has 64 times as many positions as the bottom. So most of the weights are in the lower half of
-# the U, and most of the work is in the upper half.
+# They are at opposite ends. The number of parameters of a convolution grows with the square of its number
+# of channels and does not depend on the size of the map. Its work is the number of parameters times the
+# number of positions, and Stable Diffusion's top level has 64 times as many positions as the bottom. So
+# most of the weights are in the lower half of the U, and most of the work is in the upper half.
 #
 # ## Tools
 #
-# Now we use our UNet with its weights. We will draw often, so here is the loop of notebook 01 again, this
-# time starting from states instead of a prompt:
+# Now we use our UNet with its trained weights. We will draw often, so here is the loop of notebook 01
+# again, this time as a function of a prompt's states instead of its text:
 
 # %%
 torch.set_grad_enabled(False)
@@ -105,7 +105,8 @@ def draw(states, pictures=1, steps=20):
 
 
 # %% [markdown]
-# For measurements we need latents whose noise we know. Here are eight pages of the book:
+# To measure errors we need noisy latents whose noise we know. So we encode eight pages of the book and
+# generate the noise to add to them:
 
 # %%
 scenes = [picture_book.sample(random.Random(i)) for i in range(8)]
@@ -133,9 +134,9 @@ def error(t, told):
 #
 # The UNet has to know how much of its input is noise. It receives the timestep as a vector of waves (a
 # *sinusoidal embedding*), the way Transformers receive positions ([Vaswani et al.
-# 2017](https://arxiv.org/abs/1706.03762), §3.5): each number is a cosine or sine of $t$, and each has a
-# different frequency. Two layers turn it into a vector of 256 numbers, and every ResNet block adds its
-# own linear map of that vector to its channels.
+# 2017](https://arxiv.org/abs/1706.03762), §3.5): each number is a cosine or a sine of $t$ at one of many
+# frequencies. Two layers turn the waves into a vector of 256 numbers, and every ResNet block adds its own
+# linear map of that vector to its channels.
 
 # %%
 waves = layers.timestep_embedding(torch.arange(1000), 64)
@@ -148,7 +149,8 @@ lesson.show_waves(waves[:250])
 # early from late.
 #
 # > **Predict.** Add noise to a picture up to $t = 500$, and lie to the UNet: "this is $t = 0$, hardly any
-# > noise". Or: "this is $t = 999$, almost only noise". Which picture will it see?
+# > noise". Or: "this is $t = 999$, almost only noise". What will the picture implied by its guess look
+# > like?
 
 # %%
 x, alpha = schedule.add_noise(x0, noise, alphas_cumprod[500]), alphas_cumprod[500]
@@ -158,8 +160,8 @@ titles = ["the page", "told t = 0", "told 250", "told 500 (true)", "told 999"]
 figures.show(figures.pictures(sheet, titles, columns=5), lesson.LIES)
 
 # %% [markdown]
-# Told too little, the UNet leaves noise in. Told too much, it mistakes the page itself for noise. Here is
-# the error on all eight pages:
+# If the UNet is told too low a timestep, it leaves noise in. If it is told too high a timestep, it
+# mistakes the page itself for noise. Here is the error on all eight pages:
 
 # %%
 said = list(range(0, 1000, unless_fast(50, 100)))
@@ -209,7 +211,7 @@ for numbers in ((), (4, 5), (2, 3), (1,), (0,)):
 figures.show(figures.pictures(sheet, titles, columns=5), lesson.WITHOUT_SKIPS)
 
 # %% [markdown]
-# (The number is the error of ε on the eight pages at $t = 500$.)
+# (The number above each picture is the error of ε on the eight pages at $t = 500$.)
 #
 # The layout comes from the bottom and needs no skip connection. But the noise in $x_t$ differs at every
 # position, and everything that goes through the bottom must pass a 4×4 map. Only the skip connections at
@@ -217,26 +219,28 @@ figures.show(figures.pictures(sheet, titles, columns=5), lesson.WITHOUT_SKIPS)
 # noisy latents almost unchanged. Without it the UNet may know what the page should show, but not what to
 # subtract.
 #
-# (One caution: during training, the way up never received zeros. We measure which skip connections this
-# network *relies* on. A network trained without one might have found another way.)
+# (One caution: in training, no skip connection was ever cut. So we measure which skip connections this
+# network *relies* on. A network trained without one of them might have found another way.)
 #
-# So much for the U. The output is noise, which has as much detail as any picture can have, and that is
-# why the U needs its way up. A network that only has to name the content of a picture does not need one.
+# So much for the U. The UNet's output is noise, which has as much detail as any picture can have, and
+# that is why the U needs its way up. A network that only has to name what a picture contains needs no way
+# up.
 #
 # ## Attention
 #
-# Now to the words. The tool is *attention* ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), eq.
-# 1). Each position that asks has a *query* $q$; each that answers has a *key* $k$ and a *value* $v$. All
-# are vectors of length $d$. The product of a query and a key says how well they match, a softmax turns
-# these scores into weights, and the answer is the weighted sum of the values:
+# Now to the words. They reach the picture through *attention* ([Vaswani et al.
+# 2017](https://arxiv.org/abs/1706.03762), eq. 1). Each position that asks has a *query* $q$; each
+# position that answers has a *key* $k$ and a *value* $v$. Queries, keys and values are vectors of length
+# $d$. The product of a query and a key says how well they match, a softmax turns these scores into
+# weights, and the answer is the weighted sum of the values:
 #
 # $$\mathrm{attention}(q, k, v) = \mathrm{softmax}\left(\frac{q\,k^\top}{\sqrt d}\right) v$$
 #
 # ### Exercise 1 · Attention by hand
 #
 # `q` is (B, n, T, d), and `k` and `v` are (B, n, S, d): B pictures, n heads that work independently, T
-# queries, S keys and values. The check compares with PyTorch's fused `scaled_dot_product_attention`,
-# which the networks use.
+# queries, S keys and values. The check compares your function with PyTorch's fused
+# `scaled_dot_product_attention`, which the networks use.
 
 
 # %%
@@ -270,7 +274,7 @@ shapes(query=(query, (320, 320)), key=(key, (320, 768)), value=(value, (320, 768
 
 # %% [markdown]
 # We can look at the attention weights. The fused function does not return them, so we compute them again,
-# by hand, whenever one of the ten is called.
+# by hand, whenever one of the ten layers is called.
 
 # %%
 maps = []
@@ -298,10 +302,10 @@ maps = maps.view(len(film), len(cross), 77, 16, 16).mean(dim=1)
 shapes(x=(film[0].latents, (1, 4, 64, 64)), maps=(maps, (51, 77, 64, 64)))
 
 # %% [markdown]
-# > **Predict.** Each word gets a map of the page, dark where the page attends to it. Where will `cat` be
-# > dark, where `horse`, where `sunset`? And the words that name nothing? (Each map has its own scale:
-# > compare places within a map, not maps.) The title gives the word's share of all attention: which word
-# > gets most?
+# > **Predict.** Each word gets a map of the page, dark where the page attends to the word. Where will the
+# > maps of `cat`, `horse` and `sunset` be dark? And the maps of `a` and `at`, which name nothing? (Each
+# > map has its own scale: compare places within a map, not maps.) The title gives the word's share of all
+# > attention: which word gets the most?
 
 # %%
 words = ["start", *prompt.split()]
@@ -312,15 +316,16 @@ sheet = [pipe.decode(film[-1].latents)[0], *map(lesson.shade, heat)]
 figures.show(figures.pictures(sheet, ["the picture", *titles], columns=5), lesson.WORD_MAPS)
 
 # %% [markdown]
-# The words that name something have found it. Nobody ever showed the UNet where a cat is in a picture: it
-# was asked for noise and given captions. Such maps are the starting point for most methods that use
-# cross-attention, such as editing one word of a prompt while keeping the rest of the picture ([Hertz et
-# al. 2022](https://arxiv.org/abs/2208.01626)).
+# The words that name something have found it in the picture. Nobody ever showed the UNet where a cat is
+# in a picture: it was given captions and asked for the noise. Such maps are the starting point for most
+# methods that use cross-attention, such as editing one word of a prompt while keeping the rest of the
+# picture ([Hertz et al. 2022](https://arxiv.org/abs/2208.01626)).
 #
-# Look at the shares, too. A softmax has to give away all of its attention. Part of it goes to the start
-# token, which has read nothing and is the same in every prompt: a place to look when there is nothing to
-# ask. The end token and the padding, which have read everything (notebook 06), get a good deal as well.
-# So the UNet reads the prompt in more places than at its words.
+# Look at the shares, too. The weights of a softmax always sum to 1, so a position has to attend to
+# something. Part of the attention goes to the start token, which has read nothing and is the same in
+# every prompt: a place to look when there is nothing to ask. The end token and the padding, which have
+# read everything (notebook 06), get a good deal as well. So the UNet reads the prompt from more states
+# than those of its words.
 #
 # > **Predict.** At the first step $x_t$ is pure noise. Do the maps already know where the cat will be?
 
@@ -348,16 +353,16 @@ change = pipe.unet(x, 500, shuffled).sample - pipe.unet(x, 500, context).sample
 print(f"largest change of the guess: {change.abs().max():.0e}")
 
 # %% [markdown]
-# The same (up to rounding). Attention is a weighted sum, and a sum has no order. For the UNet a prompt is
-# a set of rows. The difference between "a cat riding a horse" and "a horse riding a cat" must be in the
-# rows themselves: only the text encoder has read the words in order.
+# The guess is the same (up to rounding). Attention is a weighted sum, and a sum has no order. For the
+# UNet a prompt is a set of rows, one for each state. The difference between "a cat riding a horse" and "a
+# horse riding a cat" must be in the rows themselves: only the text encoder has read the words in order.
 #
-# A set can also lose a row.
+# We can also remove a row from the set.
 #
 # ### Exercise 2 · Mute a word
 #
-# Return the states without row `k`, so that no attention can go to it and the weights of the others still
-# sum to 1. `states` is (B, T, D). The UNet accepts any number of rows.
+# Return the states without row `k`, so that no attention can go to it and the weights of the other rows
+# still sum to 1. `states` is (B, T, D). The UNet accepts any number of rows.
 
 
 # %%
@@ -390,8 +395,9 @@ def states_without(k, when):
 
 
 # %% [markdown]
-# > **Predict.** Three words, muted after or before reading. What will be drawn instead of a blue mushroom
-# > in the snow? In which of the two cases is the word really gone?
+# > **Predict.** We mute `blue`, `mushroom` or `snow`, either after or before the text encoder reads the
+# > prompt. What will be drawn instead of a blue mushroom in the snow? In which of the two cases is the
+# > word really gone?
 
 # %%
 variants = {"all words": reader(ids).last_hidden_state}
@@ -407,8 +413,8 @@ sheet = [pictures[0] for pictures in drawn.values()]
 figures.show(figures.pictures(sheet, list(drawn), columns=4), lesson.MUTED_WORDS)
 
 # %% [markdown]
-# One picture is an anecdote. Here are four of each, and a judge that does not know the prompt (the
-# geometric judge of notebook 10) says what it finds in them:
+# One picture is an anecdote. So we take four pictures of each variant and let a judge that does not know
+# the prompt (the geometric judge of notebook 10) say what it finds in them:
 
 # %%
 for name, images in drawn.items():
@@ -419,16 +425,16 @@ for name, images in drawn.items():
     print(f"{name:<21} a mushroom in {mushrooms} of 4   something blue in {blue}   snow in {snow}")
 
 # %% [markdown]
-# * **Muted before**, only what the word says is lost. Without `mushroom` something else appears, and it
-#   is still blue and in the snow. Without `blue` the mushroom gets its usual colour.
-# * **Muted after**, thing and place are lost as well. Later rows know the thing and the place (notebook
-#   06 could read them there), but this UNet takes both mostly from the word's own row.
+# * **Muted before** reading: only what the word says is lost. Without `mushroom` something else appears,
+#   but it is still blue and in the snow. Without `blue` the mushroom gets its usual colour.
+# * **Muted after** reading: `mushroom` and `snow` are lost as well. Later rows know the thing and the
+#   place (notebook 06 could read both there), but this UNet takes them mostly from the word's own row.
 # * **The colour** is different. Without the row of `blue` the cap is not blue, but it does not have the
-#   usual red either, because the row of `mushroom` had already read that there is a colour. That is the
-#   triangle of notebook 06, seen in a picture.
+#   usual red either, because the row of `mushroom` has already read that a colour is named. That is the
+#   triangle of notebook 06, the causal mask, seen in a picture.
 #
-# So what can be read from a state is not always used. Stable Diffusion's text encoder reads in the same
-# way; how much its UNet uses the later rows would have to be measured.
+# So the UNet does not always use what can be read from a state. Stable Diffusion's text encoder reads in
+# the same way; how much its UNet uses the later rows would have to be measured.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

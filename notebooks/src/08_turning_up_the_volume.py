@@ -6,7 +6,7 @@
 # *35 minutes to read, two minutes to run. You need notebook 03, the perfect denoiser.*
 #
 # Every user of Stable Diffusion knows one number, the *guidance scale*, 7.5 by default. Turn it up, and
-# the picture follows the prompt more closely. It is one line of code, and without it hardly any
+# the picture follows the prompt more closely. Guidance is one line of code, and without it hardly any
 # text-to-image model would be worth using. What does that line do? And if more is better, why not 100?
 
 # %%
@@ -40,8 +40,8 @@ x = randn((1, 4, 16, 16), torch.Generator().manual_seed(0))
 shapes(context=(context, (2, 77, 768)), x=(x, (1, 4, 64, 64)))
 
 # %% [markdown]
-# We walk from noise to a picture with $\epsilon_c$, in ten steps, and ask for both guesses at each step.
-# As before, we look at the $\hat x_0$ that a guess implies.
+# We denoise in ten steps, using $\epsilon_c$, and compute both guesses at each step. As before, we look
+# at $\hat x_0$, the picture that a guess implies.
 #
 # > **Predict.** What does the UNet see in the same $x_t$ without the caption: at the beginning, half-way,
 # > at the end?
@@ -63,12 +63,13 @@ small = list(pipe.decode(guesses)[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=5), lesson.TWO_GUESSES)
 
 # %% [markdown]
-# At the beginning the two guesses differ: one is the mean of everything, the other the mean of everything
-# with that caption. At the end they agree. By then the content is plain to see in $x_t$ itself, and the
-# caption adds nothing.
+# At the beginning the two guesses differ: without the caption the guess is the mean of all pictures, and
+# with it the mean of all pictures with that caption. At the end they agree. By then the content is plain
+# to see in $x_t$ itself, and the caption adds nothing.
 #
-# Their difference, $\epsilon_c - \epsilon_\varnothing$, is the effect of the words. Guidance amplifies it
-# ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), eq. 6; their $w$ is ours minus 1):
+# The difference between the two guesses, $\epsilon_c - \epsilon_\varnothing$, is the effect of the words.
+# Guidance amplifies it ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), eq. 6; their $w$ is ours
+# minus 1):
 #
 # $$\epsilon = \epsilon_\varnothing + w\,(\epsilon_c - \epsilon_\varnothing)$$
 #
@@ -79,8 +80,8 @@ figures.show(figures.pictures(small, titles, columns=5), lesson.TWO_GUESSES)
 # ### Exercise 1 · Both guesses in one call
 #
 # Two guesses per step cost two calls of the UNet. But a UNet accepts batches, and one call with twice the
-# batch is faster. `x` is (B, 4, h, w); `uncond` and `cond` are (B, 77, D). Return the guided ε, and call
-# `unet(x, t, encoder_hidden_states=context).sample` once.
+# batch size is faster. `x` is (B, 4, h, w); `uncond` and `cond` are (B, 77, D). Return the guided ε, and
+# call `unet(x, t, encoder_hidden_states=context).sample` once.
 
 
 # %%
@@ -115,8 +116,8 @@ def draw(texts, seeds, scale, negative="", low=0, high=1000):
 
 
 # %% [markdown]
-# > **Predict.** Two prompts, always from the same noise. What will be wrong with the pictures at
-# > $w = 20$? What happens to the colours in between?
+# > **Predict.** We draw two prompts at five scales, always from the same noise. What will be wrong with
+# > the pictures at $w = 20$? What happens to the colours on the way there?
 
 # %%
 scales, pair = (0, 1, 3, 8, 20), [prompt, "a purple star at night"]
@@ -132,10 +133,10 @@ figures.show(figures.pictures(list(rows), titles, columns=5), lesson.FIVE_SCALES
 # ## The perfect denoiser, guided
 #
 # Notebook 03 had such a world: points in the plane, and the best possible guess as a formula. Now the
-# world has three captions, each with an arc of its own. For a perfect network, knowing the caption means
-# knowing that only that arc is possible. So $\epsilon_c$ is the formula for the points of one arc, and
-# $\epsilon_\varnothing$ the formula for all points. (Each point is a small cloud, so samples need not
-# coincide with data points.)
+# world has three captions, and the points of each caption form an arc. For a perfect network, knowing the
+# caption means knowing that only this caption's arc is possible. So $\epsilon_c$ is the formula for the
+# points of one arc, and $\epsilon_\varnothing$ the formula for all points. (Each data point is blurred
+# into a small cloud, so samples need not coincide with data points.)
 
 # %%
 alphas_cumprod = scheduler.alphas_cumprod
@@ -145,25 +146,25 @@ x = torch.tensor([1.0, 1.1])
 plane.show_line(x, world, told, {t: alphas_cumprod[t] for t in (500, 100)}, scales=(0, 1, 2, 3))
 
 # %% [markdown]
-# On the left is the formula as a drawing (the arcs and their exact denoiser are in
-# [`lesson_08_plane.py`](../minisd/lessons/lesson_08_plane.py)): two arrows out of the noise, and a line
-# through their tips on which $w$ is the position. In the middle is the same in terms of $\hat x_0$, which
-# shows how bold guidance is: without the caption the guess is between the arcs; with it, the guess is on
-# the arc; and $w = 3$ points to a place where there are no data at all. On the right, closer to the end,
-# all four guesses nearly coincide.
+# The left panel shows the formula as a drawing (the arcs and their exact denoiser are in
+# [`lesson_08_plane.py`](../minisd/lessons/lesson_08_plane.py)): arrows for $-\epsilon$ start at $x_t$,
+# and their tips lie on a line, at a position given by $w$. The middle panel shows the $\hat x_0$ that
+# these guesses imply, and how bold guidance is: without the caption the guess is between the arcs; with
+# it, the guess is on the arc; and $w = 3$ points to a place where there are no data at all. In the right
+# panel, closer to the end, all four guesses nearly coincide.
 #
 # ## A classifier that nobody trained
 #
-# In notebook 03, $-\epsilon$ was also the slope of the log-density. Now subtract one such slope from
-# another. By Bayes' rule, $q(x \mid c) \propto q(x)\,q(c \mid x)$, the result is the slope of the
-# *probability of the caption*:
+# In notebook 03, $-\epsilon$ was also the slope of the log-density. Now subtract the slope without the
+# caption from the slope with the caption. By Bayes' rule, $q(x \mid c) \propto q(x)\,q(c \mid x)$, the
+# result is the slope of the logarithm of the *probability of the caption*:
 #
 # $$-\frac{\epsilon_c - \epsilon_\varnothing}{\sqrt{1-\bar\alpha_t}} = \nabla_x \log q_t(x \mid c) - \nabla_x \log q_t(x) = \nabla_x \log q_t(c \mid x)$$
 #
 # So a UNet that only ever guessed noise contains a classifier, and guidance climbs its slope. Before this
 # was known, people trained a separate classifier for the purpose ([Dhariwal & Nichol
-# 2021](https://arxiv.org/abs/2105.05233), §4); hence the name *classifier-free guidance*, CFG. We have
-# both sides as formulas:
+# 2021](https://arxiv.org/abs/2105.05233), §4); hence the name *classifier-free guidance*, CFG. In the
+# plane we have formulas for both sides of the equation, so we can check it:
 
 # %%
 alpha = alphas_cumprod[500]
@@ -177,19 +178,20 @@ print(f"largest difference at 1000 places: {error:.1e}")
 
 # %% [markdown]
 # > **Predict.** Shade the plane by the probability of our caption (the upper arc, in orange), and draw
-# > the push of guidance as arrows. Where is it strong, and where is it weak? What about $x_t$ well inside
-# > the caption's region?
+# > the push of guidance as arrows. Where is the push strong, and where is it weak? What happens when
+# > $x_t$ is well inside the caption's region?
 
 # %%
 plane.show_belief(world, told, {t: alphas_cumprod[t] for t in (900, 500, 200)})
 
 # %% [markdown]
-# (Each shade covers one tenth; the strongest is nine tenths or more.) The push is strong where $x_t$
-# looks like another caption, and vanishes where the caption is certain. It does not point towards the
-# data. It points *away from everything else*, and that is not the same.
+# (Each shade covers a tenth of the probabilities from 0 to 1; the strongest shade means at least nine
+# tenths.) The push is strong where $x_t$ looks like another caption, and vanishes where the caption is
+# certain. The push does not point towards the data. It points *away from everything else*, and that is
+# not the same.
 #
-# > **Predict.** 800 walkers start in noise and walk with the guided guess. Where do they end with $w =
-# > 0$, with 1, with 2, 4 and 7.5?
+# > **Predict.** 800 walkers start from noise and follow the guided guess. Where do they end at $w = 0$,
+# > 1, 2, 4 and 7.5?
 
 
 # %%
@@ -213,10 +215,10 @@ for scale, x in clouds.items():
 
 # %% [markdown]
 # So here is the price, with no imperfect network to blame. A perfect denoiser needs no guidance: $w = 1$
-# is exactly right. What guidance adds is *bias*. It prefers the examples that are least like anything
-# else (less **diversity**), and it exaggerates what distinguishes them, beyond anything in the data. Many
-# texts say that guidance with $w$ samples from $q(x)\,q(c \mid x)^w$. That is what the formula says at
-# each single $t$, but it is not where the walk ends ([Bradley & Nakkiran
+# is exactly right. What guidance adds is *bias*. Guidance prefers the examples that are least like
+# anything else (less **diversity**), and exaggerates what distinguishes them, beyond anything in the
+# data. Many texts say that guidance with $w$ samples from $q(x)\,q(c \mid x)^w$. The formula does say so
+# for each single $t$, but the walk does not end in that distribution ([Bradley & Nakkiran
 # 2024](https://arxiv.org/abs/2408.09000)).
 #
 # Then why does everybody use it? There are several reasons, and this notebook can show only the first:
@@ -250,9 +252,10 @@ def share_right(pictures):
 
 
 # %% [markdown]
-# Two numbers measure the price. *Saturation* is meant as in painting programs: 0 is grey, 1 is a pure
-# colour. *Diversity* is how different two pictures of one prompt are: the root mean square difference of
-# small versions of them, in values from 0 to 255. The book itself tells us the right values of both.
+# We measure the price of guidance with two numbers. *Saturation* is meant as in painting programs: 0 is
+# grey, 1 is a pure colour. *Diversity* is how different two pictures of one prompt are: the root mean
+# square difference of their thumbnails, in values from 0 to 255. Pages of the book tell us the right
+# value of each number.
 
 
 # %%
@@ -292,18 +295,18 @@ for scale, share in shares.items():
 # bars are 95 % intervals, and they are long: 18 pictures cannot tell a half from two thirds. Notebook 10
 # is about that.
 #
-# Users of Stable Diffusion expect something else: at $w = 1$ it follows a prompt only loosely. Our
-# network has seen its small world so often that it hardly hedges, so guidance has nothing to make up for.
-# Let us take its certainty away.
+# Users of Stable Diffusion expect something else: at $w = 1$ their model follows a prompt only loosely.
+# Our network has seen its small world so often that it hardly hedges, so guidance has nothing to make up
+# for. Let us take its certainty away.
 #
 # ## A network that hears faintly
 #
 # Words reach the UNet only through its cross-attentions (notebook 07). We copy the UNet and let only 30 %
 # of each cross-attention's output through ([`muffled`](../minisd/lessons/lesson_08.py)). It still knows
 # how to draw, but it hears the prompt faintly. That is an artificial handicap, but every network has the
-# same symptom early in its training: the guess with the caption is too close to the guess without. ([The
-# model's card](../docs/tiny_model.md) shows such a network: there, guidance raises the number of right
-# pictures from 4 of 60 to 19.)
+# same symptom early in its training: the guess with the caption is too close to the guess without it.
+# ([The model's card](../docs/tiny_model.md) shows such a network: there, guidance raises the number of
+# right pictures from 4 to 19 of 60.)
 #
 # > **Predict.** Twelve prompts with one thing each. How many pictures will be right at $w = 1$, and how
 # > many at $w = 4$?
@@ -330,15 +333,15 @@ figures.show(figures.pictures(images, titles, columns=4), lesson.RESCUED)
 
 # %% [markdown]
 # This is what guidance does for Stable Diffusion. The network has the right idea at every step, only too
-# weakly, and guidance multiplies exactly what the words contribute. It cannot add what the network does
-# not know: some pictures stay wrong at every scale.
+# weakly, and guidance multiplies exactly what the words contribute. Guidance cannot add what the network
+# does not know: some pictures stay wrong at every scale.
 #
 # ### Exercise 2 · The best scale
 #
 # Back to the curve of the original network. Luck alone moves its points up and down, so the highest point
-# is not a good choice. Better: find the scale with the largest share of right pictures, and take its
-# interval. Of all scales whose share is not below the lower end of that interval, return the smallest. A
-# rate `r` has `r.share` and `r.interval()`, which is (low, high).
+# is not a good choice. Better: find the scale with the largest share of right pictures, and take the
+# interval of that share. Of all scales whose share is not below the lower end of that interval, return
+# the smallest. A rate `r` has `r.share` and `r.interval()`, which is (low, high).
 
 
 # %%
@@ -356,11 +359,11 @@ print(f"best scale of our curve: w = {best:g}")
 print(f"the built-in model's default: w = {pipe.guidance_scale:g}")
 
 # %% [markdown]
-# If the two differ, look at the error bars: with 18 pictures many scales are "as good as the best". The
-# default was chosen with more pictures of other prompts
-# ([`evaluate/curves.py`](../minisd/evaluate/curves.py)). And it is the best scale of *this* model for
-# prompts of *this* world. The best scale depends on how much a network hedges, as you have just seen, so
-# no number is right for all models. Stable Diffusion's authors [compared scales from 1.5 to
+# If the two scales differ, look at the error bars: with 18 pictures many scales are "as good as the
+# best". The default was chosen with more pictures of other prompts
+# ([`evaluate/curves.py`](../minisd/evaluate/curves.py)). And it is the best scale only for *this* model
+# and for prompts of *this* world. The best scale depends on how much a network hedges, as you have just
+# seen, so no number is right for all models. Stable Diffusion's authors [compared scales from 1.5 to
 # 8](https://github.com/CompVis/stable-diffusion#weights) for each of their checkpoints; 7.5 is the
 # default of their script.
 #
@@ -369,8 +372,9 @@ print(f"the built-in model's default: w = {pipe.guidance_scale:g}")
 # Nothing in the formula requires the line to begin at the empty prompt. Begin it at another prompt, and
 # you have a *negative prompt*: guidance moves away from *that*. (Steering away from words was proposed by
 # [N. Liu et al. 2022](https://arxiv.org/abs/2206.01714); the form in general use comes from user
-# interfaces.) In code it is a text in place of `""`. But what have we asked for? In the plane we can see
-# it. The prompt now allows two arcs, the upper and the left, and the left arc is the negative prompt.
+# interfaces.) In code, a negative prompt is a text in place of `""`. But what does guidance do then? The
+# plane shows it. The prompt now allows two arcs, the upper and the left, and the left arc is the negative
+# prompt.
 #
 # > **Predict.** Where do the walkers go: all to the upper arc?
 
@@ -392,16 +396,18 @@ for title, x in clouds.items():
 # %% [markdown]
 # (A few walkers between the arcs count for both.) A negative prompt is not a "not". Where the two guesses
 # agree, here at the left arc itself, there is no push at all, and walkers that are there stay. And where
-# they disagree, the push continues to the last step. The empty prompt includes every other prompt: at a
-# picture that shows the caption, the two guesses agree, and guidance stops. A negative prompt need not
-# include such a picture: the training data may contain none with that text. Then its guess there is bad,
-# and the walk is pushed away from it again and again.
+# they disagree, the push continues to the last step. The empty prompt includes every other prompt. So
+# once $x_t$ shows what the caption says, the two guesses agree, and guidance stops. A negative prompt
+# need not include the caption: the training data may contain no such picture with the negative prompt as
+# its text. Then the guess for the negative prompt is bad there, and guidance pushes the walk away from
+# this guess again and again.
 #
 # In pictures one effect is easy to see: what the two prompts have in common is in both guesses, and
-# cancels. We use the network that hears faintly, because what it draws depends on guidance.
+# cancels when we subtract. We use the network that hears faintly, because what it draws depends on
+# guidance.
 #
-# > **Predict.** A house at night with $w = 4$ and three negative prompts: none, "a house", "at night".
-# > What becomes of the house, and what of the night?
+# > **Predict.** We draw a house at night with $w = 4$, without a negative prompt and with two: "a house"
+# > and "at night". What happens to the house, and what to the night?
 
 # %%
 negatives, night = ("", "a house", "at night"), ["a house at night"] * 4
@@ -422,21 +428,22 @@ for title, row in zip(titles, rows):
 
 # %% [markdown]
 # Guidance amplifies only what the negative prompt does *not* say. In the second row it amplifies the
-# night, and the house is no longer amplified: one becomes a fish, another turns pink. In the third row it
-# amplifies the house, and the night is gone. What both prompts say stays as it would be at about $w = 1$.
-# With the original network all three rows would look alike, because it draws house and night well without
-# guidance. Most prompts for Stable Diffusion leave much open, and there the same subtraction can choose:
-# with "crowd" as the negative prompt, plenty of pictures of "a street" are still possible.
+# night, and the house is no longer amplified: one house becomes a fish, another turns pink. In the third
+# row it amplifies the house, and the night is gone. What both prompts say stays as it would be at about
+# $w = 1$. With the original network all three rows would look alike, because it draws house and night
+# well without guidance. Most prompts for Stable Diffusion leave much open. Then the same subtraction can
+# choose among the possible pictures: with "crowd" as the negative prompt, plenty of pictures of "a
+# street" are still possible.
 #
 # ## Guidance only where it helps
 #
 # In the first figure the two guesses were far apart at the beginning and almost the same at the end. So
-# do we need guidance at every step? At $w = 20$ it broke the pictures; perhaps it does so where it is of
-# no use. This is what `low` and `high` are for: guidance at the timesteps in between, and $w = 1$ at all
-# others.
+# do we need guidance at every step? At $w = 20$ guidance broke the pictures; perhaps it does so at
+# timesteps where it does not help. This is what `low` and `high` are for: `draw` uses guidance at the
+# timesteps between them, and $w = 1$ at all others.
 #
-# > **Predict.** $w = 20$ in the first third of the walk only ($t \ge 667$), in the middle, or in the last
-# > third: which leaves the most pictures right?
+# > **Predict.** Use $w = 20$ only in the first third of the steps ($t \ge 667$), only in the middle
+# > third, or only in the last. Which choice leaves the most pictures right?
 
 # %%
 spans = {"nowhere": (0, 0), "everywhere": (0, 1000), "not early": (0, 667)}
@@ -461,10 +468,10 @@ for name, (low, high) in spans.items():
 # The middle third tolerates the most guidance. This is part of what [Kynkäänniemi et al.
 # 2024](https://arxiv.org/abs/2404.07724) found with ImageNet models and Stable Diffusion XL: guidance
 # does harm at the beginning, is of little use at the end, and does its work in the middle, where it may
-# then be stronger. At high noise $\hat x_0$ is a mean of many pictures, and pushing it $w$ times further
-# only makes the decision too early and too uniform. (At our $w = 20$ the last third is even the worst: 20
-# times a small difference is a large one.) Mind the intervals. And where guidance is left out, the second
-# guess need not be computed.
+# then be stronger. At high noise $\hat x_0$ is a mean of many pictures. Pushing this mean $w$ times
+# further only forces a decision too early, and nearly the same decision every time. (At our $w = 20$ the
+# last third is actually the worst: 20 times a small difference is a large one.) Mind the intervals.
+# Leaving guidance out also saves time, because those steps need no second guess.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -478,9 +485,9 @@ for name, (low, high) in spans.items():
 #
 # **Play.** Use the prompt itself as its negative prompt: what does the scale do now? Give `draw` a scale
 # below 0. Muffle the network to 10 %: how far can guidance go? Let the scale fall with $t$. Use
-# `PNDMScheduler` instead of DDIM and draw at scale 5 in 10 steps: samplers that extrapolate ε (notebook
-# 04) do not work well with guidance, which extrapolates it too. Scale every guided ε to the standard
-# deviation of $\epsilon_c$ ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), §3.4): what becomes of
-# the colours?
+# `PNDMScheduler` instead of DDIM and draw at scale 5 in 10 steps: samplers that extrapolate ε (see
+# notebook 04) do not work well with guidance, which extrapolates it too. Scale every guided ε to the
+# standard deviation of $\epsilon_c$ ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), §3.4): what
+# happens to the colours?
 #
 # *Stuck on an exercise? The answers are in [`lesson_08.py`](../minisd/lessons/lesson_08.py).*

@@ -8,8 +8,8 @@
 #
 # So far the weights came from a file. Here they start as random numbers, and a minute or two later they
 # draw. Nothing is hidden: the whole training is a loop of a dozen lines, and you can watch it learn. The
-# same loop, run for longer on more pictures, made the built-in model, and on still more pictures Stable
-# Diffusion.
+# same loop, run for longer on more pictures, made the built-in model. On still more pictures, it made
+# Stable Diffusion.
 
 # %%
 import copy
@@ -108,8 +108,8 @@ def noise_loss(unet, x0, t, noise, context):
 # optimised is the mean over all four draws. What we can compute is the mean over a batch, which is right
 # on average, but noisy.
 #
-# > **Predict.** What is the loss of a network that always answers 0? (The noise has variance 1.) And of a
-# > fresh network?
+# > **Predict.** What is the loss of a network that always answers 0? (The noise has variance 1.) And what
+# > is the loss of a fresh network?
 
 # %%
 batch = draw_batch(torch.Generator().manual_seed(0), size=8)
@@ -124,14 +124,14 @@ shapes(
 )
 
 # %% [markdown]
-# About 1, both of them. If a training run starts far above or below that, something is already wrong.
+# Both losses are about 1. If a training run starts far above or below that, something is already wrong.
 #
 # ## First, memorise one batch
 #
 # Before a long training run, do a short one that must succeed: eight fixed examples, with the same noise
 # at the same timesteps.
 #
-# > **Predict.** A million weights against 8 × 256 numbers. How far does the loss fall?
+# > **Predict.** A million weights have to memorise 8 × 256 noise values. How far does the loss fall?
 
 # %%
 unet, losses = fresh_unet(), []
@@ -145,17 +145,17 @@ for _ in range(unless_fast(80, 3)):
 lesson_09_curves.show_losses(losses)
 
 # %% [markdown]
-# As far as you like: the network need not understand anything to do this. A network that cannot do it
-# will not do anything else either. Perhaps gradients do not arrive, the optimiser holds the weights of
-# another network, or a shape was broadcast. This test finds in seconds what could otherwise cost a night.
-# But do not trust it too much. A wrong *formula* can be memorised just as well; finding that takes other
-# plots, which come below.
+# The loss falls as far as you like: the network need not understand anything to do this. A network that
+# cannot do it will not do anything else either. Perhaps gradients do not arrive, the optimiser holds the
+# weights of another network, or a shape was broadcast. This test finds in seconds what could otherwise
+# cost a night. But do not trust it too much. A wrong *formula* can be memorised just as well; finding
+# that takes other plots, which come below.
 #
 # ## The loop
 #
 # Now every step draws its own batch. Alongside the weights we keep their *moving average*, a copy that is
-# never trained directly. At every step it moves 2 % of the way towards the current weights; it is the
-# network that we use in the end.
+# never trained directly. At every step the average moves 2 % of the way towards the current weights. In
+# the end we use the average, not the weights.
 
 
 # %%
@@ -175,12 +175,12 @@ def train(unet, loss, steps, keep=0.98):
 
 # %% [markdown]
 # That is the complete training of a diffusion model. `train` is a generator, so we can look in after
-# every step. We look at what the average draws, two pictures for each caption, always from the same
-# noise, and at its error on the twelve pictures that were kept out
+# every step. We look at what the network with the averaged weights draws, two pictures for each caption,
+# always from the same noise, and at its error on the twelve pictures that were kept out
 # ([`errors`](../minisd/lessons/lesson_09.py)).
 #
-# Are they the right pictures? Our world is small enough for a simple judge: which of the 600 latents in
-# the book is nearest, and what is its caption?
+# Does the network draw the right pictures? Our world is small enough for a simple judge: which of the 600
+# latents in the book is nearest, and what is its caption?
 
 
 # %%
@@ -239,22 +239,22 @@ print(f"the book has {len(latents)} pictures; {steps * 32} examples were drawn f
 # %% [markdown]
 # Thing and colour are learnt together, and clean outlines last. The network has seen each picture only
 # about two dozen times, each time with different noise. It needs no more: what it learns from one red
-# thing helps with the other two, and the pale page is the same everywhere.
+# thing helps with the other two red things, and the pale background is the same in every picture.
 #
 # ## What the mean hides
 #
-# > **Predict.** Below is the loss of every step. The second half of the training seems to have achieved
-# > little; the film did not look like that. At which timesteps did the network continue to learn?
+# > **Predict.** Below is the loss of every step. The second half of training seems to have achieved
+# > little, but the pictures above kept improving. At which timesteps did the network continue to learn?
 
 # %%
 lesson_09_curves.show_progress(losses, averaged)
 
 # %% [markdown]
-# Two things are hidden in the curve on the left. It is ragged because some batches contain harder
-# timesteps than others: the loss of a single step says next to nothing. And its mean is dominated by the
-# low timesteps, where the error is tens of times larger and soon reaches its minimum. At the high ones,
-# where a picture begins, the error continues to fall for a long time, out of sight. So log them
-# separately, as [`by_timestep`](../minisd/train/unet.py) does for the built-in model.
+# The curve on the left hides two things. First, it is ragged because some batches contain harder
+# timesteps than others: the loss of a single step says next to nothing. Second, its mean is dominated by
+# the low timesteps, where the error is tens of times larger and soon reaches its minimum. At the high
+# timesteps, where a picture begins, the error continues to fall for a long time, out of sight. So log low
+# and high timesteps separately, as [`by_timestep`](../minisd/train/unet.py) does for the built-in model.
 #
 # > **Predict.** The laziest network answers "everything that I see is noise", $\hat\epsilon = x_t$
 # > (notebook 02). At which timesteps does our network beat it?
@@ -269,10 +269,11 @@ title = "mean square error of ε on fresh pictures"
 lesson_09_curves.show_by_timestep(lines, title, lesson.ERRORS)
 
 # %% [markdown]
-# At low $t$ the task is hard: the noise is weak and difficult to tell from the picture. At high $t$ it is
-# so easy that returning the input is almost right, and at the very end our network has not even caught up
-# with the lazy answer. But that is where it counts. At $t = 990$ a square error of $\epsilon$ becomes 200
-# times as large in $x_0$, and only a network that is *better* than lazy knows anything about the picture.
+# At low $t$ the task is hard: the noise is weak and difficult to tell from the picture. At high $t$ the
+# task is so easy that returning the input is almost right, and at the highest $t$ our network has not
+# even caught up with the lazy answer. But these timesteps are where it counts. At $t = 990$ the squared
+# error in $x_0$ is 200 times the squared error in $\epsilon$, and only a network that is *better* than
+# lazy knows anything about the picture.
 #
 # ## The moving average
 #
@@ -284,15 +285,15 @@ lesson_09_curves.show_average(raw, averaged)
 # %% [markdown]
 # At first the average lags behind, because it still contains the random start. Then it wins. Each step of
 # the optimiser follows the noise of its batch, and a mean over the last 50 steps removes that noise
-# (after [Polyak & Juditsky 1992](https://doi.org/10.1137/0330046), whose mean is unweighted). It costs a
-# copy of the weights and no gradient. (Longer training runs average over more steps.
+# (after [Polyak & Juditsky 1992](https://doi.org/10.1137/0330046), whose mean is unweighted). The average
+# costs a copy of the weights and no gradient. (Longer training runs average over more steps.
 # [`loop.Average`](../minisd/train/loop.py) keeps less of the past at first, so it does not lag.)
 #
 # ## ε or v
 #
-# Notebook 03 gave the arrow three names and left a question open: which one does a network learn best?
-# Everything is as above, with the same start and the same batches; only the target is now $v =
-# \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$.
+# Notebook 03 gave the arrow three names and left a question open: which of the three does a network learn
+# best? Everything is as above, with the same start and the same batches; only the target is now
+# $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,x_0$.
 
 
 # %%
@@ -308,7 +309,8 @@ for step, _, average_v in train(fresh_unet(), velocity_loss, steps * 3 // 10):
         film_v[step] = draw(average_v, "v_prediction")
 
 # %% [markdown]
-# > **Predict.** After a fifth of the steps, from the same noise: which of the two draws better?
+# > **Predict.** After a fifth of the steps, which network draws better from the same noise: the one that
+# > predicts ε, or the one that predicts $v$?
 
 # %%
 early = steps // 5
@@ -326,8 +328,8 @@ for step, z in film_v.items():
 print("by chance: 25 % and 33 %")
 
 # %% [markdown]
-# $v$ is far ahead. Is it simply the better target? Its loss cannot be compared with the other one,
-# because the units differ. But both networks imply a guess of $x_0$, and those can be compared.
+# $v$ is far ahead. Is it simply the better target? The two losses cannot be compared, because their units
+# differ. But both networks imply a guess of $x_0$, and we can compare the errors of these guesses.
 
 # %%
 factor = (1 - alpha) / alpha  # turns a square error of ε into a square error of x0
@@ -338,12 +340,12 @@ title = f"mean square error of $x_0$ on fresh pictures after {last} steps"
 lesson_09_curves.show_by_timestep(lines, title, lesson.ERRORS_OF_X0)
 
 # %% [markdown]
-# Each is better where its question is easier. In strong noise $v$ is nearly $-x_0$: the network is asked
-# for the picture itself. A network that is asked for $\epsilon$ must first learn to repeat its input to
-# within a hundredth, and what it knows about the picture is in the remainder. In weak noise it is the
-# other way round. Early in training the high timesteps matter more, because no picture can be better than
-# its beginning. Later the difference shrinks: in the end, the network that predicts ε had everything
-# right too.
+# Each network is better where its task is easier. In strong noise $v$ is nearly $-x_0$: the network is
+# asked for the picture itself. A network that is asked for $\epsilon$ must first learn to repeat its
+# input to within a hundredth, and what it knows about the picture is in the remainder. In weak noise, the
+# network that predicts ε has the easier task. Early in training the high timesteps matter more, because
+# no picture can be better than its beginning. Later the difference shrinks: at the end of its training,
+# the network that predicts ε had everything right, too.
 #
 # ## What is optimised, then
 #
@@ -362,20 +364,20 @@ for t in (10, 250, 500, 750, 990):
     print(f"t = {t:<3}   SNR {alpha / (1 - alpha):7.3f}   in ε {in_eps:7.3f}   in v {in_v:7.3f}")
 
 # %% [markdown]
-# An error in $x_0$ is weighted by SNR in the loss of ε, and by SNR + 1 in the loss of $v$ ([Salimans & Ho
-# 2022](https://arxiv.org/abs/2202.00512), §4). So what is optimised is always the same: the mean square
-# error of the guessed picture, *weighted by timestep*. Choosing a target means choosing weights, and
-# weights can also be chosen directly. The built-in model predicts ε, and its loss is multiplied so that
-# no timestep counts more than one with an SNR of 5 ([Hang et al.
-# 2023](https://arxiv.org/abs/2303.09556)).
+# The loss of ε weights a squared error in $x_0$ by the signal-to-noise ratio (SNR, notebook 02), and the
+# loss of $v$ weights it by SNR + 1 ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), §4). So what
+# is optimised is always the same: the mean square error of the guessed picture, *weighted by timestep*.
+# Choosing a target means choosing weights, and weights can also be chosen directly. The built-in model
+# predicts ε, and its loss is weighted so that no timestep counts more than one with an SNR of 5 ([Hang et
+# al. 2023](https://arxiv.org/abs/2303.09556)).
 
 # %%
 lesson_09_curves.show_weights()
 
 # %% [markdown]
-# The weights of ε span five powers of ten, and plain training spends much of its effort at the far left,
-# on the last details. It works, as you have seen. Stable Diffusion 1 was trained like this; version 2 has
-# one model that predicts ε and one that predicts $v$.
+# The weights in the loss of ε span five orders of magnitude, and plain training spends much of its effort
+# at the far left of the plot, on the last details. It still works, as you have seen. Stable Diffusion 1
+# was trained like this; version 2 has one model that predicts ε and one that predicts $v$.
 #
 # ## The model in the package
 #
@@ -409,14 +411,15 @@ for what, here, there in [
 # %% [markdown]
 # Training writes a line to `log.jsonl` every 50 steps, and `python -m minisd.train plot` draws it. The
 # log of the built-in model is part of the package; here it is next to ours. (Its errors are measured with
-# the weights, on the pictures of the batch; ours are measured with their average, on fresh pictures.)
+# the weights themselves, on the pictures of the batch; ours are measured with the moving average, on
+# fresh pictures.)
 
 # %%
 lesson_09_curves.show_logs(averaged)
 
 # %% [markdown]
-# The jump in its curves at step 20,000 has a reason: at that step the text encoder was replaced by a
-# better one, and the learning rate, which had fallen to zero, was raised again ([how it was
+# The built-in model's curves jump at step 20,000 for a reason: at that step the text encoder was replaced
+# by a better one, and the learning rate, which had fallen to zero, was raised again ([how it was
 # trained](../docs/tiny_model.md)).
 #
 # ## Something is wrong
@@ -425,17 +428,18 @@ lesson_09_curves.show_logs(averaged)
 # slightly bad. To find the cause, look at three things: the loss, the error by timestep, and pictures.
 #
 # Three more training runs follow, half as long as ours, from the same start and on the same batches. In
-# each run, one line is wrong, with one of the following six faults. (Don't look them up in
-# `lesson_09.py`. This is the fun part.)
+# each run, one line has one of the following six faults. (Don't look them up in `lesson_09.py`. This is
+# the fun part.)
 #
 # * **roots swapped**: $\sqrt{\bar\alpha}$ and $\sqrt{1-\bar\alpha}$ are swapped in `add_noise`;
 # * **learning rate too high**: far more than 2e-3;
-# * **every caption dropped**: the context is always that of the empty prompt;
+# * **every caption dropped**: the UNet always receives the states of the empty prompt;
 # * **x0 as the target**: the loss compares `eps` with `x0` instead of `noise`;
 # * **average never updated**: the line with `lerp_` is missing;
 # * **timesteps from 0 to 249 only**: `torch.randint(250, …)` in `draw_batch`.
 #
-# The loss is computed with the weights themselves; the error and the pictures come from their average.
+# In the plots, the loss is computed with the weights themselves; the errors and the pictures come from
+# their moving average.
 
 # %%
 print(*lesson.suspects, sep="\n")
@@ -448,8 +452,9 @@ run_a, run_b, run_c = [
 ]
 
 # %% [markdown]
-# Each plot also shows our own run, half-way through, as "healthy"; its pictures are in the film. Before
-# you look: what would each of the six faults do to the loss? To the error by timestep? To the pictures?
+# Each plot also shows our own run, half-way through, as "healthy"; the pictures of the healthy run are in
+# the film above. Before you look: what would each of the six faults do to the loss? To the error by
+# timestep? To the pictures?
 #
 # ### Exercise 1 · Run A
 
@@ -494,7 +499,7 @@ lesson.fault_c.check(fault_c)
 # amount of noise at nearly every $t$. Read it when you have named all three.)
 #
 # All three losses fall. Judged by the loss alone, two of the three would have passed for good training
-# runs; judged by its pictures, so would the third. Look at all three plots, every time.
+# runs; judged by the pictures alone, so would the third. Look at all three plots, every time.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

@@ -3,13 +3,15 @@
 #
 # **What may we claim?**
 #
-# *40 minutes to read, two minutes to run. You need notebook 01, and from notebook 08 what guidance is.*
+# *40 minutes to read, two minutes to run. You need notebook 01, and you should know what guidance is
+# (notebook 08).*
 #
 # A model draws an astronaut riding a horse, and people say that it understands. But one picture, selected
 # from many by someone who wants it to be true, shows nothing. What would? In the picture book we are
 # better off than the makers of large models: every prompt has a right answer, and we have all the
-# pictures that the model was trained on. So we do it properly: a judge, prompts fixed in advance, one
-# seed each, and every share with its uncertainty. Only then may a sentence begin with "it can".
+# pictures that the model was trained on. So we test the model properly: with a judge, prompts fixed in
+# advance, one seed per prompt, and an uncertainty for every share. Only then may a sentence begin with
+# "it can".
 
 # %%
 import random
@@ -30,8 +32,8 @@ you_are_here("text encoder", "UNet", "scheduler", "VAE")
 # %% [markdown]
 # ## What it has never seen
 #
-# Training scene number $i$ is computed from the number $i$ alone, so it is the same on every machine.
-# Here is the whole training set of the UNet again.
+# Training scene number $i$ is computed from the number $i$ alone, so it is the same on every machine, and
+# we can generate the UNet's whole training set again here.
 #
 # > **Predict.** There are four riders and five mounts. How often did each pair occur?
 
@@ -50,8 +52,8 @@ for rider in sorted({rider for rider, _ in rides}):
 # thing, and a tenth of the pairs of things. Every word and every thing is in the training set, but not in
 # these combinations. A model that draws them has put together what it never saw together.
 #
-# The famous ride is one of them. Here are five drawings, and not the best five of fifty: the seeds are 0
-# to 4.
+# The famous astronaut riding a horse is one of these held-out combinations. Here are five drawings of it,
+# and not the best five of fifty: the seeds are 0 to 4.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -74,8 +76,8 @@ titles = [f"seed {seed}" for seed in range(5)]
 figures.show(figures.pictures(list(rider), titles, columns=5), lesson.FIVE_RIDES)
 
 # %% [markdown]
-# How many of them are right? Would you give the same answer if somebody else had made them? That is why
-# we need an impartial judge.
+# How many of the five drawings are right? Would you give the same answer if they came from somebody
+# else's model? That is why we need an impartial judge.
 #
 # ## A judge
 #
@@ -83,7 +85,7 @@ figures.show(figures.pictures(list(rider), titles, columns=5), lesson.FIVE_RIDES
 # draws, and searches for the drawing that explains a picture best. Which of the 16 places is it (five
 # scenes, ten plain colours, the pale page)? Which thing, in which colour, size and position, brings a
 # drawing closest to the picture? Does one more thing bring it closer still? The result is a scene, so the
-# book can draw it.
+# book's program can draw what the judge has found.
 #
 # > **Predict.** Here are five pages of the book. What could the judge overlook?
 
@@ -92,8 +94,8 @@ pages = protocol.render(prompts_of("two things", 3, seed=0) + prompts_of("riding
 lesson.show_findings(pages, geometry.judge(pages))
 
 # %% [markdown]
-# Nothing here. (Later it will overlook some white things on pale pages, and some small riders.) This is
-# what it finds in the five rides that the model drew:
+# The judge overlooks nothing here. (Later it will overlook some white things on pale pages, and some
+# small riders.) This is what the judge finds in the five rides that the model drew:
 
 # %%
 ridden = geometry.judge(rider)
@@ -158,16 +160,16 @@ for source, render in {"pages": protocol.render, "VAE": protocol.through(pipe.va
         print(f"{source:<5}  {name:<10}  ", *map(lesson.in_words, verdicts))
 
 # %% [markdown]
-# The judge will wrongly reject as many of the model's pictures, so these numbers are upper bounds. The
-# interval in brackets is as important as the count. If 20 of 20 are right, the true share need not be 1:
-# it may be 0.9, and we were lucky. The interval is constructed to contain the true share in 95 % of all
-# such experiments ([Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953)). From here on, we
-# compare nothing without it.
+# A judge will wrongly reject a similar share of the model's pictures, so these numbers are upper bounds
+# for the model. The interval in brackets is as important as the count. If 20 of 20 are right, the true
+# share need not be 1: it may be 0.9, and we were lucky. The interval is constructed to contain the true
+# share in 95 % of all such experiments ([Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953)).
+# From here on, we compare no shares without their intervals.
 #
 # ## Seen and new
 #
-# Now the model. We use three kinds of prompts, each with combinations from the training set and with new
-# ones: twenty prompts of each kind, one seed per prompt, and no second attempt.
+# Now the model. We use three kinds of prompts. For each kind there are twenty prompts with combinations
+# from the training set and twenty with new ones. Each prompt gets one seed, and no second attempt.
 #
 # > **Predict.** If the model had memorised its pages, how many of the new combinations would be right?
 # > And if it understood, in your sense of the word?
@@ -186,15 +188,15 @@ for name, share in shares.items():
 
 # %% [markdown]
 # The first two numbers count the pictures in which everything is right, first according to the geometric
-# judge, then according to the network. The individual skills, in brackets, and the figures below are the
-# geometric judge's.
+# judge, then according to the network. The individual skills, in brackets, and the figures below come
+# from the geometric judge.
 #
 # Suppose that a single thing has the right shape in 80 % and the right colour in 90 % of all cases. Then
-# two things, drawn with the same skill, are both right in $(0.8 \cdot 0.9)^2 = 52\,\%$. Multiply this by
-# two more shares: how often the place is right, and, among pictures whose things are right, how often the
-# relation is right. This product is the line "if independent" in the figure ([Okawa et al.
-# 2023](https://arxiv.org/abs/2310.09336)). A model that reaches it is not bad at combining. It is just
-# not good enough at the parts.
+# two things, drawn independently and with the same skill, are both right in $(0.8 \cdot 0.9)^2 = 52\,\%$
+# of all cases. Multiply this share by two more: how often the place is right, and, among pictures whose
+# things are right, how often the relation is right. This product is the line "if independent" in the
+# figure ([Okawa et al. 2023](https://arxiv.org/abs/2310.09336)). A model that reaches it is not bad at
+# combining. It is just not good enough at the parts.
 
 # %%
 parts = skills["one thing"]
@@ -202,8 +204,8 @@ product = {name: rates.expected(parts, seen[name], sets[name]) for name in ("two
 lesson.show_rates({name: (shares[name], shares[new]) for name, new in kinds.items()}, product)
 
 # %% [markdown]
-# (The line is at 1 where one thing was right 20 times out of 20. At the lower end of that share's
-# interval it would be at $0.84^2 = 0.7$.)
+# (The line is at 1 where a single thing was right 20 times out of 20. If the true share were 0.84, the
+# lower end of its interval, the line would be at $0.84^2 = 0.7$.)
 #
 # Is "new" worse than "seen"? That is a question about a *difference*, which has an interval of its own.
 # (Whether two intervals overlap is a different question.) The interval of the difference follows from the
@@ -232,20 +234,20 @@ for judge, rate_of in (("geometric", shares), ("network", second)):
 
 # %% [markdown]
 # An interval that contains 0 does not say that there is no difference. It says that this experiment
-# cannot detect one. And the judges' mistakes enter the difference too. For riding, the geometric judge
-# sees a difference of +0.15 and the network sees none: below you will find that the geometric judge
-# overlooks white things on pale pages and small riders, and these are not equally frequent among seen and
-# new combinations. A single judge would have misled us.
+# cannot detect one. The judges' mistakes enter the difference, too. For riding, the geometric judge sees
+# a difference of +0.15 and the network sees none. As you will see below, the geometric judge overlooks
+# white things on pale pages and small riders, and such things are not equally frequent among seen and new
+# combinations. A single judge would have misled us.
 #
 # ### Exercise 2 · How many pictures tell 70 % from 80 %?
 #
 # Let two models draw $n$ pictures each, and let $p$ and $q$ be their true shares of right pictures. The
-# counted shares fluctuate around the truth, with variance $p(1-p)/n$ for one and $q(1-q)/n$ for the
-# other. The variance of the difference is the sum of the two; call its standard deviation $s$. A
-# difference is significant if it is $1.96\,s$ away from 0. If the true difference were exactly that
-# large, half of all experiments would miss it. A Gaussian falls more than 0.84 standard deviations below
-# its mean in only 2 of 10 cases. So 8 of 10 experiments find the difference if $|p - q| = (1.96 +
-# 0.84)\,s$. How large is $n$?
+# counted shares fluctuate around the truth, with variance $p(1-p)/n$ for one model and $q(1-q)/n$ for the
+# other. The variance of their difference is the sum of these two variances; call the standard deviation
+# of the difference $s$. A difference is significant if it is at least $1.96\,s$ away from 0. If the true
+# difference were exactly that large, half of all experiments would miss it. A Gaussian falls more than
+# 0.84 standard deviations below its mean in only 2 of 10 cases. So 8 of 10 experiments find the
+# difference if $|p - q| = (1.96 + 0.84)\,s$. How large must $n$ be?
 
 
 # %%
@@ -258,8 +260,8 @@ def my_pictures_needed(p, q):
 lesson.enough.check(my_pictures_needed)
 
 # %% [markdown]
-# Do not trust a formula that you can test. Two models, with 70 % and 80 %, draw $n$ pictures each and are
-# compared by the interval above, 500 times.
+# Do not trust a formula that you can test. So we simulate 500 experiments: in each, two models with true
+# shares of 70 % and 80 % draw $n$ pictures each, and we compare them by the interval above.
 #
 # > **Predict.** How often does the interval exclude 0, with 20 pictures? With 100?
 
@@ -303,8 +305,8 @@ for name, chance in controls.items():
     print(f"{name:<20}  right {chance.right} of {chance.of}")
 
 # %% [markdown]
-# And skill by skill, with faultless pages in place of the model's pictures, each judged by the next
-# page's prompt:
+# And here is chance skill by skill. Faultless pages take the place of the model's pictures, and each is
+# judged by the next page's prompt:
 
 # %%
 shifted = [*two[1:], *two[:1]]
@@ -312,19 +314,19 @@ for skill, chance in rates.skills(geometry.judge(protocol.render(two)), shifted)
     print(f"{skill:<9}  right {chance.right} of {chance.of}")
 
 # %% [markdown]
-# Chance does not get everything right, so the strict count is meaningful. A single skill is different.
-# Apart from riding there are only three relations (left or right, above or below, next to), and a guess
-# is often right. A report of "60 % of the relations" says little without the share that a guess would
-# get.
+# By chance, hardly any picture is right in every respect, so the strict count is meaningful. A single
+# skill is different. Apart from riding there are only three relations (left or right, above or below,
+# next to), and a guess is often right. A report of "60 % of the relations are right" says little without
+# the share that a guess would get.
 #
 # ## Does it draw from memory?
 #
 # A picture of a *seen* combination could be a memorised page of the training set. Let us find the nearest
 # page to each picture. The distance is the root mean square difference of thumbnails of 16×16 pixels, in
-# values from 0 to 255. A distance alone says nothing, so we need two references. *Training pages* after
-# encoding and decoding: memorised pictures would be this close. *New pages* of the same prompts, after
-# encoding and decoding: an artist who never saw the training set would be this close, because the world
-# is small.
+# values from 0 to 255. A distance alone says nothing, so we need two references. The first is *training
+# pages* after encoding and decoding by the VAE: memorised pictures would be this close. The second is
+# *new pages* of the same prompts, again after encoding and decoding: an artist who never saw the training
+# set would come this close, because the world is small.
 #
 # > **Predict.** Where do the model's pictures fall between the two?
 
@@ -356,10 +358,10 @@ lesson.show_distances(
 )
 
 # %% [markdown]
-# The measure works: it finds the training pages, and their remaining distance is what the VAE loses. A
-# model that draws from memory would be close to them. A model that is close to the new pages, or to the
-# right of them, does not draw from memory. (Far to the right is not good either: pictures that far from
-# any page have gone wrong.)
+# The measure works: it finds the training pages again, and the distance that remains is what the VAE
+# loses. Pictures drawn from memory would have similar distances. If the model's distances are like those
+# of the new pages, or larger, the model does not draw from memory. (Much larger is not good either:
+# pictures that far from any page have gone wrong.)
 #
 # Here are some pictures of new combinations, chosen by a seed, and below each the nearest training page:
 
@@ -373,13 +375,15 @@ figures.show(figures.pictures([*images, *pages], titles, columns=5), lesson.NEAR
 print(*(sets[new][i].text for new, i in chosen), sep="\n")
 
 # %% [markdown]
-# For Stable Diffusion such a search succeeded. [Carlini et al. 2023](https://arxiv.org/abs/2301.13188)
-# found about a hundred pictures from its training set that version 1.4 reproduces almost exactly. They
-# searched only the most frequently repeated training pictures.
+# For Stable Diffusion, a similar search did find memorised pictures. [Carlini et al.
+# 2023](https://arxiv.org/abs/2301.13188) found about a hundred pictures from its training set that
+# version 1.4 reproduces almost exactly. They searched only the most frequently repeated training
+# pictures.
 #
 # ## Failures, chosen by a seed
 #
-# Selecting which failures to show can make them look charming, or hopeless. A seed has selected these.
+# Selecting which failures to show can make them look charming, or hopeless. These were selected by a
+# seed.
 #
 # > **Predict.** What goes wrong most often: a shape, a colour, the place, or the number of things?
 
@@ -395,15 +399,17 @@ for n, (name, i) in enumerate(order[:10], 1):
     print(f"    geometric: {lesson.words(seen[name][i])}   network: {lesson.words(also[name][i])}")
 
 # %% [markdown]
-# For each of them: is the model wrong, or the judge? Both happen, and only looking tells. Here the
-# network agrees with the prompt in eight of ten cases, and so will you. Where both judges object (numbers
-# 5 and 9), the model is wrong: the number of things and the place are right, but one thing is drawn as
-# the kind of its neighbour. (If a picture is called right here, there were fewer than ten wrong ones.)
+# For each of the ten: is the model wrong, or the judge? Both happen, and only looking at the picture
+# tells which. Here the network agrees with the prompt in eight of ten cases, and so will you. Where both
+# judges object (numbers 5 and 9), the model is wrong: the number of things and the place are right, but
+# one thing is drawn as the same kind of thing as its neighbour. (If a picture is called right here, there
+# were fewer than ten wrong ones.)
 #
 # ## The same words in another order
 #
-# All new combinations so far were new *pairs*. The rider was always something that rides, and the mount
-# something that is ridden. Here is a prompt that the grammar allows and that no page shows in any form.
+# All new combinations so far were new *pairs*. The rider was always something that also rides in the
+# training set, and the mount something that is ridden there. The next prompt is grammatical, but nothing
+# like it is on any page.
 #
 # > **Predict.** "A horse riding an astronaut": who is on top?
 
@@ -426,29 +432,29 @@ for name, judge in judges.items():
     print(f"{name:<9}", dict(tally))
 
 # %% [markdown]
-# In none of the 16 pictures does either judge find the thing on top that the prompt puts there. Where a
-# judge finds both things, the usual rider is on top, often in the usual colour of the mount. (The
-# interval for 0 of 16 reaches up to 0.19.) So to this model "riding" is not a relation that works in
-# either order; its words keep their usual roles. No held-out pair could have shown that, because in all
-# of them the roles are the usual ones. Larger models have been tested on word order, too: given two
-# captions with the same words in a different order, a CLIP smaller than Stable Diffusion's picks the
-# correct one hardly more often than chance would ([Thrush et al.
-# 2022](https://arxiv.org/abs/2204.03162)).
+# Neither judge finds the rider that the prompt asks for on top in any of the 16 pictures. Where a judge
+# finds both things, the usual rider is on top, often in the usual colour of the mount. (The interval for
+# 0 of 16 reaches up to 0.19.) So to this model "riding" is not a relation that works in either order: the
+# two things keep their usual roles. No held-out pair could have shown that, because all held-out pairs
+# have the usual roles. Larger models have been tested on word order, too: given two captions with the
+# same words in a different order, a CLIP smaller than Stable Diffusion's picks the correct one hardly
+# more often than chance would ([Thrush et al. 2022](https://arxiv.org/abs/2204.03162)).
 #
 # ## What we may claim
 #
 # **This:** We fixed *n* prompts of each kind in advance, with one seed each. A judge that accepts *x* of
-# *y* faultless pictures finds *k* of them entirely correct, and we give the interval. Chance gets almost
-# none. Of the *k*, *j* show *new* combinations, which no page contains. And these are the failures.
+# *y* faultless pictures finds *k* of the model's *n* pictures entirely correct, and we give the interval.
+# By chance, almost none would be. Of the *k*, *j* show *new* combinations, which no page contains. And we
+# show failures, chosen by a seed.
 #
 # **Not this:** that it understands. It combines what it has seen separately; the last section shows how
 # far. **Nor this:** anything about what is not in the book. **And not this:** that it is better than
 # Stable Diffusion. [GenEval](https://arxiv.org/abs/2310.11513) asks for things, colours and positions, as
 # we do, and Stable Diffusion 1.5 gets 43 % there: 97 % for one object, 76 % for its colour, 4 % for the
-# position of two, 6 % for their two colours. But GenEval's prompts cover everything, Stable Diffusion has
-# learnt from everything, and the judge has to recognise photographs. Our model knows nineteen things that
-# look the same on every page, and our judge knows that there are no others. The two numbers have the same
-# unit, and nothing else in common.
+# positions of two objects, 6 % for their colours. But GenEval's prompts cover everything, Stable
+# Diffusion has learnt from everything, and the judge has to recognise photographs. Our model knows
+# nineteen things that look the same on every page, and our judge knows that there are no others. The
+# shares of the two models have the same unit, and nothing else in common.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -461,7 +467,7 @@ for name, judge in judges.items():
 # | 95 % intervals | seldom reported | [`evaluate/rates.py`](../minisd/evaluate/rates.py) | Wilson 1927 |
 # | the nearest of all pages | the 350,000 most repeated pictures, 500 drawings for each | [`evaluate/protocol.py`](../minisd/evaluate/protocol.py) | Carlini et al. 2023 |
 #
-# **Play.** Count again with guidance scale 1. Take the next twenty prompts. Use a milder judge, one that
+# **Play.** Count again with guidance scale 1. Take the next twenty prompts. Use a milder judge that
 # requires only the things to be right. Show the judges noise, an empty page, a photograph: what do they
 # find?
 #

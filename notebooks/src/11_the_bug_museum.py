@@ -6,8 +6,8 @@
 # *40 minutes to read, a minute to run. You need the parts of the pipeline: notebooks 04 to 08.*
 #
 # You could now write Stable Diffusion yourself. Many people have done so, and many of them made the same
-# mistakes. The dangerous ones are not those that stop a program, but those that don't: the shapes fit,
-# the weights load, a picture comes out, and a number somewhere in the middle is wrong.
+# mistakes. The dangerous mistakes do not stop the program: the shapes fit, the weights load, a picture
+# comes out, and a number somewhere in the middle is wrong.
 #
 # This museum has nineteen such bugs, each a single line. We put them into the running model one by one
 # and look at two things: what the eye sees, and what the numbers say.
@@ -32,7 +32,8 @@ you_are_here("text encoder", "UNet", "scheduler", "VAE")
 # %% [markdown]
 # ## The instrument
 #
-# Every bug is a `with` block: inside it the model is broken, and after it everything is as before.
+# Every bug is a context manager: inside its `with` block the model is broken, and after the block the
+# model is as before.
 
 
 # %%
@@ -52,8 +53,9 @@ def changed(objects, name, value):
 # %% [markdown]
 # We examine bugs on a [`Case`](../minisd/lessons/lesson_11.py): a prompt and a seed. A case draws the
 # picture. It also gives every part of the pipeline its *correct* inputs and records the outputs. So a
-# wrong number tells you which part is wrong, because it cannot come from an earlier part. The error is
-# the largest difference, divided by the largest correct number.
+# wrong output tells you which part is wrong, because the mistake cannot come from an earlier part. The
+# error of a part is the largest difference from its correct output, divided by the largest correct
+# number.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -104,11 +106,12 @@ room_1 = {
 }
 
 # %% [markdown]
-# Each of the four is right in *another* model, which is how such bugs arise. Stable Diffusion 2 pads with
-# id 0, has the exact GELU (QuickGELU is a cheaper formula for nearly the same curve), and leaves out its
-# encoder's last block. BERT, another text encoder, sees the future. (The zeros look so much like a
-# mistake that they were reported as one, [diffusers
-# #2201](https://github.com/huggingface/diffusers/issues/2201); but the model was trained with them.)
+# Each of these four bugs would be right in *another* model, which is how such bugs arise. Stable
+# Diffusion 2 pads with id 0, uses the exact GELU (QuickGELU is a cheaper formula for nearly the same
+# curve), and leaves out its encoder's last block. BERT, another text encoder, has no causal mask.
+# (Padding with zeros looks so much like a mistake that it was reported as one, [diffusers
+# #2201](https://github.com/huggingface/diffusers/issues/2201); but Stable Diffusion 2 was trained that
+# way.)
 #
 # > **Predict.** Four wrong text encoders. Which of the pictures will you be able to tell from the right
 # > one?
@@ -117,13 +120,13 @@ room_1 = {
 found = lesson.show_room(case, room_1)
 
 # %% [markdown]
-# Look at the pictures before the numbers. A recognisable astronaut on a horse is no proof of health. The
-# UNet is robust: it has seen everything in many wordings, and treats a state that is *near* a right one
-# as if it were the right one. Robust networks hide bugs.
+# Look at the pictures before the numbers. A recognisable astronaut on a horse does not prove that the
+# text encoder is right. The UNet is robust: in training it saw everything in many wordings, so it treats
+# a text state that is *near* the right one as if it were the right one. Robust networks hide bugs.
 #
 # | bug | right | the test that finds it |
 # |---|---|---|
-# | padded with id 0 | v1 pads with the end token, v2 with id 0; no mask hides either | [`test_tokenizer.py`](../tests/test_tokenizer.py) `test_v1_pads_with_the_end_and_v2_with_id_0` |
+# | padded with id 0 | v1 pads with the end token, v2 with id 0; neither version masks the padding | [`test_tokenizer.py`](../tests/test_tokenizer.py) `test_v1_pads_with_the_end_and_v2_with_id_0` |
 # | GELU for QuickGELU | v1 was trained with $x\,\sigma(1.702x)$, v2 with the exact GELU | [`test_clip.py`](../tests/test_clip.py) `test_v1_has_quick_gelu_and_v2_the_exact_one` |
 # | no causal mask | a state depends only on its own token and those before it | `test_a_token_is_seen_from_its_place_on` |
 # | last block left out | v1 uses the last block, v2 the second-to-last; both then apply the final norm | `test_parity_with_transformers`, `test_v2_skips_the_last_layer_but_not_the_last_norm` |
@@ -160,23 +163,23 @@ room_2 = {
 
 # %% [markdown]
 # The timestep embedding has cosines before sines (in other models, sines come first). The feed-forward
-# layer is split into two halves, and one gates the other: but which? One kind of padding belongs to the
-# UNet and the other to the encoder of the VAE, and both halve a feature map to the same size. The
-# subtlest of the four comes from a file: the setting `attention_head_dim` in a UNet's JSON holds the
-# *number* of heads, not their dimension ([diffusers
-# #2011](https://github.com/huggingface/diffusers/issues/2011)). Taken literally, it gives each of our
-# attention layers 32 heads, with the same weights.
+# layer splits its hidden values into two halves, and one half gates the other: but which is the gate?
+# When downsampling, the UNet pads in one way and the encoder of the VAE in another, and both ways give an
+# output of the same size. The subtlest of the four comes from a file: the setting `attention_head_dim` in
+# a UNet's JSON holds the *number* of heads, not their dimension ([diffusers
+# #2011](https://github.com/huggingface/diffusers/issues/2011)). If the setting is read as a dimension,
+# each of our attention layers has 32 heads, with the same weights.
 #
-# > **Predict.** The weights were trained with 2, 3 and 4 heads, and now serve as 32: will anything be
-# > left of the picture? And which of the four bugs is worst?
+# > **Predict.** The weights were trained with 2, 3 and 4 heads, and are now divided among 32: will
+# > anything be left of the picture? And which of the four bugs is worst?
 
 # %%
 found |= lesson.show_room(case, room_2)
 
 # %% [markdown]
-# With each of the four, the network's outputs are off by a large part of their size, and yet something is
-# left of the picture. If you had never seen the right one, would you have looked for a bug, or blamed the
-# size of the model?
+# With each of the four bugs, the network's outputs are off by a large part of their size, and yet
+# something is left of the picture. If you had never seen the right one, would you have looked for a bug,
+# or blamed the size of the model?
 #
 # | bug | right | the test that finds it |
 # |---|---|---|
@@ -187,11 +190,11 @@ found |= lesson.show_room(case, room_2)
 #
 # ## Room 3 · The dark room
 #
-# Three more bugs in the same network. GELU has a well-known approximation with a tanh. And a GroupNorm
-# divides by $\sqrt{\sigma^2 + \varepsilon}$. (Here $\sigma^2$ is the variance of the normalised numbers,
-# and $\varepsilon$ is a small number that prevents division by 0. Neither is the noise of the other
-# notebooks.) This $\varepsilon$ is $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front of its
-# transformers. Using one value for all of them is a bug, whichever it is.
+# Three more bugs are in the same network. GELU has a well-known approximation with a tanh. And a
+# GroupNorm divides by $\sqrt{\sigma^2 + \varepsilon}$. (Here $\sigma^2$ is the variance of the numbers to
+# be normalised, and $\varepsilon$ is a small number that prevents division by 0. Neither is the noise of
+# the other notebooks.) This $\varepsilon$ is $10^{-5}$ in the UNet's ResNet blocks but $10^{-6}$ in front
+# of its transformers. Using one value for all norms is a bug, whichever value it is.
 
 # %%
 room_3 = {
@@ -208,14 +211,15 @@ found |= lesson.show_room(case, room_3)
 print(f"control: no bug{'':<7} UNet {'':<11} {control.errors['UNet']:.1e}")
 
 # %% [markdown]
-# Nothing. No eye will ever find these three. And the errors of the norms are about as small as the
-# tolerance that any comparison needs: our comparisons with the reference implementations allow 1e-5 for
-# small networks, and 1e-4 at the official sizes. (Put `eps=1e-5` into `SpatialTransformer` and run
-# `test_parity_with_diffusers`: it passes.)
+# Nothing. No eye will ever find these three bugs. And a wrong $\varepsilon$ causes an error about as
+# small as the tolerance that any comparison needs: our comparisons with the reference implementations
+# allow 1e-5 for small networks, and 1e-4 at the official sizes. (Put `eps=1e-5` into `SpatialTransformer`
+# and run `test_parity_with_diffusers`: it passes.)
 #
 # Is a wrong $\varepsilon$ a bug at all, then? The small error only shows that the variances are large
-# compared with $10^{-5}$ *on these inputs*. So let us make them small: the same network, with all weights
-# except those of the norms reduced to 1 %, and quiet latents.
+# compared with $10^{-5}$ *on these inputs*. So let us make the variances small: in the same network we
+# reduce all weights, except those of the norms, to 1 % (a *quiet* network), and we give it latents at a
+# tenth of their size.
 
 # %%
 quiet = copy.deepcopy(pipe.unet)
@@ -234,11 +238,11 @@ for name, value in {"all norms 1e-5": 1e-5, "all norms 1e-6": 1e-6}.items():
     print(f"{name}, in a quiet network: {lesson.distance(wrong, right):.1e}")
 
 # %% [markdown]
-# The same bugs, and now they are obvious. `test_parity_where_eps_counts` does this, in both
-# [`test_unet.py`](../tests/test_unet.py) and [`test_vae.py`](../tests/test_vae.py), and it leads to the
-# most important sentence of this notebook: **a test needs inputs that reveal the mistake.**
-# (`test_eps_of_every_group_norm` also reads the values directly. The tanh is caught by the test of the
-# two halves above, whose layer is small enough to be computed by hand.)
+# The bugs are the same, and now they are obvious. `test_parity_where_eps_counts` uses such inputs, in
+# both [`test_unet.py`](../tests/test_unet.py) and [`test_vae.py`](../tests/test_vae.py), and it
+# illustrates the most important sentence of this notebook: **a test needs inputs that reveal the
+# mistake.** (`test_eps_of_every_group_norm` also reads the values directly. The tanh is caught by the
+# test of the gate in Room 2, which uses a layer small enough to compute by hand.)
 #
 # ## Room 4 · Guidance and the sampler
 #
@@ -260,20 +264,22 @@ room_4 = {
 # %% [markdown]
 # In the batch the unconditional half comes first, then the conditional half. The schedule is linear in
 # $\sqrt\beta$ (Stable Diffusion's own code calls that "linear"). The timesteps are multiples plus 1 (981
-# … 1), and the last step goes not to $\bar\alpha = 1$ but to $\bar\alpha_0$: two oddities of the first
-# sampler that everyone since has had to repeat ([diffusers
+# … 1), and the last step goes not to $\bar\alpha = 1$ but to $\bar\alpha_0$: two oddities of the original
+# sampler that every later implementation has had to repeat ([diffusers
 # #465](https://github.com/huggingface/diffusers/issues/465)).
 #
-# > **Predict.** One of them is obvious at first glance. Which? And what does it draw?
+# > **Predict.** One of the four bugs is obvious at first glance. Which one? And what does the model draw
+# > with it?
 
 # %%
 found |= lesson.show_room(case, room_4)
 
 # %% [markdown]
 # With the halves swapped, guidance moves away from the prompt: the picture shows whatever is *least* like
-# an astronaut on a horse. It is the one bug of this room that everybody would find at once. The last two
-# cost a little sharpness, or nothing. Their pictures are not even worse, only different: with a fixed
-# seed, an implementation with such a bug never agrees with the reference, and nobody knows why.
+# an astronaut on a horse. It is the one bug in this room that everybody would find at once. The last two
+# bugs in the table cost a little sharpness, or nothing. The pictures are hardly worse, only different:
+# with a fixed seed, an implementation with one of these bugs never agrees with the reference, and nobody
+# knows why.
 #
 # | bug | right | the test that finds it |
 # |---|---|---|
@@ -303,8 +309,8 @@ print(f"our scaling factor: {pipe.vae.config.scaling_factor}")
 # The encoder of the VAE pads on the right and bottom only, so that every output sees the pixels at and
 # after its position. The scaling factor belongs to one particular VAE. And the last line of the program
 # converts numbers to 8 bits: it has to round them. Truncating makes a picture darker, by half a grey
-# level on average if the fractions are evenly spread; in practice the amount depends on the picture's
-# flat colours.
+# level on average if the fractional parts are evenly spread; in practice the amount depends on the
+# picture's flat colours.
 #
 # > **Predict.** One of the four bugs causes a large error but has no effect at all on the picture. How
 # > is that possible?
@@ -313,11 +319,11 @@ print(f"our scaling factor: {pipe.vae.config.scaling_factor}")
 found |= lesson.show_room(case, room_5)
 
 # %% [markdown]
-# Text-to-image never uses the encoder. The bug sleeps until somebody builds image-to-image or inpainting
-# on the encoder, or trains on its latents. Let us wake it up.
+# Text-to-image never uses the encoder. The padding bug sleeps until somebody builds image-to-image or
+# inpainting on the encoder, or trains on its latents. Let us wake it up.
 #
-# > **Predict.** Each of the three downsamplings looks one pixel too far up and to the left, at its own
-# > resolution. What does a picture look like after encoding and decoding?
+# > **Predict.** Each of the three downsampling layers looks one pixel too far up and to the left, at its
+# > own resolution. What does a picture look like after encoding and decoding?
 
 
 # %%
@@ -352,9 +358,9 @@ for widths in ((16,), (16, 16), (16, 16, 16)):
     print(f"levels: {len(widths)}   error: {lesson.distance(wrong, right):.2f}")
 
 # %% [markdown]
-# With one level there is no downsampling, so there is nothing to pad. This is the lesson of the dark room
-# again: the test ran and passed, and it could not have failed. (The small models of our own tests have
-# three levels and two layers per level; [`helpers.py`](../tests/helpers.py) says why.)
+# The error is 0: with one level there is no downsampling, so there is nothing to pad. This is the lesson
+# of the dark room again: the test ran and passed, and it could not have failed. (The small models in our
+# own tests have three levels and two layers per level; [`helpers.py`](../tests/helpers.py) explains why.)
 #
 # | bug | right | the test that finds it |
 # |---|---|---|
@@ -365,33 +371,34 @@ for widths in ((16,), (16, 16), (16, 16, 16)):
 #
 # ## What eyes see, and what numbers see
 #
-# > **Predict.** All nineteen, sorted by the error of the faulty part. Will the pictures be in the same
-# > order? How many of the bugs change the picture by less than one grey level on average?
+# > **Predict.** We sort all nineteen bugs by the error of the faulty part. Will sorting by the change in
+# > the picture give the same order? How many of the bugs change the picture by less than one grey level
+# > on average?
 
 # %%
 lesson.show_museum(found, rounding=control.errors["UNet"])
 
 # %% [markdown]
-# They are not. Some bugs with an error of a third or more leave a picture that you would be proud of.
-# Whether you notice depends on the prompt, on the seed, and on how often you have seen the right picture.
-# So:
+# The orders differ. Some bugs with an error of a third or more leave a picture that you would be proud
+# of. Whether you notice a bug depends on the prompt, on the seed, and on how often you have seen the
+# right picture. So:
 #
 # * Compare **numbers**, not pictures: with a reference implementation, on the same weights and the same
 #   inputs.
 # * Compare **part by part**, each on correct inputs. A picture tells you that something is wrong; the
 #   first wrong tensor tells you what.
-# * Choose **inputs that reveal the mistake**: quiet weights for the norms' ε, several levels for padding,
-#   norms whose weights are not 1 and whose biases are not 0 (fresh norms have exactly these values, which
-#   hides mistakes in them).
+# * Choose **inputs that reveal the mistake**: small weights to test the norms' ε, several levels to test
+#   padding, and norms whose weights are not 1 and whose biases are not 0 (new norms start with weights 1
+#   and biases 0, which hides mistakes).
 # * **Break the code on purpose**, and watch the test fail. We put each of the nineteen bugs into our
-#   code, and the test named next to it failed.
+#   code, and each time the test named in the table failed.
 #
 # Some traps are not on show. The encoder's log-variance is clamped to [−30, 20]
-# (`test_log_variance_is_clamped`). Between two timesteps, K-LMS interpolates $\sigma$ here and in
-# diffusers, but its logarithm in k-diffusion (`test_lms_interpolates_sigma_itself_at_a_fractional_time`).
-# And problems with names and shapes, such as 1×1 convolutions in place of linear layers, decoder levels
-# numbered from the other end, and keys with and without a prefix, are caught by *strict* loading in both
-# directions (notebook 12).
+# (`test_log_variance_is_clamped`). Between two timesteps, K-LMS interpolates $\sigma$ itself in minisd
+# and in diffusers, but $\log\sigma$ in k-diffusion
+# (`test_lms_interpolates_sigma_itself_at_a_fractional_time`). And problems with names and shapes, such as
+# 1×1 convolutions in place of linear layers, decoder levels numbered from the other end, and keys with
+# and without a prefix, are caught by *strict* loading in both directions (notebook 12).
 #
 # ## Three mysteries
 #
@@ -404,8 +411,9 @@ case = lesson.Case(pipe, "a red car on the beach", seed=1)
 lesson.show_mysteries(case, museum)
 
 # %% [markdown]
-# Begin with the faulty part; the picture comes second, and for the third mystery it does not help. You
-# may run anything you like: for instance, `case.examine(museum["sines first"])` has `.errors`.
+# First find the faulty part. Look at the picture second; it does not help with the third mystery. You may
+# run anything you like: for instance, `case.examine(museum["sines first"])` returns a result whose
+# `.errors` you can compare.
 
 # %%
 for part in case.right:
@@ -454,7 +462,7 @@ lesson.mystery_3.check(third)
 #
 # **Play.** Put in two bugs at once. Swap the skip connection and the input from below in
 # `UpBlock.forward`: the number of channels stays the same, but their order changes. Remove the clamp of
-# the log-variance, and look for an input on which it shows. Find a bug of your own, and write the test
-# that finds it.
+# the log-variance, and look for an input on which that makes a difference. Find a bug of your own, and
+# write the test that finds it.
 #
 # *Stuck on an exercise? The answers are in [`lesson_11.py`](../minisd/lessons/lesson_11.py).*

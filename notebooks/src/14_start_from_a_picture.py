@@ -8,7 +8,7 @@
 #
 # Text to image begins with noise and ends with a picture. Many tools begin with a picture: they redraw
 # it, repair a part of it, or turn one picture into another. None of them needs a new network. They only
-# change where the loop begins, or add one line to it. We write these lines by hand, and then check that
+# change where the loop begins, or add one line to it. We write these changes by hand, and then check that
 # the pipelines of [`minisd/editing`](../minisd/editing) do the same.
 
 # %%
@@ -59,21 +59,21 @@ print(f"the picture and its decoded mode differ by {127.5 * rms(back - x):.1f}")
 
 # %% [markdown]
 # The encoder is sure of itself: its Gaussians are thirty times as narrow as the spread of the latents.
-# The two samples decode to nearly the same picture, and the autoencoder's own reconstruction error is
-# five times as large. Image to image takes a sample, so it draws from its seed twice: first the sample,
-# then the noise. An implementation that takes the mode instead gets a different picture from the same
-# seed.
+# The two samples decode to nearly the same picture, and the difference between them is only a fifth of
+# the autoencoder's own reconstruction error. Image to image takes a sample, so it draws random numbers
+# from its seed twice: first for the sample, then for the noise. An implementation that takes the mode
+# instead gets a different picture from the same seed.
 #
 # ## The factor
 #
-# One multiplication is missing. The noise has variance 1, so the latents must have it too, or
-# $\bar\alpha$ would not mean what it says. The encoder's output is multiplied by the *scaling factor*
-# (notebook 05). For our model it is 1.008 and could nearly be left out. For Stable Diffusion it is
-# 0.18215: its encoder returns numbers that are 5.5 times as large.
+# One multiplication is missing. The noise has variance 1, so the latents must have variance 1 too, or
+# $\bar\alpha$ would not describe the ratio of signal to noise. The encoder's output is multiplied by the
+# *scaling factor* (notebook 05). For our model it is 1.008 and could nearly be left out. For Stable
+# Diffusion it is 0.18215: its encoder returns numbers that are 5.5 times as large.
 #
 # > **Predict.** Suppose that a program forgets the factor, for a VAE like Stable Diffusion's. It adds the
 # > noise of $t = 501$ to latents 5.5 times too large. Notebook 05 showed what happens to the ratio of
-# > signal to noise. Which timestep has the resulting ratio, and what will the network *draw*?
+# > signal to noise. Which timestep normally has the resulting ratio, and what will the network *draw*?
 
 # %%
 alphas_cumprod, factor = pipe.scheduler.alphas_cumprod, pipe.vae.config.scaling_factor
@@ -84,8 +84,8 @@ print(f"this model's factor: {factor:.3f}")
 print(f"signal to noise at t = 501: {ratio[501]:.2f}. Without 0.18215 it is that of t = {wrong}")
 
 # %% [markdown]
-# The program says $t = 501$, but the latents contain only as much noise as at $t = 79$, and their numbers
-# are several times too large. You will see the result as soon as we have a loop.
+# The program says $t = 501$, but the latents have the signal-to-noise ratio of $t = 79$, and their
+# numbers are several times too large. You will see the result as soon as we have a loop.
 #
 # ## Where the loop begins
 #
@@ -162,13 +162,13 @@ figures.show(figures.pictures(small, titles, columns=6), lesson.STRENGTHS)
 # The colours of house and background change first, and places change last. At low strengths parts of both
 # pictures are mixed: an orange wall in the snow, or a moon above a sunny meadow. Then there is a range of
 # strengths at which the prompt decides the colours and the picture decides the places. Noise destroys
-# details first and large shapes last (notebook 02), so one might expect the large sky to stay. But flat
-# colours are what the prompt describes, and guidance pushes them. The prompt says nothing about places.
-# Even at strength 1 something of the picture is left, since the walk begins at $t = 901$, and
-# $\bar\alpha$ is not 0 there.
+# details first and large shapes last (notebook 02), so one might expect the large sky to stay. But the
+# prompt describes these flat colours, and guidance pushes the picture towards them. The prompt says
+# nothing about places. Even at strength 1 something of the picture is left, since the walk begins at
+# $t = 901$, and $\bar\alpha$ is not 0 there.
 #
-# Now the pipeline, with the same picture, prompt, steps and seed. It draws a sample of the latents and
-# then the noise, as described above.
+# Now we run the pipeline, with the same picture, prompt, steps and seed. It draws a sample of the latents
+# and then the noise, as described above.
 
 # %%
 img2img = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
@@ -183,7 +183,7 @@ ours = walk(add_noise(sample, drawn_noise, level(left[0])), left, prompts[1])
 print(f"largest difference from the pipeline's latents: {(theirs - ours).abs().max():.0e}")
 
 # %% [markdown]
-# And the forgotten factor, at strength 0.6. Our own factor is nearly 1, so to imitate Stable Diffusion's
+# Now we forget the factor, at strength 0.6. Our own factor is nearly 1, so to imitate Stable Diffusion's
 # VAE we make the latents 5.5 times too large:
 
 # %%
@@ -204,14 +204,14 @@ figures.show(
 #
 # *Inpainting* redraws the part of a picture under a mask, and keeps the rest. The simplest program lets
 # the walk draw what it likes, and pastes the rest of the picture over it at the end. But then the new
-# part does not know the old one. Better: after *every* step, put the rest of the picture back, with the
-# noise of the next timestep (Sohl-Dickstein et al. 2015; [RePaint, Lugmayr et al.
+# part is drawn without regard to the rest. A better way: after *every* step, put the rest of the picture
+# back, with the noise of the next timestep (Sohl-Dickstein et al. 2015; [RePaint, Lugmayr et al.
 # 2022](https://arxiv.org/abs/2201.09865), eq. 8):
 #
 # $$x \leftarrow (1 - m)\left(\sqrt{\bar\alpha'}\,x_0 + \sqrt{1-\bar\alpha'}\,\epsilon\right) + m\,x$$
 #
 # Here $m$ is the mask: one number for each latent position, 1 where the picture is redrawn and 0
-# elsewhere. (RePaint also repeats steps, because even so the new part may fit badly. We do not repeat
+# elsewhere. (RePaint also repeats steps, because the new part may still fit badly. We do not repeat
 # steps.)
 #
 # ### Exercise 2 · Put the rest back
@@ -258,13 +258,14 @@ titles += ["horse, at the end", "horse, each step"]
 figures.show(figures.pictures(sheet, titles, columns=3), lesson.RIDER)
 
 # %% [markdown]
-# Pasted at the end, the parts do not fit: only a grey stump of the horse's neck remains, and the horse
-# alone has holes in its back. Put back at each step, the rest is part of what the network sees, and its
-# guesses under the mask continue the horse. The network sees the rest only through the noise, so at high
-# $t$ it hardly knows what it must fit. Therefore there are also UNets with nine input channels, trained
-# to see mask and masked picture without noise ([`inpaint.py`](../minisd/editing/inpaint.py)).
+# If the rest is pasted only at the end, the parts do not fit: only a grey stump of the horse's neck
+# remains, and the horse alone has holes in its back. If the rest is put back after each step, the network
+# sees it, and the guesses under the mask continue the horse. The network sees the rest only through the
+# noise, so at high $t$ it hardly knows what it must fit. For this reason some UNets have nine input
+# channels and are trained to see the mask and the masked picture without noise
+# ([`inpaint.py`](../minisd/editing/inpaint.py)).
 #
-# The pipeline again, with the same noise:
+# Now we run the inpainting pipeline, with the same noise:
 
 # %%
 inpaint = StableDiffusionInpaintPipeline.from_pipe(pipe)
@@ -310,10 +311,10 @@ for steps in (5, 10, 20)[: unless_fast(3, 1)]:
     print(f"the noise has a standard deviation of {found.std():.2f}")
 
 # %% [markdown]
-# With twice as many steps the error is about half as large. With 20 steps it is hardly visible. The noise
-# is a surprise: its standard deviation is only half of what it should be. Is it because we chose the mode
-# of the latents, which contains no noise at all? Two comparisons: a sample of the same latents, and a
-# picture that the model itself has drawn, from noise that we know.
+# With twice as many steps the error is about half as large. With 20 steps the error is hardly visible.
+# The noise is a surprise: its standard deviation is only half of what it should be. Is that because we
+# chose the mode of the latents, which contains no noise at all? We make two comparisons: we invert a
+# sample of the same latents, and a picture that the model itself has drawn, from noise that we know.
 
 # %%
 up = upwards(unless_fast(20, 4))
@@ -330,15 +331,18 @@ print(f"the model's own: cosine of the angle between the noise found and the tru
 # the noise found from the sample has a standard deviation much closer to 1. In a flat sky the network
 # knows exactly what the picture is, and takes every difference from that picture for noise. The steps up
 # multiply this difference. At $t = 0$ its standard deviation should be $\sqrt{1-\bar\alpha_0}$, about as
-# much as the encoder's own noise. The mode has none, and a multiple of nothing is nothing. So inversion
-# is a good way to come *back* to a picture, but what it finds is not quite noise. For the model's own
-# picture its direction is nearly right. (We have not found out why even that noise is too short.)
+# much as the noise in a sample from the encoder. The mode contains no noise, so there is hardly anything
+# to multiply. So inversion is a good way to come *back* to a picture, but what it finds is not quite
+# noise. For the picture that the model itself drew, the noise found has nearly the right direction, but
+# it is too short. (We have not found out why.)
 #
-# Coming back is not the purpose, though. Go up with the caption of the picture, and down with *another*
-# prompt. Where the two prompts agree, the way down undoes the way up, and only the difference remains.
+# Coming back is not the purpose, though: we want to edit. Go up with the caption of the picture, and down
+# with *another* prompt. Where the two prompts lead to the same guess, the way down undoes the way up, so
+# only the difference between the prompts changes the picture.
 #
-# > **Predict.** Image to image and inversion, with the same strengths, the same 20 steps and the prompt
-# > "an orange house at night". Which keeps more of the house? Which turns to night first?
+# > **Predict.** We compare image to image and inversion, with the same strengths, the same 20 steps and
+# > the prompt "an orange house at night". Which of the two keeps more of the house? Which turns to night
+# > first?
 
 # %%
 count = unless_fast(20, 4)
@@ -355,7 +359,7 @@ figures.show(
 )
 
 # %% [markdown]
-# With inversion night falls at a lower strength and without stains, and at low strengths the house stays
+# With inversion, night falls at a lower strength and without stains, and at low strengths the house stays
 # closer to the original:
 
 # %%
@@ -368,7 +372,7 @@ for how, row in zip(("jump", "walk"), pictures.split(4)):
 # [Prompt-to-prompt](https://arxiv.org/abs/2208.01626) (Hertz et al. 2022) edits a picture that the model
 # has drawn, from its own noise. For a real picture this noise must first be found, by inversion. With
 # guidance, though, the way down no longer matches the way up, and the error grows; [null-text
-# inversion](https://arxiv.org/abs/2211.09794) (Mokady et al. 2022) repairs that.
+# inversion](https://arxiv.org/abs/2211.09794) (Mokady et al. 2022) corrects this error.
 #
 # ## Between two pictures
 #
@@ -434,11 +438,11 @@ small = list(pipe.decode(between)[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=5), lesson.BETWEEN)
 
 # %% [markdown]
-# On this straight line things shrink towards the middle and the page becomes emptier. Along the arc they
-# stay as large as at the ends, although what lies between two pictures need not be a good picture. (For
-# other pairs of noise samples the effect is often smaller.) The last row shows why. The network believes
-# what $t$ says about the amount of noise. If there is less, it takes the missing noise for missing
-# content: at a third of the length nothing is left but a plain page. If there is more, it takes the
+# Along this straight line things shrink towards the middle and the page becomes emptier. Along the arc
+# they stay as large as at the ends, although what lies between two pictures need not be a good picture.
+# (For other pairs of noise samples the effect is often smaller.) The last row shows why. The network
+# relies on $t$ for the amount of noise. If there is less noise, it takes the missing noise for missing
+# content: at a third of the length nothing is left but a plain page. If there is more noise, it takes the
 # excess for content, and the page fills with splinters.
 #
 # ## In Stable Diffusion 1.5 this is …

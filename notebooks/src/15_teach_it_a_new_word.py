@@ -69,8 +69,8 @@ figures.show(figures.pictures(list(before), asked, columns=4), lesson.BEFORE)
 #
 # ## Twelve drawings
 #
-# The program that draws the book can be given new things
-# ([`new_things.py`](../minisd/lessons/new_things.py)). These twelve pictures are all the umbrellas that
+# The program that draws the book can be extended with new things
+# ([`new_things.py`](../minisd/lessons/new_things.py)). These twelve pictures are the only umbrellas that
 # the model will ever see.
 
 # %%
@@ -82,8 +82,8 @@ for letter, caption in zip(letters, captions):
     print(letter, caption)
 
 # %% [markdown]
-# None of them is blue in the snow, or yellow at night. As in notebook 09, pictures become latents and
-# captions become states, once and for all.
+# None of the twelve umbrellas is blue in the snow, or yellow at night. As in notebook 09, we turn
+# pictures into latents and captions into states once, before training.
 
 # %%
 with torch.no_grad():
@@ -98,8 +98,8 @@ shapes(latents=(latents, (12, 4, 64, 64)), words=(words, (12, 77, 768)))
 # inversion*. In small matrices *beside* the weights of the UNet: *LoRA*. Or in *all weights* of the UNet:
 # *full fine-tuning* (*DreamBooth* is a form of it).
 #
-# > **Predict.** How many numbers may each of them change? How many numbers are the twelve drawings, as
-# > latents?
+# > **Predict.** How many numbers may each method change? How many numbers do the twelve drawings contain,
+# > as latents?
 
 # %%
 table, layers = pipe.text_encoder.token_embedding.weight, layers_of(pipe.unet)
@@ -116,9 +116,9 @@ for name, count in sizes.items():
     print(f"{name:<36} {count:>9,} numbers")
 
 # %% [markdown]
-# Two of the three have many more numbers than the data. They could memorise the drawings, just as a
-# network memorised one batch in notebook 09. One row has a hundredth of the data's size, and must make do
-# with what the networks already know.
+# Two of the three methods change many more numbers than the data contain. They could memorise the
+# drawings, just as a network memorised one batch in notebook 09. The third method changes one row, a
+# hundredth of the data's size, and must make do with what the networks already know.
 #
 # ## One row
 #
@@ -128,8 +128,8 @@ for name, count in sizes.items():
 #
 # ### Exercise 1 · The new row
 #
-# `table` is (V, D) and frozen, `row` is (D,) and to be trained. `ids` is (B, T). Old ids go from 0 to
-# V − 1, and the id of the new word is V. Return the embeddings of all ids.
+# `table` is (V, D) and frozen, `row` is (D,) and trained. `ids` is (B, T). Old ids go from 0 to V − 1,
+# and the id of the new word is V. Return the embeddings of all ids.
 
 
 # %%
@@ -155,9 +155,9 @@ lesson.embed.check(my_embed)
 # $A$ (`down`, $r$ × in) maps the inputs to $r$ numbers, and $B$ (`up`, out × $r$) maps these to the
 # outputs. $\alpha$ (not a noise level here) is a number stored in the file. The division by $r$ keeps the
 # change about equally large when you choose another rank. $s$ is the user's scale. $B$ starts at zero, so
-# training starts from the old network. There are two ways to use it. *Beside* the layer, both terms are
-# computed at every call, and $s$ can be changed at any time. *Merged*, the sum is computed once, and
-# calls are as fast as before.
+# training starts from the old network. There are two ways to use a LoRA. If it stays *beside* the layer,
+# both terms are computed at every call, and $s$ can be changed at any time. If it is *merged*, the sum is
+# computed once, and calls are as fast as before.
 #
 # ### Exercise 2 · Merge it
 #
@@ -195,9 +195,9 @@ shapes(W=(W, (320, 768)), A=(A, (4, 768)), B=(B, (320, 4)))
 #
 # ## A few seconds of training
 #
-# Now we train one ourselves, from zero, beside every layer of the UNet. Only the LoRAs get gradients. We
-# use the loss of notebook 09, with one change: at low timesteps the error is large, hard to reduce, and
-# says little about shapes, so it gets a smaller weight, $\min(1, 5/\mathrm{SNR})$ ([Hang et al.
+# Now we train a LoRA ourselves, from zero, beside every layer of the UNet. Only the LoRAs get gradients.
+# We use the loss of notebook 09, with one change: at low timesteps the error is large, hard to reduce,
+# and says little about shapes, so it gets a smaller weight, $\min(1, 5/\mathrm{SNR})$ ([Hang et al.
 # 2023](https://arxiv.org/abs/2303.09556), §3.4, who give another reason: its gradients conflict with
 # those of the other timesteps).
 
@@ -275,15 +275,16 @@ figures.show(figures.pictures(list(ours), texts, columns=4), lesson.TEN_SECONDS)
 # still a ball.
 #
 # The remedy is called *prior preservation* ([Ruiz et al. 2023](https://arxiv.org/abs/2208.12242), §3.3).
-# Before training, the old model itself draws *class images*. Then every second example is one of these:
+# Before training, the old model itself draws *class images*. Then every second training example is a
+# class image, and the loss has two terms:
 #
 # $$L = L_{\text{new}} + \lambda\,L_{\text{class}}$$
 #
-# $\lambda$ weights the class images; here it is 1. In the paper these are images of the new thing's
+# $\lambda$ weights the class images; here it is 1. In the paper the class images show the new thing's
 # class, for one caption such as "a cat". An umbrella has no class in our book, so we take captions of
-# other things. Full fine-tuning with class images is DreamBooth. Class images also work with a LoRA:
-# `taught`, the one from above, was trained for 500 steps on the twelve drawings and on 40 class images,
-# for captions of the book. Some of these show one thing and some two, but none shows an umbrella.
+# other things. Full fine-tuning with class images is DreamBooth. Class images also work with a LoRA: the
+# LoRA in `taught`, loaded above, was trained for 500 steps on the twelve drawings and on 40 class images,
+# for captions of the book. Some class images show one thing and some two, but none shows an umbrella.
 #
 # > **Predict.** The same eight prompts, from the same noise, drawn by `taught`. Is everything right now?
 
@@ -294,8 +295,8 @@ figures.show(figures.pictures(list(theirs), texts, columns=4), lesson.WITH_CLASS
 # %% [markdown]
 # The ball and the tree are back, and the fish has its eye back. The umbrellas that stand alone are still
 # there. But beside a second thing there is no umbrella any more. A likely reason is in the data again:
-# the training set now contains pictures of two things, and none of them shows an umbrella. What protects
-# the old things also says where the new one does *not* belong.
+# the training set now contains pictures of two things, and none of them shows an umbrella. The class
+# images protect the old things, but they also teach the model where the new thing does *not* belong.
 #
 # ## Measured
 #
@@ -320,23 +321,23 @@ for name, row in measured.items():
     )
 
 # %% [markdown]
-# Textual inversion forgets nothing and learns nothing. All others learn the umbrella. Without class
-# images, the LoRA of rank 16 has lost nearly all single things, probably because captions of single
-# things resemble the captions of the drawings most. With class images it keeps most of them. (The totals
-# 46, 53 and 54 of 60 hardly differ; 22 of 60 does.) And a small file is not a small change: a LoRA a
-# fifth of the size forgot more than full fine-tuning, both without class images. (Size was not the only
-# difference. The LoRA's learning rate was twenty times as high, and full fine-tuning dropped a tenth of
-# the captions.)
+# Textual inversion forgets nothing and learns nothing. All other methods learn the umbrella. Trained
+# without class images, the LoRA of rank 16 has lost nearly all old things that stand alone, probably
+# because captions of single things resemble the captions of the drawings most. With class images it keeps
+# most of them. (For the old things, the totals 46, 53 and 54 of 60 hardly differ, but 22 of 60 is clearly
+# lower.) And a small file does not mean a small change: without class images, a LoRA with a fifth of the
+# file size forgot more than full fine-tuning. (Size was not the only difference. The LoRA's learning rate
+# was twenty times as high, and full fine-tuning dropped a tenth of the captions.)
 #
-# The first eight of the 40 prompts, for each method:
+# Here are the first eight of the 40 prompts, for each method:
 
 # %%
 lesson.show_long_runs(measured, docs / "images/new_thing.png")
 
 # %% [markdown]
-# The second row of pictures shows what one embedding can do. It began as a copy of the embedding of
-# "mushroom", and after a thousand steps it mostly means trees. Why not mushrooms? Ask the untaught UNet
-# how well each of its words explains the twelve drawings:
+# The second row of pictures shows what one embedding can do. The embedding began as a copy of the one for
+# "mushroom", and after a thousand steps the model mostly draws trees for it. Why not mushrooms? Ask the
+# untaught UNet how well each of its words explains the twelve drawings:
 
 # %%
 scores = lesson.losses_by_word(fresh(), latents, captions, unless_fast(19, 2))
@@ -344,14 +345,14 @@ print(*(f"{word} {loss:.4f}" for word, loss in scores), sep=", ")
 
 # %% [markdown]
 # To us an umbrella looks like a mushroom. To the loss, "tree" is the best of the nineteen words, and
-# "mushroom" is in the middle. So the embedding moved towards trees. An embedding *chooses* among the
-# shapes that the UNet can draw. This training found none that makes it draw a new one. In a large model,
-# which can draw nearly everything and only lacks the word, choosing may be enough: for a style, or for a
-# toy.
+# "mushroom" is in the middle. So training moved the embedding towards trees. An embedding *chooses* among
+# the shapes that the UNet can draw. This training run found no embedding that makes the UNet draw a new
+# shape. In a large model, which can draw nearly everything and only lacks the word, choosing may be
+# enough: for a style, or for a toy.
 #
 # ## The scale
 #
-# Beside the weights, a LoRA can be turned up and down.
+# As long as a LoRA stays beside the weights, it can be turned up and down.
 #
 # > **Predict.** A green umbrella on the beach, and a pink one in the snow, at scales 0, 0.5, 1 and 1.5.
 # > What is half an umbrella?
@@ -373,8 +374,8 @@ figures.show(figures.pictures(list(sheet), titles, columns=4), lesson.SCALES)
 #
 # LoRAs for Stable Diffusion are usually placed beside attention layers only. Ours is beside all layers.
 #
-# > **Predict.** First switch on only the part beside attention. Then switch on only the rest; more
-# > than half of it is beside convolutions. Which of them holds the umbrella?
+# > **Predict.** First switch on only the part beside attention. Then switch on only the rest; more than
+# > half of it is beside convolutions. Which of the two parts holds the umbrella?
 
 # %%
 sheet = []
@@ -391,17 +392,18 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.PARTS)
 # %% [markdown]
 # Without the part beside attention hardly anything is missing, and the attention part alone draws no
 # umbrella. That fits what attention does: it decides which words act on which positions. The shape itself
-# is drawn by the layers around it, and these had never drawn an umbrella. (It does not prove that a LoRA
-# *trained* beside attention alone would fail, because then attention would have to do it all. Try it.)
+# is drawn by the layers around it, and these had never drawn an umbrella. (This does not prove that a
+# LoRA *trained* beside attention alone would fail, because then attention would have to do it all. Try
+# it.)
 #
 # ## Outlines instead of words
 #
 # Some things are hard to say in words: where exactly, how large, with which outline. A *ControlNet*
-# ([Zhang et al. 2023](https://arxiv.org/abs/2302.05543), §3) takes them from a second picture. It is a
-# copy of the UNet's encoder half that also sees this picture. Each of its outputs passes through a 1×1
-# convolution and is added to a skip connection. The convolutions start at zero, so training starts from
-# the old model, as with $B = 0$ above. (A layer of zeros can learn: the gradient of its weights contains
-# its inputs, not its weights.)
+# ([Zhang et al. 2023](https://arxiv.org/abs/2302.05543), §3) takes such information from a second
+# picture. A ControlNet is a copy of the UNet's encoder half that also sees this picture. Each of its
+# outputs passes through a 1×1 convolution and is added to a skip connection. The convolutions start at
+# zero, so training starts from the old model, as with $B = 0$ above. (A layer of zeros can learn: the
+# gradient of its weights contains its inputs, not its weights.)
 #
 # ### Exercise 3 · A steered skip connection
 #
@@ -451,9 +453,9 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.COLOURED_IN)
 # Places and sizes follow the outlines. Colours and background follow the prompt, and mostly the kind of
 # thing does, too: the box's outlines become a cat of the same size. But the outlines of a dragon with
 # wings are too distinctive to become a cat, and those of an astronaut become a red astronaut, not a fish.
-# Over 160 prompts, the overlap of the things with the outlines rises from 0.58 to 0.90 on average. The
-# pictures are [as often correct](../docs/finetune.md) as without outlines, except that pictures of two
-# things lose a little (from 36 to 32 of 40).
+# Over 160 prompts, the overlap between the things drawn and the outlines rises from 0.58 to 0.90 on
+# average. The pictures are [as often correct](../docs/finetune.md) as without outlines, except that
+# pictures of two things lose a little (from 36 to 32 of 40).
 #
 # ## With your own pictures
 #
@@ -467,10 +469,10 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.COLOURED_IN)
 #
 # Afterwards, `--lora sks/sks.safetensors` draws with it.
 #
-# "sks" is a rare word that the first DreamBooth programs used. (It is also a rifle, and sometimes that
-# shows. Draw your word with the untaught model first: it should mean nothing.) The class prompt is the
-# caption of the class images. [Train on your own images](../docs/finetune.md) has the other methods and
-# all options.
+# "sks" is a rare word that the first DreamBooth programs used. (It is also the name of a rifle, and
+# sometimes that shows. Draw your word with the untaught model first: it should mean nothing.) The class
+# prompt is the caption of the class images. [Train on your own images](../docs/finetune.md) has the other
+# methods and all options.
 #
 # ## In Stable Diffusion 1.5 this is …
 #
@@ -484,7 +486,7 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.COLOURED_IN)
 # | `weights`, with γ = 5 | the same, `--min-snr 5` | [`objective.py`](../minisd/finetune/objective.py) | Hang et al. 2023, §3.4 |
 #
 # **Play.** Teach it a cup, a kite, a snail or a lamp: `lesson.twelve("lamp")`. Train beside attention
-# only. Replace every second example by a latent and a caption of the old model. Merge the LoRAs of two
-# things, or load both. Add a drawing of an umbrella next to a cat.
+# only. Replace every second example with a picture that the old model draws, and its caption. Merge the
+# LoRAs of two things, or load both. Add a drawing of an umbrella next to a cat.
 #
 # *Stuck on an exercise? The answers are in [`lesson_15.py`](../minisd/lessons/lesson_15.py).*

@@ -7,8 +7,8 @@
 # (guidance) and 10 (the judges).*
 #
 # Some programs draw while you type. They call the network one to four times per picture, instead of fifty
-# times. Better samplers did not achieve that. The networks were trained a second time, by a teacher that
-# knows the long way. We first look for the limit of the samplers, then train such a student in a few
+# times. Better samplers alone did not achieve that. The networks were trained a second time, by a teacher
+# that knows the long way. We first look for the limit of the samplers, then train such a student in a few
 # seconds, and finally use one that was trained for the built-in model.
 
 # %%
@@ -67,9 +67,9 @@ lesson.show_ends(ends, lesson.FEW_STEPS)
 # this mean is a brown blur. A network that predicts the mean *perfectly* still cannot draw in one step:
 # the fault is not in the network, and no sampler can repair it, because there is only one guess to use.
 #
-# With two steps and more a sampler can correct its direction. How much is there to correct? The
-# direction of a path is $\hat\epsilon$ (notebook 04). Along the exact paths we compare it with its
-# value at the start.
+# With two or more steps a sampler can correct its direction. How much is there to correct? The direction
+# of a path is $\hat\epsilon$ (notebook 04). Along the exact paths we compare this direction with the
+# direction at the start.
 
 # %%
 x, first, turned = start, clouds.epsilon(start, alphas_cumprod[999]), {}
@@ -104,11 +104,11 @@ for name, (sampler, settings) in samplers.items():
 lesson.show_errors({name: {n: e for n, e in es.items() if n <= 20} for name, es in errors.items()})
 
 # %% [markdown]
-# None, although K-LMS comes close. With up to five calls all samplers miss their ends by more than the
-# width of a cloud, on average. A higher order helps when steps are short compared with the bend (notebook
-# 04), and these are not. Beyond three calls Heun's method is even worse than DDIM: it spends the second
-# call of each step on a place that lies off the path. (In notebook 04 it overtook DDIM, but that race
-# stopped at $t = 279$, before the corner.)
+# With four calls no error is below 0.12, although K-LMS comes close. With up to five calls all samplers
+# miss the ends of the paths by more than the width of a cloud, on average. A higher order helps when
+# steps are short compared with the bend (notebook 04), and here they are not. Beyond three calls Heun's
+# method is even worse than DDIM: it spends the second call of each step on a place that lies off the
+# path. (In notebook 04 it overtook DDIM, but that race stopped at $t = 279$, before the sharpest turn.)
 #
 # ## A jump
 #
@@ -120,14 +120,14 @@ lesson.show_errors({name: {n: e for n, e in es.items() if n <= 20} for name, es 
 #
 # Such an $f$ is called a *consistency model* ([Song et al. 2023](https://arxiv.org/abs/2303.01469); the
 # paper takes a moving average of $f$ as the target, and a later paper, Song & Dhariwal 2023, §3.2, found
-# this unnecessary). We could compute ends with a teacher in hundreds of steps and use them as targets.
-# There is a cheaper way. All points on a path have the same end. So take *one* step of the teacher, from
-# $x_t$ to $\hat x_{t'}$, and demand that both have the same $f$:
+# this unnecessary). We could use a teacher to compute the ends in hundreds of steps, and train on these
+# ends as targets. There is a cheaper way. All points on a path have the same end. So take *one* step of
+# the teacher, from $x_t$ to $\hat x_{t'}$, and demand that $f$ gives the same answer at both points:
 #
 # $$L = \left\lVert f(x_t, t) - f(\hat x_{t'}, t')\right\rVert^2 \qquad \text{without a gradient through the second } f$$
 #
-# A network that always answers 0 would satisfy this. So one more condition is needed: at $t = 0$ the path
-# is at its end, so $f(x, 0) = x$. This condition is built into $f$, as a mixture of $x$ and the network's
+# An $f$ that is 0 everywhere would satisfy this. So one more condition is needed: at $t = 0$ the path is
+# at its end, so $f(x, 0) = x$. This condition is built into $f$, as a mixture of $x$ and the network's
 # answer in which the network's share is 0 at $t = 0$:
 
 # %%
@@ -143,9 +143,9 @@ def jump_with(network):
 
 
 # %% [markdown]
-# These are the shares of $x$ in $f(x, t) = c_\text{skip}\,x + c_\text{out}\cdot\text{answer}$, since the
-# answer is 0 here: all of it at $t = 0$, half at $t = 50$ (the timestep is divided by 100), almost none
-# at $t = 1000$.
+# In $f(x, t) = c_\text{skip}\,x + c_\text{out}\cdot\text{answer}$, we set $x$ to 1 and the answer to 0,
+# so the printed numbers are $c_\text{skip}$, the share of $x$: all of it at $t = 0$, half at $t = 50$
+# (the timestep is divided by 100), almost none at $t = 1000$.
 #
 # ### Exercise 1 · The target
 #
@@ -204,22 +204,23 @@ for name, ends in film.items():
 # One call is now as good as eight calls of DDIM. The student has learnt it without ever seeing the end of
 # a path that begins in noise.
 #
-# > **Predict.** Where does the correct answer begin to spread, at low or at high $t$? At which timesteps
-# > is the student worst early in training, and where at the end of it?
+# > **Predict.** At which end does the student first learn the correct answer, at low or at high $t$? At
+# > which timesteps is the student worst early in training, and where at the end of it?
 
 # %%
 lesson.show_spreading(times[1:], errors)
 
 # %% [markdown]
-# The target is known only at $t = 0$, and the correct answer spreads from there. The jump from $t = 49$
-# learns from $f(x, 0) = x$, the jump from 99 learns from the jump from 49, and so on. Early in training
-# the error grows with $t$: every jump inherits the error of its target and adds its own. At the end the
-# curve is nearly flat. A jump from pure noise is then hardly worse than one from half-way, since the
-# paths are straight between the two, and both jumps share the only difficult part.
+# The correct answer is known only at $t = 0$, and in training it spreads from there to higher $t$. The
+# jump from $t = 49$ learns from $f(x, 0) = x$, the jump from 99 learns from the jump from 49, and so on.
+# Early in training the error grows with $t$: every jump inherits the error of its target and adds its
+# own. At the end the curve is nearly flat. A jump from pure noise is then hardly worse than one from
+# half-way, since the paths are straight between these two points, and the only difficult part comes after
+# both.
 #
 # ## More than one jump
 #
-# A single jump is a risk: whatever it gets wrong stays wrong. A consistency model can be asked again.
+# A single jump is a risk: its mistakes stay in the result. But a consistency model can be called again.
 # Jump to the end, add new noise up to a lower timestep, and jump from there. Each jump is shorter and so
 # more reliable than the one before. [`LCMScheduler`](../minisd/schedulers/lcm.py) does that (Song et al.
 # 2023, algorithm 1; in latents, with guidance, [Luo et al. 2023](https://arxiv.org/abs/2310.04378),
@@ -265,15 +266,15 @@ for places in ([999], [999, 499], [999, 749, 499, 249]):
 print(f"exact paths: {lesson.from_the_data(exactly):.3f} from the data")
 
 # %% [markdown]
-# More jumps do not lead to the end of *the* path, because the new noise leads to other paths. With
-# several jumps the start no longer decides the picture. That is the first price: the map from noise to
-# data, which notebook 14 used for editing, is gone. (In this world one jump is already nearly as good as
-# the exact path.)
+# More jumps bring the points a little closer to the data, but not to the ends of their *own* paths,
+# because the new noise moves them to other paths. With several jumps the start no longer decides the
+# picture. That is the first price: the map from noise to data, which notebook 14 used for editing, is
+# gone. (In this world one jump is already nearly as good as the exact path.)
 #
 # ## The built-in model
 #
-# The same method, with three differences. The student starts as a copy of the UNet and learns only a
-# *LoRA*, small matrices beside its weights. The teacher's step is *guided*, so guidance becomes part of
+# We use the same method, with three differences. The student starts as a copy of the UNet and learns only
+# a *LoRA*, small matrices beside its weights. The teacher's step is *guided*, so guidance becomes part of
 # the student, and one call per step is enough. And the loss is a little more tolerant of large errors
 # ([`distill.py`](../minisd/train/distill.py)).
 
@@ -299,7 +300,8 @@ def drawn(pipe, sampler, steps, scale, texts, seeds, **more):
 # %% [markdown]
 # > **Predict.** Four prompts. The teacher draws with guidance, so a step costs two calls: DDIM and DPM++
 # > 2M in five steps, Heun in three (with two lists of timesteps), ten calls each. Then the teacher
-# > without guidance and the student draw in four calls and in one. Which sets of four will be right?
+# > without guidance and the student draw in four calls and in one. Which sets of four pictures will be
+# > right?
 
 # %%
 cat_and_tree = "a black cat to the left of a green tree"
@@ -337,7 +339,8 @@ figures.show(figures.pictures(small, titles, columns=8), lesson.ROWS)
 # with four calls, too (Luo et al. 2023, table 1).
 #
 # > **Predict.** Three mistakes that are easy to make: the student with guidance (scale 4), the student
-# > with DDIM instead of its own sampler, and the teacher's UNet, without LoRA, with the LCM sampler.
+# > with DDIM instead of its own sampler, and the teacher's UNet, without LoRA, with the LCM sampler. What
+# > does each of them draw?
 
 # %%
 two = [texts[0], texts[-1]]
@@ -351,10 +354,10 @@ small = list(torch.cat(list(mistakes.values()))[..., ::2, ::2])
 figures.show(figures.pictures(small, titles, columns=6), lesson.MISTAKES)
 
 # %% [markdown]
-# Guidance is in the student's weights already. Applied again it exaggerates: the horse turns green and
-# the house yellow. DDIM treats the student's answer as a mean of many pictures, which it no longer is: it
-# moves only part of the way and keeps the old noise. The last pair is not a failure: in a world as simple
-# as this one, even the teacher's mean becomes sharp after a step or two.
+# Guidance is in the student's weights already. Applied a second time, it exaggerates: the horse turns
+# green and the house yellow. DDIM treats the student's answer as a mean of many pictures, which it no
+# longer is, so DDIM moves only part of the way and keeps the old noise. The last pair is not a failure:
+# in a world as simple as this one, even the teacher's mean becomes sharp after a step or two.
 #
 # ## What is lost
 #
@@ -388,11 +391,12 @@ for name, (*way, more) in ways.items():
 
 # %% [markdown]
 # Ten prompts cannot show a difference between four and twenty calls (notebook 10). With 100 prompts of
-# each kind, and 50 guided steps for the teacher, [there is one](../docs/few_steps.md): of 200 pictures of
-# two things, the teacher gets 183 right and the student 168. With all other kinds there is hardly any
-# difference. The student's pictures from different seeds are a little more alike. (Eight pictures are a
-# hint, not a proof.) That is the second price. The loss is nearly a squared error. Where the student
-# cannot know the end, it answers with a mean, and a mean loses what is rare: fine details, then variety.
+# each kind, and 50 guided steps for the teacher, [there is a difference](../docs/few_steps.md): of 200
+# pictures of two things, the teacher gets 183 right and the student 168. With all other kinds of prompts
+# there is hardly any. The student's pictures from different seeds are a little more alike. (Eight
+# pictures are a hint, not a proof.) That is the second price. The loss is nearly a squared error. Where
+# the student cannot know the end, it answers with a mean, and a mean loses what is rare: fine details,
+# then variety.
 #
 # The third price is a loss of control: with our student, guidance can no longer be turned up or down, and
 # there is no negative prompt. (A latent consistency model whose UNet takes the scale as an input keeps
@@ -401,8 +405,8 @@ for name, (*way, more) in ways.items():
 # trains with a discriminator as well as a teacher. The discriminator punishes the blur of a mean, and one
 # step is enough.
 #
-# And the first price, once more, in pictures. The same first noise three times, with different noise
-# later:
+# Here is the first price once more, in pictures. The first three drawings start from the same noise, and
+# only the noise added later differs:
 
 # %%
 first = randn((1, 4, 16, 16), torch.Generator().manual_seed(2))
