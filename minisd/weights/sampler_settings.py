@@ -26,7 +26,7 @@ GAPS_OF: dict[str, dict[str, Any]] = {
 def scheduler_config(
     sampler: "type[Configured]", source: SchedulerConfig | Settings, changes: Settings | None = None
 ) -> SchedulerConfig:
-    """The configuration of a sampler, from another sampler's or from diffusers' settings with a `_class_name`, plus changes.
+    """Convert another sampler's configuration, or diffusers' settings with a `_class_name`, for `sampler`; apply `changes`.
 
     Settings that this sampler lacks are dropped, as are values of `solver_type` and `variance_type` that it does not have.
     Raises UnsupportedConfig.

@@ -92,7 +92,7 @@ def layout_of(header: Header, given: Collection[str] = ()) -> Layout:
 
 
 def description(header: Header) -> dict[str, Any]:
-    """The description in the header of a minisd file: `files`, by path, and how the prediction type was `decided`."""
+    """Parse the description in a minisd file's header: `files` maps paths to texts, `decided` says what set the prediction type."""
     about = parse_json(header.metadata["minisd"], "damaged: its description of itself")
     with named("damaged: its description of itself", CheckpointError):
         return {"files": required(about, "files", dict[str, str]), "decided": get(about, "decided", str, "according to the file")}

@@ -50,7 +50,7 @@ shapes(x=(x, (2, 3, 512, 512)), z=(z, (2, 4, 64, 64)), y=(y, (2, 3, 512, 512)))
 #
 # Quality is usually measured in decibels. The *peak signal-to-noise ratio* compares the error with the
 # largest possible difference, which is 2 for values between −1 and 1: $\mathrm{PSNR} = -10\,\log_{10}$ of
-# the mean of $((y-x)/2)^2$. Ten dB more means a tenth of the square error.
+# the mean of $((y-x)/2)^2$. Ten dB more means a tenth of the squared error.
 #
 # > **Predict.** Which errors will the 18×18 pixels make that the latents do not? And what will the
 # > latents get wrong?
@@ -78,9 +78,9 @@ figures.show(figures.pictures(sheet, titles, columns=4), lesson.THERE_AND_BACK)
 # %% [markdown]
 # 18×18 pixels blur everything alike. The latents keep shapes and sharp edges between colours, and their
 # errors are confined to outlines and the smallest parts. A latent position has four numbers for 8×8
-# pixels. During training, the encoder and the decoder agreed on the meaning of these four, and they use
-# them for what reduces the error most. (Too little is left for the finest details, so small print and
-# small faces suffer in Stable Diffusion.) Two pictures are too few to judge by, so let us draw more.
+# pixels. In training, the encoder and the decoder learned to spend these four on whatever reduces the
+# error most. (Too little is left for the finest details, so small print and small faces suffer in Stable
+# Diffusion.) Two pictures are too few to judge by, so let us draw more.
 
 # %%
 count = unless_fast(128, 32)
@@ -111,7 +111,7 @@ figures.show(figures.pictures(sheet, titles, columns=5), lesson.FOUR_CHANNELS)
 # ### Exercise 1 · Latents to colours
 #
 # Find the linear map that predicts the mean red, green and blue of 8×8 pixels from the four numbers at
-# their latent position and a constant 1, with the smallest square error. The map is a matrix (5, 3).
+# their latent position and a constant 1, with the smallest squared error. The map is a matrix (5, 3).
 # (`torch.linalg.lstsq(a, b).solution` is the matrix $m$ for which $a\,m$ is closest to $b$. Turn every
 # position of every picture into a row with `t.permute(0, 2, 3, 1).flatten(0, 2)`, and append the 1 as a
 # fifth column.)
@@ -151,10 +151,10 @@ titles = ["mean colours", "15 weights"] * 2
 figures.show(figures.pictures(sheet, titles, columns=4), lesson.PREVIEWS)
 
 # %% [markdown]
-# So the colours are in the latents, only mixed, and the decoder's many weights are for what happens
-# within the 8×8 pixels. (For our autoencoder that is no surprise: early in its training three of the four
-# channels were pulled towards the colours; see [`train/vae.py`](../minisd/train/vae.py). Nobody did that
-# for Stable Diffusion, yet [such a
+# So the latents do contain the colours, in mixed form, and the decoder needs its many weights for the
+# detail within the 8×8 pixels. (For our autoencoder that is no surprise: early in its training three of
+# the four channels were pulled towards the colours; see [`train/vae.py`](../minisd/train/vae.py). Nobody
+# did that for Stable Diffusion, yet [such a
 # matrix](https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204) works there
 # just as well. Many user interfaces use one for their live previews.)
 #
@@ -375,7 +375,7 @@ lesson.show_collapse(variances, trained)
 # patches differ most, and a channel survives as long as its variance is larger than $24\,w$.
 #
 # Where does the 24 come from? A channel of variance $\lambda$ that is decoded with noise $s$ adds
-# $\lambda s^2$ to the square error of a patch, which the loss averages over 192 numbers. The channel also
+# $\lambda s^2$ to the squared error of a patch, which the loss averages over 192 numbers. The channel also
 # adds $-w\,\ln s$ of KL, which the loss averages over 4 numbers. (The KL is lowest if $\mu^2 + s^2$ is 1
 # on average. Then only $-\ln s$ is left.) The sum $\lambda s^2/192 - w \ln s/4$ is smallest at $s^2 =
 # 24\,w/\lambda$, which reaches 1 when $\lambda = 24\,w$.

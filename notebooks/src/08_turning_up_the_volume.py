@@ -291,9 +291,9 @@ for scale, share in shares.items():
 # %% [markdown]
 # Up to $w = 8$ hardly anything happens: all differences are within the error bars, and saturation and
 # diversity stay near the book's own values. At $w = 20$ pictures break, and the colours are too strong.
-# (Diversity rises there, too. That is no gain: two broken pictures differ in their damage.) The error
-# bars are 95 % intervals, and they are long: 18 pictures cannot tell a half from two thirds. Notebook 10
-# is about that.
+# (Diversity rises there, too. That is no gain: broken pictures differ because each breaks in its own
+# way.) The error bars are 95 % intervals, and they are long: 18 pictures cannot tell a half from two
+# thirds. Notebook 10 is about that.
 #
 # Users of Stable Diffusion expect something else: at $w = 1$ their model follows a prompt only loosely.
 # Our network has seen its small world so often that it hardly hedges, so guidance has nothing to make up
@@ -339,9 +339,9 @@ figures.show(figures.pictures(images, titles, columns=4), lesson.RESCUED)
 # ### Exercise 2 · The best scale
 #
 # Back to the curve of the original network. Luck alone moves its points up and down, so the highest point
-# is not a good choice. Better: find the scale with the largest share of right pictures, and take the
-# interval of that share. Of all scales whose share is not below the lower end of that interval, return
-# the smallest. A rate `r` has `r.share` and `r.interval()`, which is (low, high).
+# is not a good choice. Instead, find the scale with the largest share of right pictures, and take the
+# interval of that share. Return the smallest scale whose share is not below the lower end of that
+# interval. A rate `r` has `r.share` and `r.interval()`, which is (low, high).
 
 
 # %%
@@ -360,7 +360,7 @@ print(f"the built-in model's default: w = {pipe.guidance_scale:g}")
 
 # %% [markdown]
 # If the two scales differ, look at the error bars: with 18 pictures many scales are "as good as the
-# best". The default was chosen with more pictures of other prompts
+# best". The default was chosen on more pictures, drawn from other prompts
 # ([`evaluate/curves.py`](../minisd/evaluate/curves.py)). And it is the best scale only for *this* model
 # and for prompts of *this* world. The best scale depends on how much a network hedges, as you have just
 # seen, so no number is right for all models. Stable Diffusion's authors [compared scales from 1.5 to
@@ -372,7 +372,7 @@ print(f"the built-in model's default: w = {pipe.guidance_scale:g}")
 # Nothing in the formula requires the line to begin at the empty prompt. Begin it at another prompt, and
 # you have a *negative prompt*: guidance moves away from *that*. (Steering away from words was proposed by
 # [N. Liu et al. 2022](https://arxiv.org/abs/2206.01714); the form in general use comes from user
-# interfaces.) In code, a negative prompt is a text in place of `""`. But what does guidance do then? The
+# interfaces.) In code, a negative prompt simply replaces `""`. But what does guidance do then? The
 # plane shows it. The prompt now allows two arcs, the upper and the left, and the left arc is the negative
 # prompt.
 #

@@ -342,10 +342,10 @@ lesson_09_curves.show_by_timestep(lines, title, lesson.ERRORS_OF_X0)
 # %% [markdown]
 # Each network is better where its task is easier. In strong noise $v$ is nearly $-x_0$: the network is
 # asked for the picture itself. A network that is asked for $\epsilon$ must first learn to repeat its
-# input to within a hundredth, and what it knows about the picture is in the remainder. In weak noise, the
-# network that predicts ε has the easier task. Early in training the high timesteps matter more, because
-# no picture can be better than its beginning. Later the difference shrinks: at the end of its training,
-# the network that predicts ε had everything right, too.
+# input to within a hundredth; only the small remainder says anything about the picture. In weak noise,
+# the network that predicts ε has the easier task. Early in training the high timesteps matter more,
+# because no picture can be better than its beginning. Later the difference shrinks: at the end of its
+# training, the network that predicts ε got everything right, too.
 #
 # ## What is optimised, then
 #

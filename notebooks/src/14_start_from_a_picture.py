@@ -370,9 +370,9 @@ for how, row in zip(("jump", "walk"), pictures.split(4)):
 
 # %% [markdown]
 # [Prompt-to-prompt](https://arxiv.org/abs/2208.01626) (Hertz et al. 2022) edits a picture that the model
-# has drawn, from its own noise. For a real picture this noise must first be found, by inversion. With
-# guidance, though, the way down no longer matches the way up, and the error grows; [null-text
-# inversion](https://arxiv.org/abs/2211.09794) (Mokady et al. 2022) corrects this error.
+# has drawn, by starting again from the same noise. For a real picture, inversion must first find the
+# noise. With guidance, though, the way down no longer matches the way up, and the error grows;
+# [null-text inversion](https://arxiv.org/abs/2211.09794) (Mokady et al. 2022) corrects this error.
 #
 # ## Between two pictures
 #
