@@ -55,19 +55,13 @@ def painted(pipe: StableDiffusionControlNetPipeline, prompts: list[Prompt], scal
     return torch.cat(parts)
 
 
-def overlap(found: geometry.Things, wanted: geometry.Things) -> float:
-    """The intersection of two silhouettes divided by their union."""
-    a, b = (geometry.silhouette(things, geometry.FINE) for things in (found, wanted))
-    return float(torch.minimum(a, b).sum() / torch.maximum(a, b).sum())
-
-
 def measured(pipe: StableDiffusionControlNetPipeline, scale: float) -> dict[str, list[float]]:
     """For each set, the fraction of right images and the mean overlap."""
     rates = {}
     for name, prompts in SETS.items():
         findings = geometry.judge(painted(pipe, prompts, scale))
         found = right(findings, prompts)
-        overlaps = [overlap(finding.things, prompt.scene.things) for finding, prompt in zip(findings, prompts)]
+        overlaps = [geometry.same_place(finding.things, prompt.scene.things) for finding, prompt in zip(findings, prompts)]
         rates[name] = [sum(found) / len(found), sum(overlaps) / len(overlaps)]
     return rates
 

@@ -38,7 +38,14 @@ def main():
         write_examples(folder / "images", list(NEW_THINGS), EXAMPLES)
         prompts = {kind: prompts_for(kind, PROMPTS) for kind in NEW_THINGS}
         session.run(
-            Settings(folder / "images", folder / "trained", method="full", train_text_encoder=True, steps=3000, min_snr=5.0)
+            Settings(
+                data=folder / "images",
+                out=folder / "trained",
+                method="full",
+                train_text_encoder=True,
+                steps=3000,
+                min_snr=5.0,
+            )
         )
         pipe = StableDiffusionPipeline.from_pretrained(folder / "trained" / "model")
         pipe.set_progress_bar_config(disable=True)

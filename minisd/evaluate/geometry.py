@@ -152,6 +152,12 @@ def silhouette(things: Things, side: int) -> Tensor:
     return torch.stack([nothing, *(coverage(thing, side) for thing in things)]).amax(dim=0)
 
 
+def same_place(a: Things, b: Things) -> float:
+    """How well the silhouettes of two sets of things agree: their intersection divided by their union, 0 to 1."""
+    first, second = (silhouette(things, FINE) for things in (a, b))
+    return float(torch.minimum(first, second).sum() / torch.maximum(first, second).sum())
+
+
 def error(things: Things, place: str, picture: Tensor) -> float:
     """The mean absolute difference between the drawing and the image."""
     return float((page(things, place, FINE) - picture).abs().mean())
