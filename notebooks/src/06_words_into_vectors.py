@@ -30,12 +30,12 @@ you_are_here("text encoder")
 # %% [markdown]
 # ## Pieces
 #
-# A network needs text as a list of numbers, each of which refers to an entry in a fixed vocabulary. A
-# vocabulary of words would never be complete: there is always one more word, and every typing error is a
-# new one. Letters would work, but a prompt would then be hundreds of letters long, and `h` alone means
-# nothing. *Byte-pair encoding* lies in between: it keeps frequent words whole and splits rare ones into
-# pieces ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), §3.2; with bytes instead of letters,
-# Radford et al. 2019, §2.2).
+# A network needs text as a list of numbers. Each number is an index into a fixed vocabulary. A vocabulary
+# of words would never be complete: there is always one more word, and every typing error is a new one.
+# Letters would work, but a prompt would then be hundreds of letters long, and `h` alone means nothing.
+# *Byte-pair encoding* lies in between: it keeps frequent words whole and splits rare ones into pieces
+# ([Sennrich et al. 2016](https://arxiv.org/abs/1508.07909), §3.2; with bytes instead of letters, Radford
+# et al. 2019, §2.2).
 #
 # The pieces are learnt by counting. Start with letters. Find the pair of neighbours that occurs most
 # often and join it into one piece. Repeat. We use 2000 captions from the [picture

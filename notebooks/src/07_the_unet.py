@@ -338,9 +338,9 @@ titles = [f"t = {film[i].timestep:.0f}" for i in shown] + ["cat"] * 5 + ["horse"
 figures.show(figures.pictures(sheet, titles, columns=5), lesson.MAPS_OVER_TIME)
 
 # %% [markdown]
-# Words do their work early. When there is hardly any picture yet, the maps already concentrate where
-# things will be; later steps sharpen them. This agrees with notebook 02: the layout is the last thing to
-# disappear in noise, and the first to come back.
+# Words act early. Before the picture has taken shape, the maps already concentrate where things will be;
+# later steps sharpen them. This agrees with notebook 02: the layout is the last thing to disappear in
+# noise, and the first to come back.
 #
 # ## A set of rows
 #

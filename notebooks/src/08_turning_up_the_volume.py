@@ -6,8 +6,8 @@
 # *35 minutes to read, two minutes to run. You need notebook 03, the perfect denoiser.*
 #
 # Every user of Stable Diffusion knows one number, the *guidance scale*, 7.5 by default. Turn it up, and
-# the picture follows the prompt more closely. Guidance is one line of code, and without it hardly any
-# text-to-image model would be worth using. What does that line do? And if more is better, why not 100?
+# the picture follows the prompt more closely. Guidance is one line of code, and few text-to-image models
+# would be worth using without it. What does that line do? And if more is better, why not 100?
 
 # %%
 import torch

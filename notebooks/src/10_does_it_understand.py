@@ -314,10 +314,10 @@ for skill, chance in rates.skills(geometry.judge(protocol.render(two)), shifted)
     print(f"{skill:<9}  right {chance.right} of {chance.of}")
 
 # %% [markdown]
-# By chance, hardly any picture is right in every respect, so the strict count is meaningful. A single
-# skill is different. Apart from riding there are only three relations (left or right, above or below,
-# next to), and a guess is often right. A report of "60 % of the relations are right" says little without
-# the share that a guess would get.
+# Almost no picture is right in every respect by chance, so the strict count is meaningful. A single skill
+# is different. Apart from riding there are only three relations (left or right, above or below, next to),
+# and a guess is often right. A report of "60 % of the relations are right" says little without the share
+# that a guess would get.
 #
 # ## Does it draw from memory?
 #

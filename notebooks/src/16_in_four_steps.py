@@ -392,8 +392,8 @@ for name, (*way, more) in ways.items():
 # %% [markdown]
 # Ten prompts cannot show a difference between four and twenty calls (notebook 10). With 100 prompts of
 # each kind, and 50 guided steps for the teacher, [there is a difference](../docs/few_steps.md): of 200
-# pictures of two things, the teacher gets 183 right and the student 168. With all other kinds of prompts
-# there is hardly any. The student's pictures from different seeds are a little more alike. (Eight
+# pictures of two things, the teacher gets 183 right and the student 168. For all other kinds of prompts,
+# the two hardly differ. The student's pictures from different seeds are a little more alike. (Eight
 # pictures are a hint, not a proof.) That is the second price. The loss is nearly a squared error. Where
 # the student cannot know the end, it answers with a mean, and a mean loses what is rare: fine details,
 # then variety.
