@@ -5,13 +5,15 @@ guidance scale then make the difference. The first edition's UNet is the startin
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..clip import CLIPTextModel
@@ -23,7 +25,7 @@ from ..tokenizer import CLIPTokenizer
 from ..train.clip import CLIP
 from ..train.loop import Recipe, device, fast_arithmetic, train
 from ..train.state import finished
-from ..train.unet import CAPTION_DROPOUT, ids_with, loss_with, show_with
+from ..train.unet import CAPTION_DROPOUT, Scenes, ids_with, loss_with, show_with
 from ..train.vae import centred_on
 from ..unet import UNet2DConditionModel
 from ..vae import AutoencoderKL
@@ -36,7 +38,8 @@ from .twins import picture
 from .vae import VAE
 
 RECIPE = Recipe(steps=40_000, batch_size=48, learning_rate=1e-3, ema=0.9995)
-SCENES = 80_000
+SCENES = 16_000  # in a block
+BLOCK = 4_000  # steps with the same scenes
 CENTRED_ON = 1024  # number of images whose latents get mean 0 and variance 1
 GUIDANCE_SCALE = 3.0  # the model's default
 UNET = TINY_UNET
@@ -53,20 +56,20 @@ SHEET = [
 ]  # fmt: skip
 
 
-def scene_number(i: int) -> Scene:
-    return sample(random.Random(f"unet/{i}"))
+def scene_number(i: int, block: int = 0) -> Scene:
+    return sample(random.Random(f"unet/{block}/{i}"))
 
 
-def cached_latents(vae: AutoencoderKL, file: Path, count: int) -> Tensor:
+def cached_latents(vae: AutoencoderKL, file: Path, count: int, scene: Scenes = scene_number) -> Tensor:
     """The scaled latents of scenes 0 to `count` - 1, (count, 4, 16, 16) in float16, read from `file`; missing ones are appended."""
     if rank_and_world()[0] == 0:
-        append_missing(vae, file, count)
+        append_missing(vae, file, count, scene)
     wait_for_all()
     return torch.from_numpy(np.fromfile(file, np.float16, count * np.prod(LATENT)).reshape(-1, *LATENT))
 
 
 @torch.inference_mode()
-def append_missing(vae: AutoencoderKL, file: Path, count: int, batch_size: int = 16):
+def append_missing(vae: AutoencoderKL, file: Path, count: int, scene: Scenes, batch_size: int = 16):
     """Draw and encode the scenes whose latents `file` lacks."""
     size = 2 * int(np.prod(LATENT))
     known = file.stat().st_size // size if file.exists() else 0
@@ -74,7 +77,7 @@ def append_missing(vae: AutoencoderKL, file: Path, count: int, batch_size: int =
         return
     with file.open("ab") as latents, fast_arithmetic(RECIPE):
         latents.truncate(known * size)
-        pictures = drawn(scene_number, range(known, count))
+        pictures = drawn(scene, range(known, count))
         pictures = iter(tqdm(pictures, "latents", total=count, initial=known, mininterval=5))
         while batch := list(islice(pictures, batch_size)):
             x = as_tensor(np.frombuffer(b"".join(batch), np.uint8).reshape(-1, SIDE, SIDE, 3)).to(device())
@@ -97,17 +100,25 @@ def parts(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
 def run(folder: Path, recipe: Recipe = RECIPE):
     vae, text_encoder, tokenizer = parts(folder)
     vae, text_encoder = vae.to(device()), text_encoder.to(device())
-    latents = cached_latents(vae, folder / "latents.float16", SCENES)
     ids = ids_with(tokenizer)
 
     @torch.no_grad()
     def contexts(captions: list[str], step: int) -> Tensor:
         return text_encoder(ids(captions, step)).last_hidden_state
 
+    @lru_cache(maxsize=1)
+    def block_loss(block: int) -> Callable[[nn.Module, int], tuple[Tensor, dict[str, float]]]:
+        """The loss function of a block of steps. Its latents are computed when the training reaches it."""
+        scene = partial(scene_number, block=block)
+        latents = cached_latents(vae, folder / f"latents-{block}.float16", SCENES, scene)
+        return loss_with(latents, contexts, recipe, CAPTION_DROPOUT, scene, caption)
+
+    def loss(model: nn.Module, step: int) -> tuple[Tensor, dict[str, float]]:
+        return block_loss(step // BLOCK)(model, step)
+
     unet = UNet2DConditionModel.from_pretrained("tiny", subfolder="unet").requires_grad_(True)
     pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, PNDMScheduler(), guidance_scale=GUIDANCE_SCALE)
     pipe.set_progress_bar_config(disable=True)
-    loss = loss_with(latents, contexts, recipe, CAPTION_DROPOUT, scene_number, caption)
     train(folder / "unet", unet, recipe, loss, show_with(pipe, SHEET))
 
 
