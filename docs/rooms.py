@@ -16,7 +16,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     ),
     "samplers": (["schedulers"], {"config", "pretrained", "numerics"}),
     "tokenizer": (["tokenizer", "phrases"], {"pretrained"}),
-    "fast": (["fast"], set()),
+    "fast": (["fast"], {"config", "networks"}),
     "safety": (["safety_checker"], {"config", "pretrained", "numerics", "networks"}),
     "foreign": (["foreign", "switches"], {"config", "networks", "samplers", "safety", "fast"}),
     "pipeline": (

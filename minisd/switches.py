@@ -1,4 +1,4 @@
-"""Memory-saving methods of diffusers: each saves memory, has no effect because there is nothing to save, or names a remedy."""
+"""Switches for memory and speed: each acts, has no effect because there is nothing to save, or names a remedy."""
 
 from functools import partial
 from typing import Any, NoReturn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .compiled import uncompiled
 from .config import sides
 from .fast.tiles import in_tiles
+from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL, DecoderOutput, DiagonalGaussian, EncoderOutput
 
 
@@ -56,9 +57,17 @@ def switch(vae: nn.Module, **changed: bool):
 
 
 class Switches:
-    """Memory switches. Attention uses a fused kernel that never holds all scores at once, so slicing it would save nothing."""
+    """Switches. Attention uses a fused kernel that never holds all scores at once, so slicing it would save nothing."""
 
     vae: AutoencoderKL
+    unet: UNet2DConditionModel
+
+    def compile(self, **options: Any):
+        """Compile the blocks of the UNet and the VAE, each at its first call with a new shape; `options` are torch.compile's."""
+        from .fast.blocks import compile_blocks
+
+        for network in (self.unet, self.vae):
+            compile_blocks(network, **options)
 
     def enable_vae_slicing(self):
         """Encode and decode the images of a batch one by one: the same images with the memory of one."""

@@ -1,4 +1,4 @@
-"""Convolutions that use Winograd's algorithm where it is faster: on a CPU, in float32, between many channels."""
+"""Convolutions on a CPU: channels last in memory, and by Winograd's algorithm where it is faster, between many channels."""
 
 import math
 import os
@@ -14,12 +14,24 @@ SHARE = 1 / 3  # of the machine's memory, at most, for the transformed weights o
 
 
 class FastConv2d(nn.Conv2d):
-    """A 3×3 convolution that transforms its weights in the first call and again after they change."""
+    """A convolution whose output has channels last in memory; the layers that follow keep this format, which needs less copying.
+
+    With many channels, a 3×3 convolution transforms its weights in the first call and again after they change.
+    """
 
     transformed: tuple[tuple[float, ...], Tensor] | None = None  # the state of the weights, and their transform
+    large = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.pays(x):
+        if not self.applies_to(x):
+            return super().forward(x)
+        if self.large and x.dtype == torch.float32:
+            return self.by_winograd(x)
+        return super().forward(x.contiguous(memory_format=torch.channels_last))
+
+    @torch.compiler.disable  # a compiled block calls this function as it is
+    def by_winograd(self, x: Tensor) -> Tensor:
+        if self.weight.is_inference():  # PyTorch does not count its changes
             return super().forward(x)
         state = self.state()
         if self.transformed is None or self.transformed[0] != state:
@@ -38,24 +50,26 @@ class FastConv2d(nn.Conv2d):
         self.transformed = None  # not kept when the weights move to another device or dtype
         return super()._apply(*arguments, **options)
 
-    def pays(self, x: Tensor) -> bool:
-        """Whether Winograd's algorithm is faster for this input."""
-        plain_tensors = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and not self.weight.is_inference()
+    def applies_to(self, x: Tensor) -> bool:
+        """Whether the fast ways are tried on this input."""
+        plain_tensors = x.device.type == "cpu" and x.dtype == self.weight.dtype
         gradients = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
         batch = x.ndim == 4 and len(x) > 0
         return batch and plain_tensors and not (gradients or recorded or torch.is_autocast_enabled("cpu"))
 
 
 def speed_up(network: nn.Module):
-    """Run a network's large convolutions with Winograd's algorithm, if there is memory for the transformed weights.
+    """Make a network's convolutions fast. Large ones use Winograd's algorithm, if there is memory for the transformed weights.
 
     Names and values of the weights do not change.
     """
-    large = [module for module in network.modules() if type(module) is nn.Conv2d and is_large(module)]
-    if sum(4 * 16 * module.weight[:, :, 0, 0].numel() for module in large) <= SHARE * physical_memory():
-        for module in large:
-            module.__class__ = FastConv2d
+    convolutions = [module for module in network.modules() if type(module) is nn.Conv2d]
+    large = [conv for conv in convolutions if is_large(conv)]
+    enough = sum(4 * 16 * conv.weight[:, :, 0, 0].numel() for conv in large) <= SHARE * physical_memory()
+    for conv in convolutions:
+        conv.__class__ = FastConv2d
+        conv.large = enough and is_large(conv)
 
 
 def physical_memory() -> float:
