@@ -185,9 +185,10 @@ def write(batch: list[Drawn], args: argparse.Namespace, say: Callable) -> list[I
                 paths.append(save_gif(film, path.with_suffix(".gif")))
             if page:
                 paths.append(save_to_free_name(path.with_suffix(".html"), partial(writing, page.encode())))
+            bands: Any = image.getextrema()  # the lowest and highest values of red, green and blue
             if hidden:
                 notes.append(f"note: the safety checker blacked out {path}; try another seed or prompt")
-            elif all(low == high for low, high in image.getextrema()):
+            elif all(low == high for low, high in bands):
                 notes.append(f"note: {path} is a single colour; try another --dtype, --guidance-scale or --seed")
     finally:
         for path in paths:
