@@ -62,7 +62,8 @@ class Components(ForeignParts, Switches, Adaptable, PretrainedPipeline):
 
         Raises ValueError for a device other than the CPU if the networks are offloaded.
         """
-        refuse_to_move(self.networks, torch.empty(0, device="cpu").to(*device_or_dtype, **by_name).device)
+        nothing = torch.empty(0, dtype=torch.float32, device="cpu")
+        refuse_to_move(self.networks, nothing.to(*device_or_dtype, **by_name).device)
         for network in self.networks:
             network.to(*device_or_dtype, **by_name)
         return self
