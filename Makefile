@@ -17,7 +17,7 @@ test-slow: .venv/test
 
 # Every file with tests on a GPU; without one these are skipped, with the reason
 test-cuda: .venv/test
-	$(BIN)/python -m pytest -rs $(patsubst %,tests/test_%.py,references philox noise pipeline precision tiny)
+	$(BIN)/python -m pytest -rs $(patsubst %,tests/test_%.py,references philox noise offload pipeline precision tiny)
 
 # The lowest versions of the dependencies that pyproject.toml names; tests that compare with diffusers are skipped. Needs uv
 LOWEST = .venv-lowest/bin/python

@@ -21,7 +21,7 @@ ROOMS: dict[str, tuple[list[str], set[str]]] = {
     "foreign": (["foreign", "switches"], {"config", "networks", "samplers", "safety", "fast"}),
     "pipeline": (
         ["pipeline", "components", "request"],
-        {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety", "foreign"},
+        {"config", "pretrained", "numerics", "networks", "samplers", "tokenizer", "safety", "foreign", "fast"},
     ),
     "words": (["words"], {"networks", "pipeline", "tokenizer"}),
     "few steps": (["consistency"], {"networks", "pipeline"}),

@@ -13,6 +13,7 @@ from minisd import StableDiffusionPipeline, UNet2DConditionModel
 from minisd.config import UNetConfig
 from minisd.fast import convolution as convolution_module
 from minisd.fast import half
+from minisd.fast.batches import images_at_once
 from minisd.fast.blocks import compile_blocks
 from minisd.fast.convolution import CHANNELS, FastConv2d, physical_memory, speed_up
 from minisd.fast.preview import preview, preview_matrix
@@ -233,3 +234,16 @@ def test_tiles_are_those_of_diffusers(vaes, size):
 def test_what_acts_on_every_position_alone_is_the_same_in_tiles(size):
     x = randn(2, 3, *size)
     assert distance(in_tiles(lambda part: 2 * part, x, 8, 8), 2 * x) < 1e-6
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("gigabytes", "side", "images"), [(80, 512, 16), (10, 512, 13), (3, 512, 4), (3, 1024, 1), (0, 512, 1)])
+def test_a_gpus_free_memory_decides_how_many_images_are_drawn_at_once(monkeypatch, gigabytes, side, images):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (gigabytes * 2**30, 80 * 2**30))
+    assert images_at_once(torch.device("cuda"), 256, side**2, torch.float16) == images
+
+
+def test_elsewhere_eight_small_images_are_drawn_at_once_and_four_large_ones():
+    assert [images_at_once(torch.device("cpu"), 256, side**2, torch.float32) for side in (64, 256, 264, 512)] == [8, 8, 4, 4]
