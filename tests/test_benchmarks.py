@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from minisd import AutoencoderKL, UNet2DConditionModel
+from minisd import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from minisd.config import TINY_TEXT, TINY_UNET, TINY_VAE
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
@@ -18,11 +18,12 @@ sys.path.insert(0, str(BENCHMARKS))  # they are scripts, and import each other s
 
 import gpu  # noqa: E402
 import peers  # noqa: E402
+import programs  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    for module in (gpu, peers):
+    for module in (gpu, programs):
         monkeypatch.setattr(module, "PATIENCE", 1e-9)
     monkeypatch.setattr(gpu, "STEPS", 1)
 
@@ -93,8 +94,8 @@ def test_gpu_without_a_gpu_ends_with_a_sentence():
 
 
 SIDE = 16  # of the latents
-UNET = replace(TINY_UNET, cross_attention_dim=768)  # the width of the text states in peers.py
-STEP, DECODE = peers.Work("step", "unet", SIDE, batch=2), peers.Work("decode", "vae", SIDE)
+UNET = replace(TINY_UNET, cross_attention_dim=768)  # the width of the text states in programs.py
+STEP, DECODE = programs.Work("step", "unet", SIDE, batch=2), programs.Work("decode", "vae", SIDE)
 
 
 @pytest.fixture(scope="module")
@@ -110,23 +111,31 @@ def folder(tmp_path_factory):
 def test_peers_compute_the_same(work, folder, monkeypatch):
     pytest.importorskip("diffusers")
     monkeypatch.setattr(torch, "compile", lambda call: call)  # Inductor takes a minute
-    outputs = [peer.measure(folder, work, "float32", 1)[1] for peer in peers.PEERS[:4]]
+    outputs = [peer.measure(folder, work, "float32", 1)[1] for peer in programs.PEERS[:4]]
     assert outputs[0].shape == {"step": (2, 4, SIDE, SIDE), "decode": (1, 3, 8 * SIDE, 8 * SIDE)}[work.name]
     for output in outputs[1:]:
         assert np.abs(output - outputs[0]).max() < 1e-5 * np.abs(outputs[0]).max()
 
 
+def test_the_loop_is_the_same_in_minisd_and_diffusers(tmp_path):
+    pytest.importorskip("diffusers")
+    StableDiffusionPipeline.from_pretrained("tiny").save_pretrained(tmp_path / "float32")
+    loop = programs.Work("loop", "loop", SIDE, steps=2)
+    ours, theirs = (peer.measure(tmp_path, loop, "float32", 1)[1] for peer in (programs.MINISD, programs.DIFFUSERS))
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
 @pytest.mark.parametrize("work", [STEP, DECODE], ids=lambda work: work.name)
 def test_openvino_computes_the_same(work, folder):
     pytest.importorskip("openvino")
-    peers.convert(str(folder))
-    ours, theirs = (peer.measure(folder, work, "float32", 1)[1] for peer in (peers.MINISD, peers.OPENVINO))
+    programs.convert(str(folder))
+    ours, theirs = (peer.measure(folder, work, "float32", 1)[1] for peer in (programs.MINISD, programs.OPENVINO))
     assert np.abs(ours - theirs).max() < 1e-5 * np.abs(ours).max()
 
 
 def test_the_guided_step_has_as_many_operations_as_the_table_assumes():
     """Counted by hand in trillions: 1.6 for a batch of two at 64×64."""
-    assert peers.operations(peers.WORKS[0]) == pytest.approx(1.607e12, rel=1e-3)
+    assert programs.operations(peers.WORKS[0]) == pytest.approx(1.607e12, rel=1e-3)
 
 
 @pytest.fixture
@@ -148,17 +157,17 @@ def children(monkeypatch):
 
 
 def test_programs_take_turns_at_going_first_and_are_compared_turn_by_turn(children):
-    found, products = peers.in_turns(STEP, [peers.MINISD, peers.DIFFUSERS], Path("folder"), turns=3)
+    found, products = peers.in_turns(STEP, [programs.MINISD, programs.DIFFUSERS], Path("folder"), turns=3)
     order = [call.split("'")[1] for call in children if call.startswith("measure")]
     assert order == ["minisd", "diffusers", "diffusers", "minisd", "minisd", "diffusers"]
-    line = peers.line(STEP, peers.MINISD, found[peers.MINISD], found[peers.DIFFUSERS], 10**9, products)
+    line = peers.line(STEP, programs.MINISD, found[programs.MINISD], found[programs.DIFFUSERS], 10**9, products)
     assert line == "| step | minisd | 2.00 s | 0.50 | 0.25 | 100 MB | 0 | 25% | 1e-06 |"
 
 
 def test_a_program_that_is_missing_or_fails_has_the_reason_in_its_line(children):
-    absent = peers.Peer("absent", peers.in_diffusers, "no_such_module", "its-package")
-    found, products = peers.in_turns(STEP, [peers.DIFFUSERS, peers.PEERS[3], absent], Path("folder"), turns=2)
-    lines = [peers.line(STEP, peer, figures, found[peers.DIFFUSERS], 10**9, products) for peer, figures in found.items()]
+    absent = programs.Peer("absent", programs.in_diffusers, "no_such_module", "its-package")
+    found, products = peers.in_turns(STEP, [programs.DIFFUSERS, programs.PEERS[3], absent], Path("folder"), turns=2)
+    lines = [peers.line(STEP, peer, figures, found[programs.DIFFUSERS], 10**9, products) for peer, figures in found.items()]
     assert "failed: no compiler" in lines[1] and "not installed (`pip install its-package`)" in lines[2]
     assert not any("absent" in call for call in children)
     assert {line.count("|") for line in lines} == {10}

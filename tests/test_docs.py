@@ -337,8 +337,8 @@ def check_command(words: list[str]):
             extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
             assert what == "." or what.strip(".[]") in extras
         case ["pip", "install", *packages]:
-            peers = read(ROOT / "tests" / "benchmarks" / "peers.py")
-            assert all(f'"{package}"' in peers for package in packages)
+            programs = read(ROOT / "tests" / "benchmarks" / "programs.py")
+            assert all(f'"{package}"' in programs for package in packages)
         case ["python", "-m", "minisd.generate", "--help"]:
             with pytest.raises(SystemExit, match="0"):
                 generate(["--help"])

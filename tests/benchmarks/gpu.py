@@ -76,18 +76,21 @@ class Model:
         """The median seconds of a call, and the peak of the memory in megabytes, which PyTorch counts on a GPU only."""
         on_gpu = self.device.type == "cuda"
         if on_gpu:
-            gc.collect()
+            gc.collect()  # earlier networks
             torch.cuda.reset_peak_memory_stats(self.device)
-        once()
-        once()
+        for _ in range(2):  # to compile, and to warm up
+            self.seconds(once)
         times: list[float] = []
         while sum(times) < PATIENCE:
-            started = time.perf_counter()
-            once()
-            if on_gpu:
-                torch.cuda.synchronize(self.device)
-            times.append(time.perf_counter() - started)
+            times.append(self.seconds(once))
         return statistics.median(times), torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else 0.0
+
+    def seconds(self, once: Callable) -> float:
+        started = time.perf_counter()
+        once()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - started
 
 
 # The rows: each function measures one, and returns its two cells
