@@ -133,8 +133,7 @@ def test_openvino_computes_the_same(work, folder):
     assert np.abs(ours - theirs).max() < 1e-5 * np.abs(ours).max()
 
 
-def test_the_guided_step_has_as_many_operations_as_the_table_assumes():
-    """Counted by hand in trillions: 1.6 for a batch of two at 64×64."""
+def test_a_guided_step_at_full_size_has_1_6_trillion_operations():
     assert programs.operations(peers.WORKS[0]) == pytest.approx(1.607e12, rel=1e-3)
 
 

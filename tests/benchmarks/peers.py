@@ -139,7 +139,7 @@ def prepare(folder: Path) -> str:
     for peer, write in ((OPENVINO, "convert"), (CPP, "write_original")):
         if find_spec(peer.module):
             child(f"{write}({str(folder)!r})")
-            versions += f", {peer.name} {version(peer.package)}"
+            versions += f", {peer.package} {version(peer.package)}"
     return versions
 
 
