@@ -69,7 +69,7 @@ def speed_up(network: nn.Module):
     enough = sum(4 * 16 * conv.weight[:, :, 0, 0].numel() for conv in large) <= SHARE * physical_memory()
     for conv in convolutions:
         conv.__class__ = FastConv2d
-        conv.large = enough and is_large(conv)
+        vars(conv)["large"] = enough and is_large(conv)
 
 
 def physical_memory() -> float:
