@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import PROMPTS, draw, small_pipeline
+from helpers import PROMPTS, distance, draw, small_pipeline
 from test_controlnet import HINT, controlnet
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -96,8 +96,8 @@ def test_offloaded_networks_draw_the_same(pretend, method):
     getattr(pipe, method)()
     assert pipe.device == GPU
     latents = draw(pipe, steps=2)
-    assert latents.device == GPU and torch.equal(latents.cpu(), expected[0])
-    assert torch.equal(pipe.decode(torch.ones(1, 4, 8, 8).to(GPU)).cpu(), expected[1])
+    assert latents.device == GPU and distance(latents, expected[0]) < 1e-5
+    assert distance(pipe.decode(torch.ones(1, 4, 8, 8).to(GPU)), expected[1]) < 3e-5  # the sums of all layers, in another order
 
 
 def test_one_network_at_a_time_is_on_the_gpu(pretend):
@@ -137,7 +137,7 @@ def test_a_controlnet_stays_beside_the_unet(pretend):
     expected = draw(pipe, steps=2, image=HINT)
     for method in METHODS:
         getattr(pipe, method)()
-        assert torch.equal(draw(pipe, steps=2, image=HINT).cpu(), expected)
+        assert distance(draw(pipe, steps=2, image=HINT), expected) < 1e-5
         assert (on_gpu(pipe.unet) > 0) == (on_gpu(pipe.controlnet) > 0) == (method == METHODS[0])
 
 
@@ -154,7 +154,7 @@ def test_loras_of_offloaded_networks(pretend, method):
                 getattr(pipe, method)()
     assert len(loras_of(pipe.unet)) > 10
     expected = draw(whole, steps=1)
-    assert torch.equal(draw(pipe, steps=1).cpu(), expected)
+    assert distance(draw(pipe, steps=1), expected) < 1e-5
     pipe.fuse_lora()
     assert (draw(pipe, steps=1).cpu() - expected).abs().max() < 1e-3
 
@@ -165,7 +165,7 @@ def test_words_with_weights_and_fewer_layers(pretend, method):
     words = {"prompt_weighting": True, "clip_skip": 1}
     expected = draw(pipe, steps=1, **words)
     getattr(pipe, method)()
-    assert torch.equal(draw(pipe, steps=1, **words).cpu(), expected)
+    assert distance(draw(pipe, steps=1, **words), expected) < 1e-5
 
 
 @pytest.mark.parametrize("method", METHODS)
