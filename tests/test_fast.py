@@ -6,20 +6,23 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import VAE, distance, pair, randn
+from helpers import VAE, distance, draw, pair, randn
 from torch import nn
 
 from minisd import StableDiffusionPipeline, UNet2DConditionModel
+from minisd.adapters.lora import LoRA, attach
 from minisd.config import UNetConfig
 from minisd.fast import convolution as convolution_module
 from minisd.fast import half
 from minisd.fast.batches import images_at_once
 from minisd.fast.blocks import compile_blocks
 from minisd.fast.convolution import CHANNELS, FastConv2d, physical_memory, speed_up
+from minisd.fast.int8 import quantize
 from minisd.fast.preview import preview, preview_matrix
 from minisd.fast.tiles import in_tiles
 from minisd.fast.winograd import transform_weight, winograd
 from minisd.switches import Switches
+from minisd.weights.errors import CheckpointError
 
 
 def convolution(channels=(CHANNELS, CHANNELS), **settings):
@@ -175,6 +178,40 @@ def test_a_preview_has_the_colours_of_the_image():
     image, quick = tiny.decode(latents), preview(latents, preview_matrix(tiny.vae))
     assert quick.shape == image.shape and quick.abs().max() <= 1
     assert torch.corrcoef(torch.stack([image.flatten(), quick.flatten()]))[0, 1] > 0.7
+
+
+# 8 bits
+
+
+def test_weights_in_8_bits_are_at_most_half_a_step_off():
+    layer = nn.Linear(64, 8)
+    before = layer.weight.detach().clone()
+    quantize(layer)
+    steps = before.abs().amax(dim=1, keepdim=True) / 127
+    assert ((layer.weight - before).abs() <= steps * 0.501).all()
+    assert layer.parametrizations.weight.original0.dtype == torch.int8
+
+
+def test_a_quantized_pipeline_draws_nearly_the_same_with_a_quarter_of_the_weights():
+    pipe = StableDiffusionPipeline.from_pretrained("tiny")
+    plain, unet = draw(pipe, steps=4), pipe.unet
+    before = sum(p.nbytes for p in unet.parameters())
+    for network in (unet, pipe.vae, pipe.text_encoder):
+        quantize(network)
+        quantize(network)  # nothing is left to quantize
+    assert sum(p.nbytes for p in unet.parameters()) < 0.27 * before
+    assert pipe.dtype == torch.float32
+    assert (draw(pipe, steps=4) - plain).abs().mean() < 0.02 * plain.std()
+
+
+def test_quantized_networks_are_not_saved_and_take_no_lora(tmp_path):
+    unet = UNet2DConditionModel.from_pretrained("tiny", subfolder="unet")
+    quantize(unet)
+    with pytest.raises(CheckpointError, match="8 bits"):
+        unet.save_pretrained(tmp_path / "unet")
+    with pytest.raises(ValueError, match="8 bits"):
+        attach(unet.time_embedding.linear_1, LoRA(unet.time_embedding.linear_1, rank=2))
+    assert not list(tmp_path.iterdir())
 
 
 # Half precision on CPUs without it
