@@ -60,11 +60,13 @@ def test_only_convolutions_that_gain_use_winograds_algorithm():
     assert fast(convolution()).large
 
 
-def test_feature_maps_have_channels_last_in_memory():
-    conv, x = convolution((4, 8)), randn(2, 4, 6, 6)
-    y = nn.Sequential(fast(conv), nn.GroupNorm(2, 8), nn.SiLU(), fast(convolution((8, 8))))(x)
+def test_feature_maps_in_half_precision_have_channels_last_in_memory():
+    layers = nn.Sequential(convolution((4, 8)), nn.GroupNorm(2, 8), nn.SiLU(), convolution((8, 8), stride=2)).bfloat16()
+    ours, x = copy.deepcopy(layers), randn(2, 4, 6, 6).bfloat16()
+    speed_up(ours)
+    y = ours(x)
     assert y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
-    assert distance(fast(conv)(x), conv(x)) < 1e-6
+    assert distance(y, layers(x)) < 0.02  # two roundings
 
 
 def test_a_machine_without_memory_for_the_transformed_weights_keeps_plain_convolutions(monkeypatch):
@@ -108,12 +110,9 @@ def test_odd_batches_take_the_plain_way(shape):
     assert torch.equal(fast(conv)(x), conv(x))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes_do_not_use_winograds_algorithm(dtype):
-    conv = convolution((CHANNELS, CHANNELS)).to(dtype)
-    x, ours = randn(1, CHANNELS, 4, 4).to(dtype), fast(conv)
-    assert distance(ours(x), conv(x)) < 30 * torch.finfo(dtype).eps  # sums in another order
-    assert ours.copied[1].shape == conv.weight.shape
+def test_double_precision_takes_the_plain_way():
+    conv, x = convolution().double(), randn(1, CHANNELS, 4, 4).double()
+    assert torch.equal(fast(conv)(x), conv(x))
 
 
 def test_gradients_take_the_plain_way():

@@ -1,4 +1,4 @@
-"""Convolutions on a CPU: channels last in memory, and by Winograd's algorithm where it is faster, between many channels."""
+"""Convolutions on a CPU: by Winograd's algorithm in float32 between many channels, with channels last in half precision."""
 
 import math
 import os
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .half import HALF
 from .winograd import transform_weight, winograd
 
 CHANNELS_LAST = torch.channels_last
@@ -17,8 +18,8 @@ SHARE = 1 / 3  # of the machine's memory, at most, for the transformed weights o
 class FastConv2d(nn.Conv2d):
     """A convolution that keeps a copy of its weights in the layout of the fast way; it makes the copy again if they change.
 
-    A `large` one uses Winograd's algorithm in float32. All others are PyTorch's, with channels last in memory; the layers that
-    follow keep this layout.
+    In float32, a `large` one uses Winograd's algorithm. In half precision, all are PyTorch's, with channels last in memory; the
+    layers that follow keep this layout.
     """
 
     copied: tuple[tuple[float, ...], Tensor] | None = None  # the state of the weights, and their copy
@@ -31,7 +32,7 @@ class FastConv2d(nn.Conv2d):
     def fast_forward(self, x: Tensor) -> Tensor:
         if self.weight.is_inference():  # PyTorch does not count its changes
             return super().forward(x)
-        by_winograd, state = self.large and x.dtype == torch.float32, self.state()
+        by_winograd, state = x.dtype == torch.float32, self.state()
         if self.copied is None or self.copied[0] != state:
             weight = self.weight.detach()
             self.copied = state, transform_weight(weight) if by_winograd else weight.contiguous(memory_format=CHANNELS_LAST)
@@ -52,13 +53,14 @@ class FastConv2d(nn.Conv2d):
         return super()._apply(*arguments, **options)
 
     def applies_to(self, x: Tensor) -> bool:
-        """Whether the fast way is for this input. Compiled blocks lay out small convolutions themselves."""
+        """Whether the fast way is for this input. Compiled blocks lay out half precision themselves."""
+        float32 = x.dtype == torch.float32 and self.large
+        half = x.dtype in HALF and not torch.compiler.is_compiling()
         on_cpu = x.device.type == "cpu" and x.dtype == self.weight.dtype
         gradients = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         recorded = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        compiled = torch.compiler.is_compiling() and not self.large
         batch = x.ndim == 4 and len(x) > 0
-        return batch and on_cpu and not (gradients or recorded or compiled or torch.is_autocast_enabled("cpu"))
+        return (float32 or half) and batch and on_cpu and not (gradients or recorded or torch.is_autocast_enabled("cpu"))
 
 
 def speed_up(network: nn.Module):

@@ -4,8 +4,6 @@ Layers compute as before, with weights that are multiplied out for each call. Th
 much time.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
@@ -27,10 +25,9 @@ class Int8(nn.Module):
 
 def quantize(network: nn.Module):
     """Store the weights of all linear and convolutional layers in 8 bits. They can then be neither trained, adapted nor saved."""
-    module: Any
     for module in network.modules():
         if isinstance(module, FastConv2d):
-            module.__class__ = nn.Conv2d  # a copy of the weights would need the memory that 8 bits save
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]  # a copy of the weights would need the memory saved
         if isinstance(module, nn.Linear | nn.Conv2d) and not is_quantized(module):
             register_parametrization(module.requires_grad_(False), "weight", Int8())
 

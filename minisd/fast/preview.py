@@ -18,7 +18,7 @@ def preview_matrix(vae: AutoencoderKL) -> Tensor:
 
     Fitted by least squares on the latents of 64 images of a single colour.
     """
-    colors = torch.tensor(list(product(LEVELS, repeat=3)))  # (64, 3)
+    colors = torch.tensor(list(product(LEVELS, repeat=3)), dtype=torch.float32, device="cpu")  # (64, 3)
     images = colors[:, :, None, None].expand(-1, -1, SIDE, SIDE).to(next(vae.parameters()))
     latents = vae.encode(images).latent_dist.mode() * vae.config.scaling_factor  # (64, 4, 8, 8)
     centre = latents[:, :, SIDE // 16, SIDE // 16].float().cpu()
