@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e
 
-.PHONY: demo test test-slow test-cuda test-lowest notebooks docs live site test-live lint clean
+.PHONY: demo test test-slow test-cuda benchmark-cuda test-lowest notebooks docs live site test-live lint clean
 
 demo: .venv/demo
 	$(BIN)/python -m minisd.generate "an astronaut riding a horse" --seed 0
@@ -17,7 +17,11 @@ test-slow: .venv/test
 
 # Every file with tests on a GPU; without one these are skipped, with the reason
 test-cuda: .venv/test
-	$(BIN)/python -m pytest -rs $(patsubst %,tests/test_%.py,references philox noise pipeline precision tiny)
+	$(BIN)/python -m pytest -rs $(patsubst %,tests/test_%.py,references philox noise offload pipeline precision tiny)
+
+# The table of a GPU's speed, in at most 8 minutes
+benchmark-cuda: .venv/demo
+	$(BIN)/python tests/benchmarks/gpu.py
 
 # The lowest versions of the dependencies that pyproject.toml names; tests that compare with diffusers are skipped. Needs uv
 LOWEST = .venv-lowest/bin/python

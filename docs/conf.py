@@ -17,7 +17,10 @@ exclude_patterns = [".*", "runs", "minisd", "weights_convert", "tests", "noteboo
 exclude_patterns += [
     "docs/benchmark.md",
     "docs/convolutions.md",
+    "docs/gpu.md",
+    "docs/growth.md",
     "docs/parity_figures.md",
+    "docs/peers.md",
     "docs/tiny_model/training.md",
 ]  # included by other pages
 

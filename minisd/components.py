@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from .adaptable import Adaptable
 from .clip import CLIPTextModel
+from .fast.offload import computes_on, refuse_to_move
 from .foreign import ForeignParts
 from .pretrained import PretrainedPipeline
 from .switches import Switches
@@ -49,14 +50,20 @@ class Components(ForeignParts, Switches, Adaptable, PretrainedPipeline):
 
     @property
     def device(self) -> torch.device:
-        return self.unet.conv_in.weight.device
+        """The device on which the networks compute."""
+        return computes_on(self.unet, self.unet.conv_in.weight)
 
     @property
     def dtype(self) -> torch.dtype:
         return self.unet.conv_in.weight.dtype
 
     def to(self, *device_or_dtype: Any, **by_name: Any) -> Self:
-        """Move or cast all networks: `.to("cuda")`, `.to(torch.float16)`, or both; also by keyword, `.to(dtype=torch.float16)`."""
+        """Move or cast all networks: `.to("cuda")`, `.to(torch.float16)`, or both; also by keyword, `.to(dtype=torch.float16)`.
+
+        Raises ValueError for a device other than the CPU if the networks are offloaded.
+        """
+        nothing = torch.empty(0, dtype=torch.float32, device="cpu")
+        refuse_to_move(self.networks, nothing.to(*device_or_dtype, **by_name).device)
         for network in self.networks:
             network.to(*device_or_dtype, **by_name)
         return self

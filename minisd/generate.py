@@ -11,10 +11,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import torch
 from PIL import Image
@@ -22,8 +23,10 @@ from torch import Tensor
 
 from . import __version__
 from .again import GIVEN
+from .config import sides
 from .cuda_noise import CudaNoise
 from .exit_status import exit_status
+from .fast.batches import LARGE, images_at_once
 from .fast.half import arithmetic
 from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, names_picture, parse, what_to_draw
 from .image import to_pil
@@ -36,7 +39,6 @@ from .sheet import image_grid
 if TYPE_CHECKING:
     from .explain.record import Watch
 
-BATCH = 4  # images per batch
 NAME = 100  # bytes of the prompt in a file name, few enough for every file system after the seed is appended
 OF_A_CALL = ("prompt_weighting", "clip_skip", "guidance_rescale")  # arguments that are passed on if given
 
@@ -95,9 +97,14 @@ def run(args: argparse.Namespace):
     say(f"{len(orders)} image{'s' * (len(orders) > 1)}, seed {orders[0].seed}, {args.model} on {device}")
 
     started, pictures = time.perf_counter(), []
-    with arithmetic(pipe.device, pipe.dtype):
-        for batch in adapters.batches(pipe, orders, 1 if args.low_memory or args.explain else BATCH):
-            pictures += write(pipe, batch, args, say)
+    last: Future[list[Image.Image]] | None = None  # the batch that is written while the next one is drawn
+    with arithmetic(pipe.device, pipe.dtype), ThreadPoolExecutor(1) as writer:
+        for batch in adapters.batches(pipe, orders, batch_size(pipe, args)):
+            results = drawn(pipe, batch, args)
+            pictures += last.result() if last else []  # raises what went wrong while writing
+            last = writer.submit(write, results, args, say)
+        assert last is not None  # there is at least one order
+        pictures += last.result()
     if args.grid:
         columns = args.num_images if args.num_images > 1 else math.ceil(len(pictures) ** 0.5)
         pictures += [Image.new("RGB", pictures[0].size, "white")] * (-len(pictures) % columns)
@@ -133,31 +140,62 @@ def size_or_picture(pipe: StableDiffusionPipeline, images: int, args: argparse.N
     return pictures_for(args, pipe, images)
 
 
-def write(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace, say: Callable) -> list[Image.Image]:
-    """Draw and write a batch of images, then print the paths; printing comes last, since the output may be a broken pipe."""
-    pictures, paths, notes = [], [], []
+def batch_size(pipe: StableDiffusionPipeline, args: argparse.Namespace) -> int:
+    """How many images to draw at once."""
+    if args.low_memory or args.explain:
+        return 1
+    if args.image or args.control:  # of any size
+        return LARGE
+    widths = pipe.vae.config.block_out_channels
+    height, width = (2 ** (len(widths) - 1) * side for side in sides(pipe.unet.config.sample_size))
+    height, width = args.height or height, args.width or width
+    return images_at_once(pipe.device, max(widths[:2]), height * width, pipe.dtype)
+
+
+class Drawn(NamedTuple):
+    """An image, the animation of its steps, whether the safety checker hides it, its settings, and its page for `--explain`."""
+
+    order: Order
+    image: Image.Image
+    film: Sequence[Image.Image]
+    hidden: bool
+    about: dict[str, Any]
+    page: str
+
+
+def drawn(pipe: StableDiffusionPipeline, batch: list[Order], args: argparse.Namespace) -> list[Drawn]:
+    """Draw a batch of images."""
+    with watched(pipe, args) as watch:
+        images = draw(pipe, batch, args, watch)
+    results = []
+    for order, (image, film, hidden) in zip(batch, images):
+        about = settings(pipe, order, image, args)
+        page = watch.page(order.text, image, about) if watch and not hidden else ""
+        results.append(Drawn(order, image, film, hidden, about, page))
+    return results
+
+
+def write(batch: list[Drawn], args: argparse.Namespace, say: Callable) -> list[Image.Image]:
+    """Write a batch of images, then print the paths; printing comes last, since the output may be a broken pipe."""
+    paths, notes = [], []
     try:
-        with watched(pipe, args) as watch:
-            drawn = draw(pipe, batch, args, watch)
-        for order, (image, film, hidden) in zip(batch, drawn):
-            about = settings(pipe, order, image, args)
+        for order, image, film, hidden, about, page in batch:
             paths.append(path := save_png(image, file_name(args.out, order), about))
             if args.gif:
                 paths.append(save_gif(film, path.with_suffix(".gif")))
-            if watch and not hidden:
-                text = watch.page(order.text, image, about).encode()
-                paths.append(save_to_free_name(path.with_suffix(".html"), partial(writing, text)))
+            if page:
+                paths.append(save_to_free_name(path.with_suffix(".html"), partial(writing, page.encode())))
+            bands: Any = image.getextrema()  # the lowest and highest values of red, green and blue
             if hidden:
                 notes.append(f"note: the safety checker blacked out {path}; try another seed or prompt")
-            elif all(low == high for low, high in image.getextrema()):
+            elif all(low == high for low, high in bands):
                 notes.append(f"note: {path} is a single colour; try another --dtype, --guidance-scale or --seed")
-            pictures.append(image)
     finally:
         for path in paths:
             print(path, flush=True)
         for note in notes:
             say(note)
-    return pictures
+    return [drawing.image for drawing in batch]
 
 
 def writing(data: bytes, file: BinaryIO):

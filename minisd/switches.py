@@ -1,14 +1,16 @@
-"""Memory-saving methods of diffusers: each saves memory, has no effect because there is nothing to save, or names a remedy."""
+"""Switches for memory and speed: each acts, or has no effect because there is nothing to save."""
 
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .compiled import uncompiled
 from .config import sides
+from .fast.offload import by_layer, by_network, gpu
 from .fast.tiles import in_tiles
+from .unet import UNet2DConditionModel
 from .vae import AutoencoderKL, DecoderOutput, DiagonalGaussian, EncoderOutput
 
 
@@ -56,9 +58,17 @@ def switch(vae: nn.Module, **changed: bool):
 
 
 class Switches:
-    """Memory switches. Attention uses a fused kernel that never holds all scores at once, so slicing it would save nothing."""
+    """Switches. Attention uses a fused kernel that never holds all scores at once, so slicing it would save nothing."""
 
     vae: AutoencoderKL
+    unet: UNet2DConditionModel
+
+    def compile(self, **options: Any):
+        """Compile the blocks of the UNet and the VAE, each at its first call with a new shape; `options` are torch.compile's."""
+        from .fast.blocks import compile_blocks
+
+        for network in (self.unet, self.vae):
+            compile_blocks(network, **options)
 
     def enable_vae_slicing(self):
         """Encode and decode the images of a batch one by one: the same images with the memory of one."""
@@ -86,8 +96,19 @@ class Switches:
     def disable_xformers_memory_efficient_attention(self):
         """Has no effect."""
 
-    def enable_model_cpu_offload(self, gpu_id: int | None = None, device: Any = None) -> NoReturn:
-        """Not implemented. Raises NotImplementedError."""
-        raise NotImplementedError('offloading is not implemented; call pipe.to("cuda", torch.float16), which halves the memory')
+    def enable_model_cpu_offload(self: Any, gpu_id: int | None = None, device: str | torch.device | None = None):
+        """Keep the networks in main memory and move each to the GPU when it computes; those that compute in turn stay together.
 
-    enable_sequential_cpu_offload = enable_model_cpu_offload
+        Raises ValueError if there is no GPU.
+        """
+        before_and_after: list[Any] = [self.text_encoder, self.vae, self.safety_checker]
+        groups = [[network] for network in self.networks if network in before_and_after]
+        groups += [[network for network in self.networks if network not in before_and_after]]  # at every step
+        by_network(groups, gpu(gpu_id, device))
+
+    def enable_sequential_cpu_offload(self: Any, gpu_id: int | None = None, device: str | torch.device | None = None):
+        """Keep the networks in main memory and copy each layer to the GPU when it computes: the least memory, and slow.
+
+        Raises ValueError if there is no GPU.
+        """
+        by_layer(self.networks, gpu(gpu_id, device))

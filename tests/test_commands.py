@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import minisd.evaluate.curves
 import minisd.second.__main__
 import minisd.train.__main__
 import weights_convert.__main__
-from minisd import StableDiffusionPipeline
+from minisd import StableDiffusionPipeline, generate
 from minisd.disk import check_writable, replacing
 from minisd.exit_status import exit_status, stop
 from minisd.generate import main
@@ -65,6 +67,62 @@ def test_a_batch_is_kept_when_nobody_reads_its_paths(draw, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", os.fdopen(writing, "w"))
     assert draw() == (141, THREE)
     assert "error" not in capsys.readouterr().err
+
+
+NINE = ["a cat", "--seed", "1", "--steps", "1", "--num-images", "9"]  # a batch of eight and one of one
+EIGHT = [f"a-cat-{seed}.png" for seed in range(1, 9)]
+
+
+def test_a_batch_is_written_while_the_next_one_is_drawn(draw, monkeypatch, capsys):
+    batches, second = [], threading.Event()
+
+    def drawing(*arguments, draw=generate.draw):
+        batches.append(arguments)
+        if len(batches) == 2:
+            second.set()
+        return draw(*arguments)
+
+    def saving(*arguments, save=generate.save_png):
+        assert second.wait(60)
+        return save(*arguments)
+
+    monkeypatch.setattr(generate, "draw", drawing)
+    monkeypatch.setattr(generate, "save_png", saving)
+    assert draw(*NINE)[0] == 0
+    assert capsys.readouterr().out.split() == [*EIGHT, "a-cat-9.png"]
+
+
+def test_ctrl_c_keeps_the_batch_that_is_being_written(draw, monkeypatch, capsys):
+    batches = []
+
+    def drawing(*arguments, draw=generate.draw):
+        batches.append(arguments)
+        return draw(*arguments) if len(batches) == 1 else signal.raise_signal(signal.SIGINT)
+
+    def saving(*arguments, save=generate.save_png):
+        time.sleep(0.05)
+        return save(*arguments)
+
+    monkeypatch.setattr(generate, "draw", drawing)
+    monkeypatch.setattr(generate, "save_png", saving)
+    assert draw(*NINE) == (130, EIGHT)
+    captured = capsys.readouterr()
+    assert captured.out.split() == EIGHT and captured.err.endswith("stopped\n")
+
+
+def test_a_full_disk_ends_the_command(draw, monkeypatch, capsys):
+    saved = []
+
+    def saving(*arguments, save=generate.save_png):
+        if len(saved) == 2:
+            raise OSError(28, "No space left on device")
+        saved.append(save(*arguments))
+        return saved[-1]
+
+    monkeypatch.setattr(generate, "save_png", saving)
+    assert draw(*NINE) == (1, EIGHT[:2])
+    captured = capsys.readouterr()
+    assert captured.out.split() == EIGHT[:2] and captured.err.endswith("error: No space left on device\n")
 
 
 @pytest.mark.parametrize("redirection", [">&- 2>&-", "| head -c 1 > /dev/null; exit ${PIPESTATUS[0]}"])

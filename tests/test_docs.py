@@ -336,6 +336,9 @@ def check_command(words: list[str]):
         case ["pip", "install", "-c", "constraints.txt", "-e", what, *_]:
             extras = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
             assert what == "." or what.strip(".[]") in extras
+        case ["pip", "install", *packages]:
+            programs = read(ROOT / "tests" / "benchmarks" / "programs.py")
+            assert all(f'"{package}"' in programs for package in packages)
         case ["python", "-m", "minisd.generate", "--help"]:
             with pytest.raises(SystemExit, match="0"):
                 generate(["--help"])

@@ -6,17 +6,23 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import VAE, distance, pair, randn
+from helpers import VAE, distance, draw, pair, randn
 from torch import nn
 
-from minisd import UNet2DConditionModel
+from minisd import StableDiffusionPipeline, UNet2DConditionModel
+from minisd.adapters.lora import LoRA, attach
 from minisd.config import UNetConfig
 from minisd.fast import convolution as convolution_module
 from minisd.fast import half
+from minisd.fast.batches import images_at_once
+from minisd.fast.blocks import compile_blocks
 from minisd.fast.convolution import CHANNELS, FastConv2d, physical_memory, speed_up
+from minisd.fast.int8 import quantize
+from minisd.fast.preview import preview, preview_matrix
 from minisd.fast.tiles import in_tiles
 from minisd.fast.winograd import transform_weight, winograd
 from minisd.switches import Switches
+from minisd.weights.errors import CheckpointError
 
 
 def convolution(channels=(CHANNELS, CHANNELS), **settings):
@@ -46,19 +52,28 @@ def test_winograds_products_are_those_of_the_paper():
     assert torch.allclose(transform_weight(weight), expected, atol=1e-6)
 
 
-def test_only_convolutions_that_gain_become_fast():
+def test_only_convolutions_that_gain_use_winograds_algorithm():
     few = convolution((CHANNELS - 1, CHANNELS))
-    others = [convolution(stride=2), convolution(padding=0), nn.Conv2d(256, 256, 1), few, nn.Linear(256, 256)]
+    others = [convolution(stride=2), convolution(padding=0), nn.Conv2d(256, 256, 1), few]
     others += [convolution(bias=False), convolution(groups=2), convolution(dilation=2), convolution(padding_mode="circular")]
-    assert not any(isinstance(fast(layer), FastConv2d) for layer in others)
-    assert isinstance(fast(convolution()), FastConv2d)
+    assert not any(fast(layer).large for layer in others)
+    assert fast(convolution()).large
+
+
+def test_feature_maps_in_half_precision_have_channels_last_in_memory():
+    layers = nn.Sequential(convolution((4, 8)), nn.GroupNorm(2, 8), nn.SiLU(), convolution((8, 8), stride=2)).bfloat16()
+    ours, x = copy.deepcopy(layers), randn(2, 4, 6, 6).bfloat16()
+    speed_up(ours)
+    y = ours(x)
+    assert y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
+    assert distance(y, layers(x)) < 0.02  # two roundings
 
 
 def test_a_machine_without_memory_for_the_transformed_weights_keeps_plain_convolutions(monkeypatch):
     bytes_needed = 4 * 16 * CHANNELS**2
-    for memory, kind in ((3 * bytes_needed - 1, nn.Conv2d), (3 * bytes_needed, FastConv2d)):
+    for memory, large in ((3 * bytes_needed - 1, False), (3 * bytes_needed, True)):
         monkeypatch.setattr(convolution_module, "physical_memory", lambda memory=memory: memory)
-        assert type(fast(convolution())) is kind
+        assert fast(convolution()).large == large
     assert physical_memory() > 2**28
 
 
@@ -67,7 +82,7 @@ def test_it_keeps_names_numbers_and_results():
     ours = fast(conv)
     assert list(ours.state_dict()) == ["weight", "bias"] and torch.equal(ours.weight, conv.weight)
     assert distance(ours(x), conv(x)) < 2e-6
-    assert ours.transformed is not None
+    assert ours.copied is not None
 
 
 def test_changed_weights_are_transformed_again():
@@ -86,7 +101,7 @@ def test_changed_weights_are_transformed_again():
 def test_moved_weights_leave_nothing_behind():
     ours = fast(convolution())
     ours(randn(1, CHANNELS, 4, 4))
-    assert ours.half().transformed is None
+    assert ours.half().copied is None
 
 
 @pytest.mark.parametrize("shape", [(0, CHANNELS, 4, 4), (CHANNELS, 4, 4)], ids=str)
@@ -95,10 +110,8 @@ def test_odd_batches_take_the_plain_way(shape):
     assert torch.equal(fast(conv)(x), conv(x))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes_take_the_plain_way(dtype):
-    conv = convolution((CHANNELS, CHANNELS)).to(dtype)
-    x = randn(1, CHANNELS, 4, 4).to(dtype)
+def test_double_precision_takes_the_plain_way():
+    conv, x = convolution().double(), randn(1, CHANNELS, 4, 4).double()
     assert torch.equal(fast(conv)(x), conv(x))
 
 
@@ -123,7 +136,7 @@ def test_a_copy_leaves_the_transformed_weights_behind(again):
     x = randn(1, CHANNELS, 4, 4)
     expected = ours(x)
     copied = again(ours)
-    assert copied.transformed is None and torch.equal(copied(x), expected)
+    assert copied.copied is None and torch.equal(copied(x), expected)
 
 
 def test_exporting_records_the_plain_convolution():
@@ -141,6 +154,63 @@ def test_a_network_computes_the_same():
     inputs = randn(2, 4, 9, 8), 500, randn(2, 77, 32)
     assert sum(isinstance(module, FastConv2d) for module in ours.modules()) > 10
     assert distance(ours(*inputs).sample, plain(*inputs).sample) < 1e-5
+
+
+def test_compiled_blocks_compute_the_same_with_winograds_algorithm_inside():
+    torch.manual_seed(0)
+    levels = {"block_out_channels": (CHANNELS,), "cross_attention": (True,), "num_attention_heads": (8,)}
+    plain = UNet2DConditionModel(UNetConfig(**levels, layers_per_block=1, cross_attention_dim=32)).requires_grad_(False)
+    ours = copy.deepcopy(plain)
+    speed_up(ours)
+    compile_blocks(ours, backend="aot_eager")
+    inputs = randn(1, 4, 8, 8), 500, randn(1, 7, 32)
+    with torch.no_grad():
+        assert distance(ours(*inputs).sample, plain(*inputs).sample) < 1e-5
+    assert ours.mid_block.resnet_1.conv1.copied is not None
+    assert list(ours.state_dict()) == list(plain.state_dict())
+
+
+def test_a_preview_has_the_colours_of_the_image():
+    tiny = StableDiffusionPipeline.from_pretrained("tiny")
+    steps = tiny.denoise("a red house at night", num_inference_steps=8, generator=torch.Generator().manual_seed(0))
+    latents = list(steps)[-1].latents
+    image, quick = tiny.decode(latents), preview(latents, preview_matrix(tiny.vae))
+    assert quick.shape == image.shape and quick.abs().max() <= 1
+    assert torch.corrcoef(torch.stack([image.flatten(), quick.flatten()]))[0, 1] > 0.7
+
+
+# 8 bits
+
+
+def test_weights_in_8_bits_are_at_most_half_a_step_off():
+    layer = nn.Linear(64, 8)
+    before = layer.weight.detach().clone()
+    quantize(layer)
+    steps = before.abs().amax(dim=1, keepdim=True) / 127
+    assert ((layer.weight - before).abs() <= steps * 0.501).all()
+    assert layer.parametrizations.weight.original0.dtype == torch.int8
+
+
+def test_a_quantized_pipeline_draws_nearly_the_same_with_a_quarter_of_the_weights():
+    pipe = StableDiffusionPipeline.from_pretrained("tiny")
+    plain, unet = draw(pipe, steps=4), pipe.unet
+    before = sum(p.nbytes for p in unet.parameters())
+    for network in (unet, pipe.vae, pipe.text_encoder):
+        quantize(network)
+        quantize(network)  # nothing is left to quantize
+    assert sum(p.nbytes for p in unet.parameters()) < 0.27 * before
+    assert pipe.dtype == torch.float32
+    assert (draw(pipe, steps=4) - plain).abs().mean() < 0.02 * plain.std()
+
+
+def test_quantized_networks_are_not_saved_and_take_no_lora(tmp_path):
+    unet = UNet2DConditionModel.from_pretrained("tiny", subfolder="unet")
+    quantize(unet)
+    with pytest.raises(CheckpointError, match="8 bits"):
+        unet.save_pretrained(tmp_path / "unet")
+    with pytest.raises(ValueError, match="8 bits"):
+        attach(unet.time_embedding.linear_1, LoRA(unet.time_embedding.linear_1, rank=2))
+    assert not list(tmp_path.iterdir())
 
 
 # Half precision on CPUs without it
@@ -200,3 +270,16 @@ def test_tiles_are_those_of_diffusers(vaes, size):
 def test_what_acts_on_every_position_alone_is_the_same_in_tiles(size):
     x = randn(2, 3, *size)
     assert distance(in_tiles(lambda part: 2 * part, x, 8, 8), 2 * x) < 1e-6
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("gigabytes", "side", "images"), [(80, 512, 16), (10, 512, 13), (3, 512, 4), (3, 1024, 1), (0, 512, 1)])
+def test_a_gpus_free_memory_decides_how_many_images_are_drawn_at_once(monkeypatch, gigabytes, side, images):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (gigabytes * 2**30, 80 * 2**30))
+    assert images_at_once(torch.device("cuda"), 256, side**2, torch.float16) == images
+
+
+def test_elsewhere_eight_small_images_are_drawn_at_once_and_four_large_ones():
+    assert [images_at_once(torch.device("cpu"), 256, side**2, torch.float32) for side in (64, 256, 264, 512)] == [8, 8, 4, 4]

@@ -188,12 +188,6 @@ def test_switches_without_effect(pipe):
         getattr(pipe, f"disable_{name}")()
 
 
-@pytest.mark.parametrize("name", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_switches_that_promise_memory_say_what_to_do(pipe, name):
-    with pytest.raises(NotImplementedError, match=r"is not implemented; call"):
-        getattr(pipe, name)()
-
-
 # Configurations
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..fast.convolution import FastConv2d
+from ..fast.int8 import is_quantized
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -70,8 +71,10 @@ ADAPTED: dict[type, type] = {kind.__bases__[1]: kind for kind in (AdaptedLinear,
 
 
 def attach(layer: Layer, lora: LoRA):
-    """Add a LoRA to a layer, on the device and in the dtype of its weights."""
+    """Add a LoRA to a layer, on the device and in the dtype of its weights. Raises ValueError for weights in 8 bits."""
     if not isinstance(layer, Adapted):
+        if is_quantized(layer):
+            raise ValueError("the weights are in 8 bits; fuse LoRAs with fuse_lora before quantize")
         layer.__class__ = ADAPTED[type(layer)]
         layer.loras = nn.ModuleList()
     assert isinstance(layer, Adapted)

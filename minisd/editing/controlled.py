@@ -50,8 +50,8 @@ class ControlRequest(Request):
         if not isinstance(several, list | tuple) or len(several) != nets:
             raise ValueError(f"{nets} ControlNets need a list of {nets} images")
         for net in pipe.controlnets:
-            if (found := net.conv_in.weight).dtype != pipe.dtype or found.device != pipe.device:
-                theirs, ours = f"{found.dtype} on {found.device}", f"{pipe.dtype} on {pipe.device}"
+            theirs, ours = (f"{weight.dtype} on {weight.device}" for weight in (net.conv_in.weight, pipe.unet.conv_in.weight))
+            if theirs != ours:
                 raise ValueError(f"the ControlNet is in {theirs} but the UNet in {ours}; call pipe.to({pipe.dtype}) to move both")
         images = [read_pictures(one) / 2 + 0.5 for one in several]
         if len({one.shape[-2:] for one in images}) > 1:

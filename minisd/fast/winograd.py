@@ -15,16 +15,16 @@ import math
 import torch
 from torch import Tensor
 
+G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 TILES = 512  # tiles computed at a time, few enough to fit into the processor's cache
 
 
 def transform_weight(weight: Tensor) -> Tensor:
-    """G g Gᵀ: weights (O, C, 3, 3) → (16, C, O)."""
-    g = weight.permute(3, 2, 1, 0).contiguous()  # (columns, rows, C, O)
-    for _ in range(2):  # along the columns, then along the rows
-        ends, middle = (g[0] + g[2]) / 2, g[1] / 2
-        g = torch.stack([g[0], ends + middle, ends - middle, g[2]], dim=1)
-    return g.reshape(16, weight.shape[1], weight.shape[0])
+    """G g Gᵀ: weights (O, C, 3, 3) → (16, C, O), columns of a tile before rows."""
+    out_channels, channels = weight.shape[:2]
+    g = torch.tensor(G, dtype=weight.dtype, device=weight.device)
+    both = torch.einsum("ai, bj -> baij", g, g).reshape(16, 9)
+    return (both @ weight.reshape(-1, 9).T).view(16, out_channels, channels).transpose(1, 2)
 
 
 def transform_input(d: Tensor, out: Tensor):

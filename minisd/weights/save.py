@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..compiled import uncompiled
 from ..disk import sync
+from ..fast.int8 import is_quantized
 from ..safety_checker import MEAN, STD
 from ..schedulers import Scheduler
 from ..tokenizer import CLIPTokenizer
@@ -47,7 +48,10 @@ def save_component(component: Component, folder: str | os.PathLike, variant: str
 
 
 def as_written(component: Any) -> Any:
-    """The component to save, without torch.compile's wrapper. Raises CheckpointError for LoRAs, which checkpoints cannot hold."""
+    """The component to save, without torch.compile's wrapper.
+
+    Raises CheckpointError for LoRAs and for weights in 8 bits, which checkpoints cannot hold.
+    """
     from ..adapters.lora import loras_of
 
     inside = uncompiled(component)
@@ -55,6 +59,8 @@ def as_written(component: Any) -> Any:
         raise CheckpointError(
             f"the LoRA {loras[0].name!r} is not part of the weights; fuse it with fuse_lora or remove it with unload_lora_weights"
         )
+    if isinstance(inside, nn.Module) and is_quantized(inside):
+        raise CheckpointError("the weights are in 8 bits, which checkpoints cannot hold; save the network before it is quantized")
     return inside
 
 

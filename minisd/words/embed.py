@@ -80,7 +80,7 @@ def encode(text_encoder: CLIPTextModel, rows: list[Tokens], clip_skip: int) -> T
     tokens = torch.tensor(rows, dtype=torch.float32, device=text_encoder.final_norm.weight.device)  # (B, k · 77, 2)
     ids, weights = rearrange(tokens, "B (k T) two -> two (B k) T", T=77)
     plain = without_last_layers(text_encoder, clip_skip)(ids.long()).last_hidden_state  # (B · k, 77, D)
-    states = plain.float() * weights[..., None]
+    states = plain.float() * weights[..., None].to(plain.device)
     states *= plain.float().mean(dim=(1, 2), keepdim=True) / states.mean(dim=(1, 2), keepdim=True)
     return rearrange(states.to(plain.dtype), "(B k) T D -> B (k T) D", B=len(rows))
 
