@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from .half import HALF
 from .winograd import transform_weight, winograd
 
-CHANNELS_LAST = torch.channels_last
 CHANNELS = 192  # with fewer input or output channels, the extra sums cost more than the saved products
 SHARE = 1 / 3  # of the machine's memory, at most, for the transformed weights of a network
 
@@ -35,11 +34,11 @@ class FastConv2d(nn.Conv2d):
         by_winograd, state = x.dtype == torch.float32, self.state()
         if self.copied is None or self.copied[0] != state:
             weight = self.weight.detach()
-            self.copied = state, transform_weight(weight) if by_winograd else weight.contiguous(memory_format=CHANNELS_LAST)
+            self.copied = state, transform_weight(weight) if by_winograd else weight.contiguous(memory_format=torch.channels_last)
         if by_winograd:
             assert self.bias is not None
             return winograd(x, self.copied[1], self.bias)
-        return self._conv_forward(x.contiguous(memory_format=CHANNELS_LAST), self.copied[1], self.bias)
+        return self._conv_forward(x.contiguous(memory_format=torch.channels_last), self.copied[1], self.bias)
 
     def state(self) -> tuple[float, ...]:
         """Detects weight changes. PyTorch's counter misses changes through `weight.data`; a sample of values shows them."""
@@ -69,11 +68,11 @@ def speed_up(network: nn.Module):
     Names and values of the weights do not change.
     """
     convolutions = [module for module in network.modules() if type(module) is nn.Conv2d]
-    large = [conv for conv in convolutions if is_large(conv)]
+    large = {conv for conv in convolutions if is_large(conv)}
     enough = sum(4 * 16 * conv.weight[:, :, 0, 0].numel() for conv in large) <= SHARE * physical_memory()
     for conv in convolutions:
         conv.__class__ = FastConv2d
-        vars(conv)["large"] = enough and is_large(conv)
+        vars(conv)["large"] = enough and conv in large
 
 
 def physical_memory() -> float:
