@@ -37,7 +37,7 @@ from .pictures import SIDE, as_tensor, drawn, rendered
 from .twins import picture
 from .vae import VAE
 
-RECIPE = Recipe(steps=40_000, batch_size=48, learning_rate=1e-3, ema=0.9995)
+RECIPE = Recipe(steps=14_000, batch_size=48, learning_rate=1e-3, ema=0.9995)
 SCENES = 16_000  # in a block
 BLOCK = 4_000  # steps with the same scenes
 CENTRED_ON = 1024  # number of images whose latents get mean 0 and variance 1
