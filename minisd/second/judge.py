@@ -6,6 +6,7 @@ held-out ones, on sharp, blurred, noisy and distorted renders, and on round trip
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,5 +187,12 @@ def run(folder: Path, recipe: Recipe = RECIPE):
     train(folder / "judge", Detector(), recipe, loss_with(renders, read_state(pool)["pictures"], recipe), show)
 
 
-def trained(folder: Path) -> Detector:
-    return finished(folder / "judge", Detector())
+def finder(folder: Path) -> Callable[[Tensor], list[Finding]]:
+    """The trained judge: images (B, 3, 128, 128) in [-1, 1] → what is found in each."""
+    model = finished(folder / "judge", Detector())
+
+    @torch.inference_mode()
+    def look(pictures: Tensor) -> list[Finding]:
+        return [finding for part in pictures.float().cpu().split(32) for finding in read(model(part))]
+
+    return look
