@@ -28,6 +28,7 @@ from .cuda_noise import CudaNoise
 from .exit_status import exit_status
 from .fast.batches import LARGE, images_at_once
 from .fast.half import arithmetic
+from .fast.speed_up import slow_down
 from .flags import DTYPES, NOT_NEEDED, Order, device_of, how_to_load, names_picture, parse, what_to_draw
 from .image import to_pil
 from .image_files import save_gif, save_png, save_to_free_name
@@ -90,6 +91,8 @@ def run(args: argparse.Namespace):
     adapters.load(pipe)
     if args.low_memory:
         pipe.enable_vae_tiling()
+        for network in (pipe.unet, pipe.vae, pipe.text_encoder):
+            slow_down(network)  # no copies of weights
     pipe.scheduler = with_sigmas(pipe.scheduler, args.sigmas or (args.sampler and args.sampler[1]))
     pipe.set_progress_bar_config(disable=args.quiet, leave=False)
     if args.negative_prompt and (pipe.guidance_scale if args.guidance_scale is None else args.guidance_scale) <= 1:

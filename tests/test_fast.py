@@ -12,17 +12,23 @@ from torch import nn
 from minisd import StableDiffusionPipeline, UNet2DConditionModel
 from minisd.adapters.lora import LoRA, attach
 from minisd.config import UNetConfig
-from minisd.fast import convolution as convolution_module
 from minisd.fast import half
+from minisd.fast import speed_up as speed_up_module
 from minisd.fast.batches import images_at_once
 from minisd.fast.blocks import compile_blocks
-from minisd.fast.convolution import CHANNELS, FastConv2d, physical_memory, speed_up
+from minisd.fast.convolution import CHANNELS, FastConv2d, physical_memory
 from minisd.fast.int8 import quantize
+from minisd.fast.linear import FastFeedForward, FastLinear
+from minisd.fast.packed import can_pack
 from minisd.fast.preview import preview, preview_matrix
+from minisd.fast.speed_up import slow_down, speed_up
 from minisd.fast.tiles import in_tiles
 from minisd.fast.winograd import transform_weight, winograd
 from minisd.switches import Switches
+from minisd.unet import FeedForward
 from minisd.weights.errors import CheckpointError
+
+needs_bfloat16 = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this CPU has no bfloat16 instructions")
 
 
 def convolution(channels=(CHANNELS, CHANNELS), **settings):
@@ -60,6 +66,7 @@ def test_only_convolutions_that_gain_use_winograds_algorithm():
     assert fast(convolution()).large
 
 
+@needs_bfloat16
 def test_feature_maps_in_half_precision_have_channels_last_in_memory():
     layers = nn.Sequential(convolution((4, 8)), nn.GroupNorm(2, 8), nn.SiLU(), convolution((8, 8), stride=2)).bfloat16()
     ours, x = copy.deepcopy(layers), randn(2, 4, 6, 6).bfloat16()
@@ -69,10 +76,68 @@ def test_feature_maps_in_half_precision_have_channels_last_in_memory():
     assert distance(y, layers(x)) < 0.02  # two roundings
 
 
+@needs_bfloat16
+@pytest.mark.parametrize("shape", [(2, 77, 32), (2, 32), (1, 1, 5, 32)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_weights_give_the_linear_layer(shape, bias):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(32, 48, bias=bias).requires_grad_(False), randn(*shape)
+    ours = fast(layer.bfloat16())
+    assert type(ours) is FastLinear and distance(ours(x.bfloat16()), layer.float()(x)) < 0.01
+    assert ours.copied is not None and ours(x.bfloat16()[:0]).shape == (0, *shape[1:-1], 48)
+
+
+@needs_bfloat16
+def test_geglu_in_two_products_is_nearer_to_the_truth():
+    """The gate and the product are not rounded on their way."""
+    torch.manual_seed(0)
+    plain, x = FeedForward(32).requires_grad_(False).bfloat16(), randn(2, 77, 32).bfloat16()
+    ours = fast(plain)
+    truth = copy.deepcopy(plain).double()(x.double())
+    assert type(ours) is FastFeedForward
+    assert distance(ours(x), truth) < 0.01 and distance(ours(x), truth) < 1.2 * distance(plain(x), truth)
+    assert len(ours.proj_in.copied[1]) == 2
+    before = ours(x)
+    ours.proj_in.weight.data *= 2
+    assert distance(ours(x), before) > 0.5
+
+
+@needs_bfloat16
+def test_a_lora_works_with_packed_weights():
+    torch.manual_seed(0)
+    plain, x = FeedForward(32).requires_grad_(False).bfloat16(), randn(2, 7, 32).bfloat16()
+    ours = fast(plain)
+    for network in (plain, ours):
+        lora = LoRA(network.proj_in, 4)
+        lora.up.weight.data.copy_(randn(256, 4))
+        lora.down.weight.data.copy_(randn(4, 32))
+        attach(network.proj_in, lora)
+    assert distance(ours(x), plain(x)) < 0.02
+
+
+def test_networks_can_be_slowed_down_again():
+    network = nn.Sequential(convolution(), nn.Linear(4, 4), FeedForward(8)).requires_grad_(False)
+    kinds = [type(module) for module in network.modules()]
+    speed_up(network)
+    network[0](randn(1, CHANNELS, 4, 4))
+    assert [type(module) for module in network.modules()] != kinds
+    slow_down(network)
+    assert [type(module) for module in network.modules()] == kinds and "copied" not in vars(network[0])
+
+
+def test_padding_that_is_changed_later_is_respected():
+    """As programs do that want textures without seams."""
+    conv, x = convolution(), randn(1, CHANNELS, 6, 6)
+    ours = fast(conv)
+    for layer in (conv, ours):
+        layer.padding_mode = "circular"
+    assert torch.equal(ours(x), conv(x))
+
+
 def test_a_machine_without_memory_for_the_transformed_weights_keeps_plain_convolutions(monkeypatch):
     bytes_needed = 4 * 16 * CHANNELS**2
     for memory, large in ((3 * bytes_needed - 1, False), (3 * bytes_needed, True)):
-        monkeypatch.setattr(convolution_module, "physical_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(speed_up_module, "physical_memory", lambda memory=memory: memory)
         assert fast(convolution()).large == large
     assert physical_memory() > 2**28
 

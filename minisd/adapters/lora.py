@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..fast.convolution import FastConv2d
 from ..fast.int8 import is_quantized
+from ..fast.linear import FastLinear
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -63,11 +64,16 @@ class AdaptedConv2d(Adapted, nn.Conv2d):
     """Replaces the class of a convolution."""
 
 
+class AdaptedFastLinear(Adapted, FastLinear):
+    """Replaces the class of a linear layer with packed weights."""
+
+
 class AdaptedFastConv2d(Adapted, FastConv2d):
-    """Replaces the class of a Winograd convolution."""
+    """Replaces the class of a Winograd convolution, or of one with packed weights."""
 
 
-ADAPTED: dict[type, type] = {kind.__bases__[1]: kind for kind in (AdaptedLinear, AdaptedConv2d, AdaptedFastConv2d)}
+KINDS = (AdaptedLinear, AdaptedConv2d, AdaptedFastLinear, AdaptedFastConv2d)
+ADAPTED: dict[type, type] = {kind.__bases__[1]: kind for kind in KINDS}
 
 
 def attach(layer: Layer, lora: LoRA):

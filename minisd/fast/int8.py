@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
-from .convolution import FastConv2d
+from .speed_up import slow_down
 
 
 class Int8(nn.Module):
@@ -25,9 +25,8 @@ class Int8(nn.Module):
 
 def quantize(network: nn.Module):
     """Store the weights of all linear and convolutional layers in 8 bits. They can then be neither trained, adapted nor saved."""
+    slow_down(network)  # a copy of the weights would need the memory saved
     for module in network.modules():
-        if isinstance(module, FastConv2d):
-            module.__class__ = nn.Conv2d  # type: ignore[assignment]  # a copy of the weights would need the memory saved
         if isinstance(module, nn.Linear | nn.Conv2d) and not is_quantized(module):
             register_parametrization(module.requires_grad_(False), "weight", Int8())
 

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from ..clip import CLIPTextModel
 from ..config import CLIPTextConfig, UNetConfig, VAEConfig
 from ..controlnet import ControlNetConfig, ControlNetModel
-from ..fast.convolution import speed_up
+from ..fast.speed_up import speed_up
 from ..guided_unet import GuidedUNet, GuidedUNetConfig
 from ..safety_checker import SafetyCheckerConfig, StableDiffusionSafetyChecker
 from ..taesd import AutoencoderTiny, TAESDConfig
