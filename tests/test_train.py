@@ -233,6 +233,7 @@ def test_the_average_follows_the_weights():
         model.weight.fill_(start + 1)
     average.update(model, step=10**6)
     assert float(average.model.weight) == pytest.approx(start + 0.1, abs=1e-6)
+    assert average.model.weight.grad_fn is None  # a history of all updates would fill the memory
 
 
 def test_every_sample_of_every_step_has_a_seed_of_its_own():

@@ -109,6 +109,7 @@ class Average(Generic[Network]):
     def __init__(self, model: Network, keep: float):
         self.model, self.keep = copy.deepcopy(model).requires_grad_(False).eval(), keep
 
+    @torch.no_grad()  # else every update would be kept for a gradient that nobody asks for
     def update(self, model: Network, step: int):
         keep = min(self.keep, (step + 1) / (step + 10))  # a shorter average at first, while the weights change quickly
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - keep)
