@@ -33,9 +33,9 @@ class FastConv2d(WithCopy, nn.Conv2d):
             return super().forward(x)
         if x.dtype == torch.float32:
             assert self.bias is not None
-            return winograd(x, self.copy_by(transform_weight), self.bias)
+            return winograd(x, self.copy_of(self.weight, transform_weight), self.bias)
         x = x.contiguous(memory_format=torch.channels_last)
-        return convolution(self, x, self.copy_by(lambda _: pack_convolution(self, x)))
+        return convolution(self, x, self.copy_of(self.weight, lambda _: pack_convolution(self, x)))
 
     def applies_to(self, x: Tensor) -> bool:
         """Whether the fast way is for this input. Compiled blocks lay out half precision themselves."""

@@ -15,17 +15,17 @@ class FastLinear(WithCopy, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if not applies_to(self, x):
             return super().forward(x)
-        return linear(x, self.copy_by(lambda weight: pack_linear(weight, x)), self.bias)
+        return linear(x, self.copy_of(self.weight, lambda weight: pack_linear(weight, x)), self.bias)
 
 
-class FastFeedForward(FeedForward):
+class FastFeedForward(WithCopy, FeedForward):
     """GEGLU as two products: the gate's output goes through GELU, and the value's is multiplied by it, before they reach memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.proj_in
         if type(layer) is not FastLinear or not applies_to(layer, x):  # with a LoRA, for example
             return super().forward(x)
-        packed_value, packed_gate = layer.copy_by(lambda weight: [pack_linear(half, x) for half in weight.chunk(2)])
+        packed_value, packed_gate = self.copy_of(layer.weight, lambda w: [pack_linear(half, x) for half in w.chunk(2)])
         value_bias, gate_bias = layer.bias.chunk(2)
         gate = linear(x, packed_gate, gate_bias, "gelu")
         return self.proj_out(linear_times(x, gate, packed_value, value_bias))
