@@ -112,6 +112,14 @@ def test_geglu_in_two_products_is_nearer_to_the_truth():
 
 
 @needs_bfloat16
+def test_a_hook_sees_the_linear_layer_of_geglu():
+    ours, seen = fast(FeedForward(32).requires_grad_(False).bfloat16()), []
+    ours.proj_in.register_forward_hook(lambda layer, inputs, output: seen.append(output.shape))
+    ours(randn(2, 7, 32).bfloat16())
+    assert seen == [(2, 7, 256)]
+
+
+@needs_bfloat16
 def test_a_lora_works_with_packed_weights():
     torch.manual_seed(0)
     plain, x = FeedForward(32).requires_grad_(False).bfloat16(), randn(2, 7, 32).bfloat16()

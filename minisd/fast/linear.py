@@ -23,7 +23,8 @@ class FastFeedForward(WithCopy, FeedForward):
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.proj_in
-        if type(layer) is not FastLinear or not applies_to(layer, x):  # with a LoRA, for example
+        changed = type(layer) is not FastLinear or layer._forward_hooks or layer._forward_pre_hooks  # by a LoRA, for example
+        if changed or not applies_to(layer, x):
             return super().forward(x)
         packed_value, packed_gate = self.copy_of(layer.weight, lambda w: [pack_linear(half, x) for half in w.chunk(2)])
         value_bias, gate_bias = layer.bias.chunk(2)
