@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from .copies import WithCopy, computes_plainly
-from .half import HALF
 from .packed import can_pack, convolution, pack_convolution
 from .winograd import transform_weight, winograd
 
@@ -38,9 +37,8 @@ class FastConv2d(WithCopy, nn.Conv2d):
         return convolution(self, x, self.copy_of(self.weight, lambda _: pack_convolution(self, x)))
 
     def applies_to(self, x: Tensor) -> bool:
-        """Whether the fast way is for this input. Compiled blocks lay out half precision themselves."""
-        half = x.dtype in HALF and not torch.compiler.is_compiling() and can_pack(x.dtype)
-        fast = half or (x.dtype == torch.float32 and self.large)
+        """Whether the fast way is for this input."""
+        fast = can_pack(x.dtype) or (x.dtype == torch.float32 and self.large)
         return fast and x.ndim == 4 and self.padding_mode == "zeros" and computes_plainly(x, self.weight)
 
 

@@ -1,11 +1,9 @@
 """Linear layers in half precision on a CPU: packed weights, and the UNet's feed-forward layer in fewer passes over memory."""
 
-import torch
 from torch import Tensor, nn
 
 from ..unet import FeedForward
 from .copies import WithCopy, computes_plainly
-from .half import HALF
 from .packed import can_pack, linear, linear_times, pack_linear
 
 
@@ -33,5 +31,4 @@ class FastFeedForward(WithCopy, FeedForward):
 
 
 def applies_to(layer: nn.Linear, x: Tensor) -> bool:
-    half = x.dtype in HALF and not torch.compiler.is_compiling()
-    return half and computes_plainly(x, layer.weight) and not layer.weight.is_inference() and can_pack(x.dtype)
+    return can_pack(x.dtype) and computes_plainly(x, layer.weight) and not layer.weight.is_inference()

@@ -7,15 +7,19 @@ output before writing it to memory. PyTorch's own compiler uses the same functio
 import torch
 from torch import Tensor, nn
 
+from .half import HALF
+
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether PyTorch's layers would call oneDNN in this dtype, and this CPU has instructions for it."""
+    """Whether to pack weights of this dtype: half precision for which this CPU has instructions, outside compiled blocks."""
     ops, cpu = torch.ops.mkldnn, torch.cpu
-    if not torch.backends.mkldnn.is_available() or torch._C._len_torch_function_stack() > 0:  # as in `half.InFloat32`
+    if dtype not in HALF or torch.compiler.is_compiling() or not torch.backends.mkldnn.is_available():
+        return False
+    if torch._C._len_torch_function_stack() > 0:  # as in `half.InFloat32`
         return False
     if dtype == torch.bfloat16:
         return ops._is_mkldnn_bf16_supported() and (cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
-    return dtype == torch.float16 and ops._is_mkldnn_fp16_supported()
+    return ops._is_mkldnn_fp16_supported()
 
 
 def pack_convolution(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -16,10 +16,11 @@ from ..config import TINY_VAE
 from ..image import to_pil, to_tensor
 from ..sheet import image_grid
 from ..train.loop import Recipe, batch_noise, device, sample_seeds, train
-from ..train.vae import edges, reconstruction_loss
+from ..train.vae import reconstruction_loss
 from ..vae import AutoencoderKL
 from . import features
 from .drawing import draw
+from .evaluate.variety import edge_energy
 from .features import CROP, PICTURES, Features, crop_near
 from .muon import muon
 from .picture_book import sample
@@ -60,11 +61,6 @@ def loss_with(pictures: np.ndarray, eyes: Features, recipe: Recipe = RECIPE):
 def psnr(y: Tensor, x: Tensor) -> float:
     """The peak signal-to-noise ratio of images in [-1, 1], in dB."""
     return float(-10 * ((y - x) / 2).detach().square().mean().log10())
-
-
-def edge_energy(x: Tensor) -> float:
-    """The mean squared difference of neighbouring pixels, which blur reduces."""
-    return float(sum(difference.square().mean() for difference in edges(x)))
 
 
 @torch.inference_mode()

@@ -43,7 +43,7 @@ def diversity(findings: Sequence[Finding], kind: str) -> dict[str, float]:
 
 
 def scene_of(kind: str, seed: str) -> Finding:
-    """What is to be found in a random training scene with one thing of this kind."""
+    """The content of a random training scene with one thing of this kind."""
     rng = random.Random(f"book/{kind}/{seed}")
     while is_held_out(scene := compose(Request((kind,)), rng)):
         pass
